@@ -1,0 +1,369 @@
+"""What a study file says, and the commands that follow from it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from fire.parser import DefaultParseValue
+
+__all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known", "plan_runs", "read_study"]
+
+Entry = TypeVar("Entry", bound="Pretraining | Arm | Study")
+
+SPLITS = ("test", "validation")
+SET_BY_THE_STUDY = ("run_id", "config_file", "args_file", "bundle_root", "dataset_dir", "ckpt_dir", "evaluation_dir")
+KINDS: dict[str, type] = {
+    **dict.fromkeys(["num_labeled", "folds", "seeds", "override_files"], list),
+    **dict.fromkeys(["options", "arms", "pretrainings"], dict),
+    "per_fold": bool,
+}
+SET_BY_THE_DRAW = ("num_labeled", "fold", "seed", "split")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A pretraining that arms share.
+
+    Args:
+        weights: file that it leaves, relative to its `ckpt_dir`.
+        bundle: folder of the bundle; the study's when empty.
+        override_files: configs given last, relative to the bundle; the study's when None.
+        options: overrides of this pretraining, on top of the study's.
+        per_fold: run once per fold instead of once, with fold 0, for all.
+    """
+
+    weights: str
+    bundle: str = ""
+    override_files: Sequence[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    per_fold: bool = False
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Args:
+        pretraining: name of the pretraining it starts from.
+        bundle: folder of the bundle; the study's when empty.
+        override_files: configs given last, relative to the bundle; the study's when None.
+        options: overrides of this arm, on top of the study's.
+    """
+
+    pretraining: str | None = None
+    bundle: str = ""
+    override_files: Sequence[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms x label counts x folds x seeds on one data set.
+
+    Args:
+        reference: arm that the others are tested against.
+        split: which cases are evaluated, `test` or `validation`.
+        scores: file with the Dice of each case that an evaluation leaves in its `evaluation_dir`.
+    """
+
+    name: str
+    dataset_dir: str
+    output_dir: str
+    num_labeled: Sequence[int]
+    arms: Mapping[str, Arm]
+    bundle: str = ""
+    override_files: Sequence[str] = ()
+    folds: Sequence[int] = (0,)
+    seeds: Sequence[int] = (0,)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pretrainings: Mapping[str, Pretraining] = field(default_factory=dict)
+    reference: str | None = None
+    split: str = "test"
+    scores: str = "mean_dice_raw.csv"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of a study.
+
+    Args:
+        name: what the progress lines call it.
+        run_id: workflow of the bundle.
+        folder: where its log, its record and its output go.
+        config_files: the complete file first, then the overrides.
+        options: overrides of ids, as Python values.
+        product: file that it must leave, if any.
+        needs: jobs that must be finished before.
+    """
+
+    name: str
+    run_id: str
+    folder: Path
+    config_files: tuple[str, ...]
+    options: Mapping[str, Any]
+    product: Path | None = None
+    needs: tuple[Job, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        config_files = json.dumps(self.config_files)
+        command = [sys.executable, "-m", "monai.bundle", "run", self.run_id, "--config_file", config_files]
+        for name, value in self.options.items():
+            command += [f"--{name}", argument(value)]
+        return command
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        return {"run_id": self.run_id, "config_file": [*self.config_files], **self.options}
+
+    @property
+    def done_path(self) -> Path:
+        return self.folder / "done.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one label count in one draw, which is a fold and a seed."""
+
+    arm: str
+    num_labeled: int
+    draw: tuple[int, int]
+    training: Job
+    evaluation: Job
+    pretraining: Job | None
+
+
+def argument(value: Any) -> str:
+    """Write a value such that `monai.bundle` reads the same value from its command line.
+
+    It drops options whose value is None, so that the default of the config would stay: None becomes an expression.
+    """
+    if value is None:
+        return "$None"
+    if isinstance(value, str) and not value.startswith("-") and DefaultParseValue(value) == value:
+        return value
+    return repr(value)
+
+
+def check_known(name: Any, known: Collection[str], what: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
+        raise ValueError(f"{what} must be a known one, got {name!r}; {hint}")
+
+
+def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
+    """Read a study file, and refuse what it cannot mean.
+
+    Args:
+        path: YAML file.
+        dataset_dir: data set to use in place of the one in the file.
+    """
+    content = _load_yaml(path, "study")
+    if isinstance(content, dict) and dataset_dir is not None:
+        content["dataset_dir"] = str(dataset_dir)
+    study = _build(Study, content, str(path))
+    for key in ("num_labeled", "folds", "seeds"):
+        _check_counts(getattr(study, key), key, minimum=1 if key == "num_labeled" else 0)
+    check_known(study.split, SPLITS, "split")
+    if not study.arms:
+        raise ValueError("arms must name at least one arm, got none")
+    _check_options(study.options, "options", SET_BY_THE_DRAW)
+    _check_values([study.dataset_dir, study.output_dir, study.bundle, study.scores, *study.override_files], "paths")
+    for group, entries in (("pretrainings", study.pretrainings), ("arms", study.arms)):
+        for name, entry in entries.items():
+            _check_entry(study, entry, name, f"{group}.{name}")
+    if study.reference is not None:
+        check_known(study.reference, study.arms, "reference")
+    return study
+
+
+def plan_runs(study: Study) -> list[Run]:
+    """List the runs of a study in the order of its file: label counts, then folds and seeds, then arms."""
+    output_dir = Path(study.output_dir)
+    pretrainings: dict[tuple[str, int | None], Job] = {}
+
+    def pretrain(name: str, fold: int | None) -> Job:
+        if (name, fold) not in pretrainings:
+            pretrainings[name, fold] = _plan_pretraining(study, name, fold, output_dir / "pretraining" / name)
+        return pretrainings[name, fold]
+
+    runs = []
+    for num_labeled in study.num_labeled:
+        for fold, seed in [(fold, seed) for fold in study.folds for seed in study.seeds]:
+            for name, arm in study.arms.items():
+                pretraining = None
+                if arm.pretraining is not None:
+                    per_fold = study.pretrainings[arm.pretraining].per_fold
+                    pretraining = pretrain(arm.pretraining, fold if per_fold else None)
+                runs.append(_plan_run(study, name, num_labeled, (fold, seed), pretraining, output_dir / "runs"))
+    return runs
+
+
+def _plan_pretraining(study: Study, name: str, fold: int | None, folder: Path) -> Job:
+    entry = study.pretrainings[name]
+    if fold is not None:
+        folder = folder / f"fold{fold}"
+    config_files = _config_files(study, entry, "pretrain.yaml")
+    known = _known_ids(config_files)
+    options = {
+        "bundle_root": entry.bundle or study.bundle,
+        "dataset_dir": study.dataset_dir,
+        "ckpt_dir": str(folder),
+        "fold": 0 if fold is None else fold,
+        "seed": study.seeds[0],
+    }
+    if fold is None and "fold" not in known:
+        del options["fold"]
+    options |= {key: value for key, value in study.options.items() if _head(key) in known}
+    options |= entry.options
+    _check_ids(options, known, config_files)
+    label = f"{name} pretraining" if fold is None else f"{name}_fold{fold} pretraining"
+    return Job(label, "pretraining", folder, config_files, options, folder / entry.weights)
+
+
+def _plan_run(
+    study: Study, name: str, num_labeled: int, draw: tuple[int, int], pretraining: Job | None, runs_dir: Path
+) -> Run:
+    arm = study.arms[name]
+    fold, seed = draw
+    label = f"{name}_n{num_labeled}_fold{fold}_seed{seed}"
+    folder = runs_dir / label
+    options: dict[str, Any] = {
+        "bundle_root": arm.bundle or study.bundle,
+        "dataset_dir": study.dataset_dir,
+        "ckpt_dir": str(folder),
+        "num_labeled": num_labeled,
+        "fold": fold,
+        "seed": seed,
+    }
+    if pretraining is not None:
+        options["pretrained"] = str(pretraining.product)
+    options |= {**study.options, **arm.options}
+    config_files = _config_files(study, arm, "train.yaml")
+    _check_ids(options, _known_ids(config_files), config_files)
+    needs = () if pretraining is None else (pretraining,)
+    training = Job(f"{label} training", "training", folder, config_files, options, needs=needs)
+
+    folder = folder / "evaluation"
+    config_files = _config_files(study, arm, "train.yaml", "evaluate.yaml")
+    options = {**options, "split": study.split, "evaluation_dir": str(folder)}
+    _check_ids(options, _known_ids(config_files), config_files)
+    product = folder / study.scores
+    evaluation = Job(f"{label} evaluation", "evaluation", folder, config_files, options, product, (training,))
+    return Run(name, num_labeled, draw, training, evaluation, pretraining)
+
+
+def _config_files(study: Study, entry: Pretraining | Arm, *names: str) -> tuple[str, ...]:
+    bundle = Path(entry.bundle or study.bundle)
+    overrides = study.override_files if entry.override_files is None else entry.override_files
+    return tuple(str(bundle / name) for name in (*(f"configs/{name}" for name in names), *overrides))
+
+
+def _known_ids(config_files: Sequence[str]) -> set[str]:
+    known: set[str] = set()
+    for path in config_files:
+        content = _load_yaml(path, "config")
+        if not isinstance(content, dict):
+            raise ValueError(f"config must be a mapping, got {path}")
+        known |= {_head(str(key)) for key in content}
+    return known
+
+
+def _load_yaml(path: str | Path, what: str) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{what} must be a file, got {path}")
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} must be YAML, got {path}: {' '.join(str(error).split())}") from error
+
+
+def _head(name: str) -> str:
+    return re.split("::|#", name)[0].removeprefix("+")
+
+
+def _check_ids(options: Mapping[str, Any], known: Collection[str], config_files: Sequence[str]) -> None:
+    """MONAI adds an unknown id in silence: a misspelt option would change nothing."""
+    for name in options:
+        check_known(_head(name), known, f"option of {' + '.join(config_files)}")
+
+
+def _build(entry: type[Entry], content: Any, where: str) -> Entry:
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise TypeError(f"{where} must be a mapping, got {content!r}")
+    for key in content:
+        check_known(key, [known.name for known in fields(entry)], f"key of {where}")
+    for known in fields(entry):
+        if known.default is MISSING and known.default_factory is MISSING and known.name not in content:
+            raise ValueError(f"{where} must have the key {known.name!r}, got {', '.join(map(str, content)) or 'none'}")
+    content = dict(content)
+    for key, value in content.items():
+        kind = KINDS.get(key, str)
+        is_absent = value is None and key in ("pretraining", "reference")
+        if not isinstance(value, kind) and not is_absent:
+            raise TypeError(f"{key} of {where} must be a {kind.__name__}, got {value!r}")
+    for key, kind in (("pretrainings", Pretraining), ("arms", Arm)):
+        if key in content:
+            content[key] = {name: _build(kind, value, f"{key}.{name}") for name, value in content[key].items()}
+    return entry(**content)
+
+
+def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
+    if not (entry.bundle or study.bundle):
+        raise ValueError(f"{where} must have a bundle, got neither its own nor one of the study")
+    _check_values([entry.bundle, *(entry.override_files or [])], f"{where} paths")
+    _check_options(entry.options, f"{where}.options", SET_BY_THE_DRAW)
+    if isinstance(entry, Pretraining):
+        _check_values(entry.weights, f"{where}.weights")
+    elif entry.pretraining is not None:
+        check_known(entry.pretraining, study.pretrainings, f"{where}.pretraining")
+        _check_options({**study.options, **entry.options}, f"{where}.options", ["pretrained"])
+
+
+def _check_counts(values: Any, name: str, minimum: int) -> None:
+    if not values or any(type(value) is not int or value < minimum for value in values):
+        raise ValueError(f"{name} must be a list of whole numbers from {minimum}, got {values!r}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} must hold each number once, got {values!r}")
+
+
+def _check_options(options: Mapping[str, Any], where: str, taken: Sequence[str]) -> None:
+    for name, value in options.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\+?[A-Za-z_]\w*((::|#)\w+)*", name):
+            raise ValueError(f"{where} must name ids of a config, got {name!r}")
+        if name in SET_BY_THE_STUDY or name in taken:
+            raise ValueError(f"{where} must leave {name!r} to the study, got {value!r}")
+        _check_values(value, f"{where}.{name}")
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Let no text become an expression, a reference or a macro, and no number become a text."""
+    if isinstance(value, dict):
+        _check_values([*value, *value.values()], where)
+    elif isinstance(value, list):
+        for item in value:
+            _check_values(item, where)
+    elif isinstance(value, str):
+        if value.strip().startswith(("$", "@", "%")):
+            raise ValueError(f"{where} must not begin with '$', '@' or '%', which MONAI evaluates, got {value!r}")
+        if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):
+            raise ValueError(f"{where} must be a number, got the text {value!r}; YAML wants 1.0e-3, not 1e-3")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be finite, got {value}")
+    elif value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{where} must be text, numbers, truth values or null, got {value!r}")
