@@ -1,0 +1,6 @@
+from .checks import Header, check_grids, check_gzip, check_header, check_hounsfield, check_image, check_label
+from .datalist import Cases, case_id, read_cases, write_datalist
+from .list_images import list_images
+from .patches import PatchBatchSampler, PatchDataset, PatchRequest
+from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
+from .preprocessing import FittedPreprocessing, fit_preprocessing, load_preprocessing

@@ -1,0 +1,1 @@
+from .prepare_patches import PreparePatches

@@ -1,0 +1,9 @@
+from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast
+from .guard import StopOnNonFiniteLoss
+from .mean_loss import MeanLoss
+from .pictures import KernelPicture, OverlayPictures, ReconstructionPicture
+from .record import TrainingRecord
+from .report import InferenceReport
+from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau
+from .state import register_state, registered_states
+from .weights import LoadWeights

@@ -1,0 +1,1 @@
+from .fnet_inferer import FNetInferer

@@ -1,0 +1,250 @@
+"""Data lists in the form of the Medical Segmentation Decathlon: read, checked, and cut into nested subsets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from common.utils import write_atomically
+
+from .checks import SUFFIXES, check_grids, check_header
+
+__all__ = ["Cases", "case_id", "read_cases", "write_datalist"]
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The cases of one fold, each a dictionary of absolute paths.
+
+    Attributes:
+        name: of the data set.
+        labels: names of the classes by their value, background (0) included.
+        modality: such as CT or MRI.
+        training: `image` and `label` of the labeled training cases.
+        validation: `image` and `label` of the cases held out in this fold.
+        unlabeled: `image` of the unlabeled cases, and of the training cases whose labels stay unused.
+        test: `image`, and `label` where there is one.
+    """
+
+    name: str
+    labels: dict[int, str]
+    modality: str
+    training: list[Item]
+    validation: list[Item]
+    unlabeled: list[Item]
+    test: list[Item]
+
+    def pretraining(self, include_val_images: bool = False) -> list[Item]:
+        """Return the `image` of every training and unlabeled case, and of the validation cases when asked to."""
+        validation = self.validation if include_val_images else []
+        return [{"image": case["image"]} for case in [*self.training, *self.unlabeled, *validation]]
+
+    def labeled(self, split: str) -> list[Item]:
+        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.
+
+        Raises:
+            ValueError: when the split is unknown or none of its cases has a label.
+        """
+        if split not in ("training", "validation", "test"):
+            raise ValueError(f"split must be training, validation or test, got {split!r}")
+        cases = [case for case in getattr(self, split) if "label" in case]
+        if not cases:
+            raise ValueError(f"split {split} must hold cases with labels, got none")
+        return cases
+
+
+def read_cases(
+    dataset_dir: str | Path,
+    fold: int = 0,
+    num_folds: int = 5,
+    num_labeled: int | None = None,
+    num_validation: int | None = None,
+    seed: int = 0,
+    check_headers: bool = True,
+) -> Cases:
+    """Read `dataset.json`, refuse what is wrong with it or with the headers of its files, and choose a fold's cases.
+
+    The list of the training cases, sorted and shuffled by `seed`, is cut into `num_folds` parts, unless the file has
+    `folds`: a list, one entry per fold, of lists of case ids (file names without suffix). The part of `fold` is held
+    out. The others are put into an order of their own; the first `num_labeled` keep their labels and the rest counts
+    as unlabeled, so that fewer labeled cases always lie inside more.
+
+    Args:
+        dataset_dir: folder that holds `dataset.json` and every file it lists.
+        fold: from 0 to the number of folds minus 1.
+        num_folds: number of parts; not used when the file has `folds`.
+        num_labeled: labeled training cases, None for all.
+        num_validation: validation cases at most, None for all; the others held out are not used at all.
+        seed: of the folds and of the order of the training cases.
+        check_headers: open every header; less than 5 ms per NIfTI file.
+
+    Raises:
+        FileNotFoundError: when `dataset.json` or a file that it lists is missing.
+        ValueError: when the file is malformed, lists a file twice or outside of `dataset_dir`, a header is bad, a label
+            is not on the grid of its image, or an argument is out of range.
+    """
+    path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
+    content = _load(path)
+    training = [_item(path, case, ("image", "label")) for case in content["training"]]
+    test = [_item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["test"]]
+    unlabeled = [
+        _item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["unlabeled"]
+    ]
+    if not training and not unlabeled:
+        raise ValueError(f"{path}: training or unlabeled must list a case, got none")
+    _check_files([*training, *test, *unlabeled])
+    if check_headers:
+        _check_headers([*training, *test, *unlabeled])
+
+    held_out = _choose_fold(path, training, content["folds"], fold, num_folds, seed) if training else []
+    rest = sorted((case for case in training if case not in held_out), key=lambda case: case["image"])
+    rest = [rest[index] for index in np.random.RandomState([seed, fold]).permutation(len(rest))]
+    if num_labeled is not None and num_labeled not in range(1, len(rest) + 1):
+        raise ValueError(f"num_labeled must be between 1 and {len(rest)} in {path}, got {num_labeled}")
+    if num_validation is not None and num_validation < 1:
+        raise ValueError(f"num_validation must be 1 or more, got {num_validation}")
+    return Cases(
+        name=str(content["name"]),
+        labels=_read_labels(path, content["labels"]),
+        modality=_read_modality(content["modality"]),
+        training=rest[:num_labeled],
+        validation=held_out[:num_validation],
+        unlabeled=[{"image": case["image"]} for case in [*unlabeled, *(rest[num_labeled:] if num_labeled else [])]],
+        test=test,
+    )
+
+
+def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
+    """Write `dataset.json` as a whole or not at all, and return its path."""
+    text = json.dumps(content, indent=1) + "\n"
+    return write_atomically(Path(dataset_dir) / "dataset.json", lambda path: path.write_text(text))
+
+
+def case_id(path: str | Path) -> str:
+    """Return the name of a file without its folder and suffix, as `case_1` for `imagesTr/case_1.nii.gz`."""
+    name = Path(path).name
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: must exist, got no such file; `python -m tools.datalist` writes one")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: must be JSON, got {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must be a JSON object, got a {type(content).__name__}")
+    for key in ("training", "test", "unlabeled", "folds"):
+        if not isinstance(content.setdefault(key, []), list):
+            raise ValueError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
+    return {"name": path.parent.name, "labels": {}, "modality": "", **content}
+
+
+def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:
+    """Return the absolute paths of a case; it must have `keys`, and may have a label."""
+    if not isinstance(case, dict) or any(key not in case for key in keys):
+        raise ValueError(f"{path}: every case must have {' and '.join(keys)}, got {case}")
+    return {key: _locate(path, case[key]) for key in ("image", "label") if key in case}
+
+
+def _locate(path: Path, name: Any) -> str:
+    relative = PurePosixPath(name) if isinstance(name, str) else None
+    if relative is None or not relative.name or relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"{path}: every file must lie inside {path.parent}, got {name!r}")
+    return str(path.parent / relative)
+
+
+def _read_labels(path: Path, labels: Any) -> dict[int, str]:
+    """Return names by value, from `{"0": "background"}` or, as nnU-Net writes it, from `{"background": 0}`."""
+    try:
+        if all(key.isdecimal() for key in labels):
+            names = {int(value): str(name) for value, name in labels.items()}
+        else:
+            names = {int(value): str(name) for name, value in labels.items()}
+    except (AttributeError, TypeError, ValueError):
+        names = {-1: ""}
+    if not isinstance(labels, dict) or sorted(names) != list(range(len(labels))):
+        raise ValueError(f"{path}: labels must name 0, 1, 2 and so on without a gap, got {labels}")
+    return dict(sorted(names.items()))
+
+
+def _read_modality(modality: Any) -> str:
+    return ", ".join(map(str, modality.values())) if isinstance(modality, dict) else str(modality)
+
+
+def _choose_fold(
+    path: Path, training: list[Item], folds: list[Any], fold: int, num_folds: int, seed: int
+) -> list[Item]:
+    """Return the cases held out in one fold."""
+    num_folds = len(folds) if folds else num_folds
+    if not folds and num_folds not in range(2, len(training) + 1):
+        raise ValueError(f"num_folds must be between 2 and {len(training)}, the cases of {path}, got {num_folds}")
+    if fold not in range(num_folds):
+        raise ValueError(f"fold must be between 0 and {num_folds - 1} in {path}, got {fold}")
+    if not folds:
+        cases = sorted(training, key=lambda case: case["image"])
+        parts = np.array_split(np.random.RandomState(seed).permutation(len(cases)), num_folds)
+        return [cases[index] for index in parts[fold]]
+    by_id = {case_id(case["image"]): case for case in training}
+    if len(by_id) < len(training):
+        raise ValueError(f"{path}: file names must differ when there are folds, got {_twice(training)} twice")
+    for ids in folds:
+        wrong = [name for name in ids if name not in by_id] or _repeated(ids)
+        if wrong:
+            raise ValueError(f"{path}: folds must hold ids of training cases, each once, got {wrong[0]!r}")
+    return [by_id[name] for name in folds[fold]]
+
+
+def _twice(cases: Iterable[Item]) -> str:
+    return _repeated(case_id(case["image"]) for case in cases)[0]
+
+
+def _repeated(values: Iterable[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _check_files(cases: list[Item]) -> None:
+    """Refuse a missing file and one listed twice; warn of images whose content is the same."""
+    files = [Path(file) for case in cases for file in case.values()]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]}: must exist, got no such file ({len(missing)} missing in all)")
+    repeated = _repeated(file.resolve() for file in files)
+    if repeated:
+        raise ValueError(f"{repeated[0]}: must be listed once, got it twice ({len(repeated)} such files in all)")
+    seen: dict[tuple[int, str], str] = {}
+    images = [case["image"] for case in cases]
+    sizes = Counter(sizes_of := [Path(image).stat().st_size for image in images])
+    for image, size in zip(images, sizes_of, strict=True):
+        if sizes[size] > 1:
+            first = seen.setdefault((size, _fingerprint(image, size)), image)
+            if first != image:
+                logger.warning("%s: holds the same as %s", image, first)
+
+
+def _fingerprint(path: str, size: int) -> str:
+    """Hash 64 kB from the middle of a file; those at its beginning are air in every CT without compression."""
+    with Path(path).open("rb") as file:
+        file.seek(max(size // 2 - 2**15, 0))
+        return hashlib.sha256(file.read(2**16)).hexdigest()
+
+
+def _check_headers(cases: list[Item]) -> None:
+    for case in cases:
+        image = check_header(case["image"])
+        if "label" in case:
+            check_grids(image, check_header(case["label"]), case["label"])

@@ -1,0 +1,49 @@
+"""The scans that a user points at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+__all__ = ["list_images"]
+
+_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+
+def list_images(path: str | Path) -> list[dict[str, str]]:
+    """List the scans below a path.
+
+    Args:
+        path: one file, a folder of files (`.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`; sub-folders, too), or a folder
+            with the `.dcm` files of one DICOM series.
+
+    Returns:
+        One mapping with `image` for each scan, sorted by path.
+
+    Raises:
+        FileNotFoundError: when the path does not exist or holds no scan.
+        ValueError: when the file is of another type, or two scans would be written under one name.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: dataset_dir must exist")
+    if path.is_file():
+        if not path.name.lower().endswith(_SUFFIXES):
+            raise ValueError(f"{path}: scan must be one of {', '.join(_SUFFIXES)}, got {path.suffix or 'no suffix'}")
+        return [{"image": str(path)}]
+    if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
+        return [{"image": str(path)}]
+    if (path / "dataset.json").is_file():
+        raise ValueError(f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(_SUFFIXES))
+    if not files:
+        raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(_SUFFIXES)} or .dcm), got none")
+    stems = Counter(_stem(file) for file in files)
+    repeated = [str(file) for file in files if stems[_stem(file)] > 1]
+    if repeated:
+        raise ValueError(f"scans must have different names, since each names its segmentation, got {repeated[:4]}")
+    return [{"image": str(file)} for file in files]
+
+
+def _stem(file: Path) -> str:
+    return file.name.lower().removesuffix(".gz").rsplit(".", 1)[0]

@@ -1,0 +1,225 @@
+"""Random patches at several resolutions, from volumes that are read and averaged once.
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from monai.data import CacheDataset
+from monai.transforms import Compose, MapTransform
+from monai.utils import ensure_tuple_rep
+from torch.utils.data import Sampler
+
+from common.networks import FNetGeometry, Pyramid
+
+__all__ = ["PatchBatchSampler", "PatchDataset", "PatchRequest", "PatchSourced"]
+
+
+class PatchRequest(NamedTuple):
+    """What to cut: all chance of a patch is in its seed, so any number of workers gives the same patches."""
+
+    case: int
+    seed: int
+    is_foreground: bool
+
+
+class PatchSourced(MapTransform):
+    """Turn a preprocessed case into what patches are cut from: the pyramid of its image and its labelled voxels.
+
+    Args:
+        keys: the image, of shape `(C, H, W, D)`.
+        num_levels: resolutions of the pyramid.
+        pyramid_filter: see `Pyramid`.
+        padding_value: see `Pyramid`.
+    """
+
+    def __init__(
+        self, keys: str, num_levels: int, pyramid_filter: str = "box", padding_value: float | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.num_levels = num_levels
+        self.pyramid_filter = pyramid_filter
+        self.padding_value = padding_value
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        image = data[self.keys[0]]
+        out: dict[str, Any] = {"case": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
+        volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+        out["pyramid"] = Pyramid(volume, self.num_levels, self.pyramid_filter, self.padding_value)
+        if "label" in data:
+            label = np.asarray(data["label"]).astype(np.uint8)
+            out["label"] = torch.from_numpy(label)
+            out["foreground"] = {int(c): np.flatnonzero(label == c) for c in np.unique(label) if c > 0}
+        return out
+
+
+class PatchDataset(CacheDataset):
+    """Patches of cached volumes, one for each `PatchRequest`.
+
+    An item has `image`, the input patch of level 0, of shape `(C, *size)`; `context`, the list of those of the coarser
+    levels; `label`, of shape `(1, *patch_size)`, where the case has one; and `case`, its file.
+
+    Args:
+        data: cases, each with `image` and perhaps `label`.
+        transform: preprocessing up to a normalized image, without randomness.
+        geometry: sizes of the network that takes the patches.
+        patch_size: output patch in voxels.
+        centers: where patches without a demand lie: `uniform` over the volume, or `gaussian` around its center with a
+            standard deviation of a quarter of its size.
+        augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
+        pyramid_filter: see `Pyramid`.
+        padding_value: see `Pyramid`.
+        num_workers: threads that fill the cache.
+        progress: show a bar while the cache is filled.
+
+    Raises:
+        ValueError: when the patch size does not fit the network or `centers` is unknown.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        transform: Callable,
+        geometry: FNetGeometry,
+        patch_size: int | Sequence[int],
+        centers: str = "uniform",
+        augmentation: Callable | None = None,
+        pyramid_filter: str = "box",
+        padding_value: float | None = None,
+        num_workers: int = 1,
+        progress: bool = False,
+    ) -> None:
+        if centers not in ("uniform", "gaussian"):
+            raise ValueError(f"centers must be uniform or gaussian, got {centers!r}")
+        if not data:
+            raise ValueError("data must hold at least one case, got none")
+        self.geometry = geometry
+        self.patch_size = ensure_tuple_rep(patch_size, 3)
+        self.input_sizes = geometry.input_sizes(self.patch_size)
+        self.centers = centers
+        self.augmentation = augmentation
+        source = PatchSourced("image", geometry.num_levels, pyramid_filter, padding_value)
+        super().__init__(data, Compose([transform, source]).flatten(), num_workers=num_workers, progress=progress)
+
+    def __getitem__(self, request: PatchRequest) -> dict[str, Any]:
+        rng = np.random.default_rng(request.seed)
+        source = self._source(request)
+        start = self._start(source, request.is_foreground, rng)
+        if self.augmentation is not None:
+            patches, label = self.augmentation(source, start, self, rng)
+        else:
+            patches = [
+                source["pyramid"].window(level, [first - margin for first in start], size).contiguous()
+                for level, (margin, size) in enumerate(zip(self.geometry.margins, self.input_sizes, strict=True))
+            ]
+            label = _label_window(source["label"], start, self.patch_size) if "label" in source else None
+        item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
+        return item if label is None else {**item, "label": label}
+
+    def _source(self, request: PatchRequest) -> dict[str, Any]:
+        """Return the requested case, or the next one that has foreground when foreground is asked for."""
+        for shift in range(len(self)):
+            source = self._transform((request.case + shift) % len(self))
+            if not request.is_foreground or source.get("foreground"):
+                return source
+        raise ValueError(f"labels must hold foreground in at least one of the {len(self)} training cases, got none")
+
+    def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
+        """Draw the first voxel of the output patch."""
+        size = np.array(source["pyramid"].spatial_size)
+        patch = np.array(self.patch_size)
+        if is_foreground:  # a labelled voxel, each class being as likely, lies anywhere in the patch
+            classes = sorted(source["foreground"])
+            voxels = source["foreground"][classes[rng.integers(len(classes))]]
+            voxel = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], size))
+            return (voxel - rng.integers(patch)).tolist()
+        if self.centers == "gaussian":
+            center = np.clip(rng.normal(size / 2, size / 4), 0, size - 1)
+        else:
+            center = rng.uniform(0, size)
+        return (center.astype(int) - patch // 2).tolist()
+
+
+class PatchBatchSampler(Sampler[list[PatchRequest]]):
+    """Minibatches of patch requests in which at least a given share demands foreground.
+
+    Cases come in random order, each as often as any other. Every epoch draws anew; the draws of an epoch depend on the
+    seed and on the epoch alone, so a resumed run goes on as if it had not stopped. In a distributed run every process
+    gets its own part of each epoch's draws.
+
+    Args:
+        dataset: the dataset whose cases are drawn.
+        batch_size: patches in a minibatch.
+        num_batches: minibatches in an epoch.
+        foreground_fraction: smallest share of the patches of each minibatch that hold foreground.
+        seed: of the draws.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: PatchDataset,
+        batch_size: int,
+        num_batches: int,
+        foreground_fraction: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1 or num_batches < 1:
+            raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
+        if not 0 <= foreground_fraction <= 1:
+            raise ValueError(f"foreground_fraction must be in [0, 1], got {foreground_fraction}")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.num_foreground = math.ceil(foreground_fraction * batch_size - 1e-9)
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass through the sampler that of `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[PatchRequest]]:
+        is_distributed = dist.is_available() and dist.is_initialized()
+        rank, world_size = (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+        first = self.epoch * self.num_batches * self.batch_size * world_size
+        seeds = np.random.default_rng((self.seed, self.epoch)).integers(
+            2**63, size=(self.num_batches, world_size, self.batch_size)
+        )
+        self.epoch += 1
+        for batch in range(self.num_batches):
+            requests = []
+            for index in range(self.batch_size):
+                draw = first + (batch * world_size + rank) * self.batch_size + index
+                seed = int(seeds[batch, rank, index])
+                requests.append(PatchRequest(self._case(draw), seed, index < self.num_foreground))
+            yield requests
+
+    def _case(self, draw: int) -> int:
+        """Return the case of a draw: the cases in one random order after another."""
+        turn, place = divmod(draw, len(self.dataset))
+        return int(np.random.default_rng((self.seed, 1, turn)).permutation(len(self.dataset))[place])
+
+
+def _label_window(label: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Return a patch of a label map of shape `(1, H, W, D)`; beyond the border is background."""
+    patch = label.new_zeros((1, *size))
+    inside, outside = [], []
+    for first, length, available in zip(start, size, label.shape[1:], strict=True):
+        low, high = max(first, 0), max(min(first + length, available), 0)
+        inside.append(slice(low, max(high, low)))
+        outside.append(slice(low - first, low - first + max(high - low, 0)))
+    patch[(slice(None), *outside)] = label[(slice(None), *inside)]
+    return patch

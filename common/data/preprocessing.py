@@ -1,0 +1,158 @@
+"""Preprocessing whose numbers are fitted to the training cases.
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 3.2, "method 2".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from monai.transforms import Compose, LoadImaged, Orientationd
+
+from common.utils import is_main_process, write_atomically
+
+__all__ = ["FittedPreprocessing", "fit_preprocessing", "load_preprocessing"]
+
+logger = logging.getLogger(__name__)
+
+_FILE_NAME = "preprocessing.json"
+_VOXELS_PER_CASE = 200_000  # enough for percentiles; keeps the memory of a large training set bounded
+
+
+@dataclass(frozen=True)
+class FittedPreprocessing:
+    """What a network's input looks like.
+
+    Attributes:
+        spacing: edge of a voxel in mm.
+        clip: lower and upper intensity, in the units of the scan.
+        air: intensity at or below which a voxel lies outside the body; None if every voxel counts as body.
+        normalization: see `ClipAndNormalize`.
+        modality: of the scans, such as CT.
+        labels: names of the classes by their value; empty after pretraining.
+        fitted_on: number of cases.
+    """
+
+    spacing: float
+    clip: tuple[float, float]
+    air: float | None
+    normalization: str
+    modality: str
+    labels: dict[int, str]
+    fitted_on: int
+
+
+def fit_preprocessing(
+    data: Sequence[Mapping[str, str]],
+    save_dir: str | Path,
+    like: str | Path | None = None,
+    air: float | None = None,
+    percentiles: tuple[float, float] = (0.5, 99.5),
+    spacing: float | None = None,
+    clip: Sequence[float] | None = None,
+    normalization: str = "zscore",
+    modality: str = "",
+    labels: Mapping[int, str] | None = None,
+) -> FittedPreprocessing:
+    """Find the voxel size and the intensity range of the training cases, and store them beside the weights.
+
+    The voxels become isotropic, with the largest of the three median spacings. Intensities are clipped to percentiles
+    of those inside the labels or, for cases without labels, inside the body.
+
+    Args:
+        data: training cases, each with `image` and perhaps `label`.
+        save_dir: folder for `preprocessing.json`.
+        like: file of pretrained weights, beside which the numbers of the pretraining are stored: they are taken over
+            as they are, since the weights expect them. `None` or `random`: fit.
+        air: intensity at or below which a voxel lies outside the body, in the units of the image (about -500 HU in
+            CT). `None`: every voxel counts as body.
+        percentiles: lower and upper percentile of the intensities.
+        spacing: edge of a voxel in mm, instead of the fitted one.
+        clip: lower and upper intensity, instead of the fitted ones.
+        normalization: see `ClipAndNormalize`.
+        modality: of the scans, such as CT.
+        labels: names of the classes by their value, which inference needs, too.
+
+    Raises:
+        FileNotFoundError: when there are no numbers beside the pretrained weights.
+        ValueError: when there are no cases, or the clip values do not increase.
+    """
+    if like not in (None, "random"):
+        fitted = load_preprocessing(Path(str(like)).parent)
+    else:
+        if not data:
+            raise ValueError("data must hold at least one training case, got none")
+        spacings, percentile_values = _survey(data, air, percentiles)
+        low, high = percentile_values if clip is None else clip
+        if not low < high:
+            raise ValueError(f"clip must be two increasing intensities, got {[low, high]}; are the images constant?")
+        fitted = FittedPreprocessing(
+            spacing=round(float(np.median(spacings, axis=0).max() if spacing is None else spacing), 4),
+            clip=(round(float(low), 2), round(float(high), 2)),
+            air=air,
+            normalization=normalization,
+            modality=modality,
+            labels={},
+            fitted_on=len(data),
+        )
+    fitted = dataclasses.replace(fitted, labels={int(value): name for value, name in (labels or {}).items()})
+    logger.info("preprocessing: %s", fitted)
+    if is_main_process():
+        text = json.dumps(dataclasses.asdict(fitted), indent=1) + "\n"
+        write_atomically(Path(save_dir) / _FILE_NAME, lambda path: path.write_text(text))
+    return fitted
+
+
+def load_preprocessing(save_dir: str | Path) -> FittedPreprocessing:
+    """Read what `fit_preprocessing` stored.
+
+    Raises:
+        FileNotFoundError: when the folder has none.
+        ValueError: when the file is damaged.
+    """
+    path = Path(save_dir) / _FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the fitted preprocessing must lie beside the weights; train first")
+    try:
+        stored = json.loads(path.read_text())
+        low, high = stored["clip"]
+        labels = {int(value): str(name) for value, name in stored["labels"].items()}
+        return FittedPreprocessing(**{**stored, "clip": (float(low), float(high)), "labels": labels})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: must hold the fitted preprocessing, got {error!r}; train again") from None
+
+
+def _survey(
+    data: Sequence[Mapping[str, str]], air: float | None, percentiles: tuple[float, float]
+) -> tuple[np.ndarray, list[float]]:
+    """Return the spacing of every case along the patient's axes in mm and the percentiles over all cases."""
+    rng = np.random.default_rng(0)
+    spacings, samples = [], []
+    for case in data:
+        keys = [key for key in ("image", "label") if key in case]
+        load = Compose(
+            [
+                LoadImaged(keys, image_only=True, ensure_channel_first=True),
+                Orientationd(keys, axcodes="RAS", labels=None),
+            ]
+        )
+        loaded = load({key: case[key] for key in keys})
+        spacings.append(loaded["image"].pixdim.numpy())
+        image = loaded["image"].numpy()
+        if "label" in case:
+            inside = image[:, loaded["label"].numpy()[0] > 0].ravel()
+        else:
+            inside = image.ravel() if air is None else image[image > air]
+        if len(inside) > _VOXELS_PER_CASE:
+            inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
+        samples.append(inside)
+    values = np.concatenate(samples)
+    if not values.size:
+        raise ValueError(f"data must hold voxels inside a label or above air ({air}), got none; are the labels empty?")
+    return np.stack(spacings), np.percentile(values, percentiles).tolist()

@@ -1,0 +1,149 @@
+"""Weights and checkpoints that survive interruptions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.utils import is_main_process, write_atomically
+
+from .state import Stateful, registered_states
+
+__all__ = ["ResumableCheckpoint", "SaveBest", "SaveLast"]
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableCheckpoint:
+    """Write the state of a training after every epoch, and go on from there when it is started again.
+
+    The file is removed when the training ends: what was finished starts anew. It holds the network, the optimizer, what
+    else is named, the states of the other handlers and the best metric so far.
+
+    Args:
+        path: file of the checkpoint.
+        objects: things with `state_dict` and `load_state_dict`, by name.
+        validator: evaluator whose best metric is kept.
+        sampler: batch sampler whose epoch is set.
+        settings: numbers that must be the same when the training goes on, such as the data and the learning rate.
+        resume: go on from a checkpoint if there is one; otherwise start anew.
+
+    Raises:
+        ValueError: when the checkpoint is damaged or of other settings.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Stateful],
+        validator: Engine | None = None,
+        sampler: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.validator = validator
+        self.sampler = sampler
+        self.settings = repr(dict(settings or {}))
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._load)
+        if is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+            engine.add_event_handler(Events.COMPLETED, self._remove)
+
+    def _load(self, engine: Engine) -> None:
+        if not self.resume or not self.path.is_file():
+            return
+        advice = f"delete {self.path} or pass --resume false to start anew"
+        try:
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            settings, epoch = checkpoint["settings"], checkpoint["epoch"]
+        except Exception as error:  # noqa: BLE001  a damaged file can raise anything
+            raise ValueError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
+        if settings != self.settings:
+            raise ValueError(f"{self.path}: checkpoint must be of the settings {self.settings}, got {settings}; {advice}")
+        states = {**self.objects, **registered_states(engine)}
+        for name, item in states.items():
+            item.load_state_dict(checkpoint["states"][name])
+        if self.validator is not None:
+            self.validator.state.best_metric, self.validator.state.best_metric_epoch = checkpoint["best"]
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
+        engine.state.epoch = epoch
+        engine.state.iteration = epoch * engine.state.epoch_length
+        logger.info("resumed from %s after epoch %d", self.path, epoch)
+
+    def _save(self, engine: Engine) -> None:
+        states = {**self.objects, **registered_states(engine)}
+        checkpoint = {
+            "epoch": engine.state.epoch,
+            "settings": self.settings,
+            "states": {name: item.state_dict() for name, item in states.items()},
+        }
+        if self.validator is not None:
+            checkpoint["best"] = (self.validator.state.best_metric, self.validator.state.best_metric_epoch)
+        write_atomically(self.path, lambda path: torch.save(checkpoint, path))
+
+    def _remove(self, engine: Engine) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class SaveBest:
+    """Write the weights whenever the evaluator's key metric is the best so far.
+
+    Args:
+        path: file of the weights.
+        network: its weights are written without the prefix of a parallel wrapper.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            _save_weights(self.path, self.network)
+            name, value = engine.state.key_metric_name, float(engine.state.best_metric)
+            logger.info("%s %.4f, the best so far: wrote %s", name, value, self.path)
+
+
+class SaveLast:
+    """Write the weights when the training has ended.
+
+    Args:
+        path: file of the weights.
+        network: its weights are written without the prefix of a parallel wrapper.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        _save_weights(self.path, self.network)
+        logger.info("wrote %s", self.path)
+
+
+def _save_weights(path: Path, network: nn.Module) -> None:
+    weights = getattr(network, "module", network).state_dict()
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"weights must be finite to be saved, got NaN or Inf in {broken}; {path} was left as it was")
+    write_atomically(path, lambda temporary: torch.save(weights, temporary))

@@ -1,0 +1,29 @@
+"""Stop where going on would do harm."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+
+__all__ = ["StopOnNonFiniteLoss"]
+
+
+class StopOnNonFiniteLoss:
+    """End the training at the first loss that is NaN or infinite, before it reaches the weights.
+
+    Raises:
+        FloatingPointError: naming the epoch and the cases of the minibatch.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check)
+
+    def _check(self, engine: Engine) -> None:
+        loss = engine.state.output["loss"]
+        if not torch.isfinite(loss):
+            cases = engine.state.batch.get("case", "unknown") if isinstance(engine.state.batch, dict) else "unknown"
+            raise FloatingPointError(
+                f"loss must be finite, got {float(loss)} in epoch {engine.state.epoch}; lower the learning rate, or look "
+                f"at these cases: {cases}. The last good checkpoint was kept."
+            )

@@ -1,0 +1,125 @@
+"""Pictures made while a network trains or is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.transforms import Compose, LoadImage, Orientation
+from torch import nn
+
+from common.networks import FNet, WTAAutoencoders
+from common.utils import is_main_process
+from common.visualize import save_kernels, save_overlay, save_reconstructions
+
+__all__ = ["KernelPicture", "OverlayPictures", "ReconstructionPicture"]
+
+
+class KernelPicture:
+    """Draw the kernels of the first convolution of every level and, of autoencoders, those of the decoder.
+
+    Args:
+        path: PNG file, written at the end.
+        network: `FNet` or `WTAAutoencoders`.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        network: FNet | WTAAutoencoders = getattr(self.network, "module", self.network)
+        kernels = {}
+        if isinstance(network, WTAAutoencoders):
+            pathways = [autoencoder.encoder for autoencoder in network.levels]
+        else:
+            pathways = list(network.extraction)
+        for level, pathway in enumerate(pathways):
+            kernels[f"level {level}\nencoder"] = pathway[0].conv.weight[:, 0]
+        if isinstance(network, WTAAutoencoders):
+            for level, autoencoder in enumerate(network.levels):
+                kernels[f"level {level}\ndecoder"] = autoencoder.decoder.weight[:, 0]
+        save_kernels(kernels, self.path)
+
+
+class ReconstructionPicture:
+    """Draw the last minibatch's patches and their reconstructions.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+    """
+
+    def __init__(self, path: str | Path, interval: int = 10) -> None:
+        self.path = Path(path)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        if engine.state.output is not None:
+            save_reconstructions(engine.state.output["label"], engine.state.output["pred"], self.path)
+
+
+class OverlayPictures:
+    """Draw the segmentation of each case over its scan, beside the label where there is one.
+
+    Args:
+        save_dir: folder for the PNG files.
+        labels: names of the labels.
+        window: lowest and highest intensity shown.
+        max_cases: cases to draw.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        labels: Mapping[int, str] | None = None,
+        window: tuple[float, float] | None = None,
+        max_cases: int = 1000,
+    ) -> None:
+        self.save_dir = Path(save_dir)
+        self.labels = labels
+        self.window = window
+        self.remaining = max_cases
+        self._reorient = Orientation(axcodes="RAS", labels=None)
+        self._load = Compose([LoadImage(image_only=True, ensure_channel_first=True), self._reorient])
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        for output in engine.state.output:
+            if self.remaining <= 0:
+                return
+            self.remaining -= 1
+            source = output["pred"].meta["filename_or_obj"]
+            name = Path(source).name.split(".")[0]
+            image = self._load(source)
+            segmentations = {"segmentation": self._label_map(output["pred"])}
+            if isinstance(output.get("label"), torch.Tensor):
+                segmentations["label"] = self._label_map(output["label"])
+            save_overlay(
+                image[0].numpy(),
+                image.pixdim.tolist(),
+                segmentations,
+                self.save_dir / f"{name}.png",
+                self.window,
+                self.labels,
+                name,
+            )
+
+    def _label_map(self, output: Any) -> np.ndarray:
+        """Return the label map in RAS orientation, from one or from its one-hot form."""
+        label_map = output.argmax(0, keepdim=True) if output.shape[0] > 1 else output
+        return self._reorient(label_map.cpu())[0].numpy().astype(int)

@@ -1,0 +1,45 @@
+"""The loss of autoencoders that are trained side by side.
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["ReconstructionLoss"]
+
+
+class ReconstructionLoss(nn.Module):
+    """Sum over the levels of the mean Huber loss, so that each level trains as if it were alone.
+
+    Args:
+        delta: error, in the units of the normalized image, beyond which the loss is linear.
+    """
+
+    def __init__(self, delta: float = 1.0) -> None:
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, input: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compare reconstructions with their originals.
+
+        Args:
+            input: reconstruction of each level, of shape `(B, C, H, W, D)` with a size of its own.
+            target: patch of each level, of the same shapes.
+
+        Returns:
+            Scalar loss.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        shapes, targets = [tuple(level.shape) for level in input], [tuple(level.shape) for level in target]
+        if shapes != targets:
+            raise ValueError(f"target must have the shapes of input {shapes}, got {targets}")
+        losses = [F.huber_loss(*pair, delta=self.delta) for pair in zip(input, target, strict=True)]
+        return torch.stack(losses).sum()

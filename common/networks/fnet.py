@@ -1,0 +1,269 @@
+"""F-Net: one valid-convolution pathway per resolution, fused from coarse to fine.
+
+Sources: T. Brosch and A. Saalbach, *Foveal fully convolutional nets for multi-organ segmentation*, SPIE Medical
+Imaging 2018 (https://doi.org/10.1117/12.2293528); C. Sital, T. Brosch, D. Tio, A. Raaijmakers and J. Weese, *3D medical
+image segmentation with labeled and unlabeled data using autoencoders at the example of liver segmentation in CT
+images*, arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from monai.networks.blocks import Convolution
+from monai.utils import ensure_tuple_rep
+from torch import nn
+
+from .pyramid import Pyramid
+
+__all__ = ["FNet", "FNetGeometry", "extraction_pathway", "initialize_convolutions"]
+
+
+@dataclass(frozen=True)
+class FNetGeometry:
+    """Sizes of the patches that F-Net's valid convolutions take in and give out, all in voxels.
+
+    A valid convolution takes `kernel_size - 1` voxels from the patch. With the output patch `P`, the features of level
+    0 are `P` plus what the head takes; those of level `r + 1` are half of the features of level `r` plus one
+    convolution; the input of a level is its features plus the extraction convolutions.
+
+    Args:
+        num_levels: number of resolutions; level `r` has voxels of `2^r` voxels.
+        kernel_size: edge of the cubic convolution kernels, odd.
+        num_extraction_convs: convolutions in each extraction pathway.
+        num_head_convs: convolutions of `kernel_size` after the fusion at level 0.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    num_levels: int = 4
+    kernel_size: int = 5
+    num_extraction_convs: int = 3
+    num_head_convs: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_levels < 2:
+            raise ValueError(f"num_levels must be at least 2, got {self.num_levels}")
+        if self.kernel_size < 3 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
+        if self.num_extraction_convs < 1:
+            raise ValueError(f"num_extraction_convs must be at least 1, got {self.num_extraction_convs}")
+        if self.num_head_convs not in (0, 1, 2):
+            raise ValueError(f"num_head_convs must be 0, 1 or 2, got {self.num_head_convs}")
+
+    @property
+    def stride(self) -> int:
+        """Shift in voxels under which the network in eval mode is translation-covariant."""
+        return 2 ** (self.num_levels - 1)
+
+    @property
+    def margins(self) -> tuple[int, ...]:
+        """Distance in voxels by which the input of each level begins before the output patch."""
+        taken = (self.kernel_size - 1) // 2
+        margins, fused = [], self.num_head_convs * taken  # of the features at the current level
+        for level in range(self.num_levels):
+            if level > 0:
+                fused += taken * 2**level
+            margins.append(fused + self.num_extraction_convs * taken * 2**level)
+        return tuple(margins)
+
+    def is_feasible(self, size: int) -> bool:
+        """Tell whether `size` voxels can be the edge of an output patch."""
+        return size > 0 and (size + (self.num_head_convs - 2) * (self.kernel_size - 1)) % self.stride == 0
+
+    def next_feasible(self, size: int) -> int:
+        """Return the smallest feasible patch edge that is at least `size` voxels."""
+        return next(edge for edge in itertools.count(max(size, 1)) if self.is_feasible(edge))
+
+    def input_sizes(self, patch_size: int | Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Return the input size of each level, in voxels of that level, for an output patch.
+
+        Args:
+            patch_size: edge lengths of the output patch in voxels.
+
+        Raises:
+            ValueError: when a level would get a fractional size.
+        """
+        patch_size = ensure_tuple_rep(patch_size, 3)
+        if not all(self.is_feasible(edge) for edge in patch_size):
+            below = [max((e for e in range(1, edge) if self.is_feasible(e)), default=0) for edge in patch_size]
+            nearest = sorted({*below, *(self.next_feasible(edge) for edge in patch_size)} - {0})
+            raise ValueError(
+                f"patch_size must be a feasible size such as {nearest} for {self.num_levels} levels, kernels of "
+                f"{self.kernel_size} and {self.num_head_convs} head convolutions, got {patch_size}"
+            )
+        taken = self.kernel_size - 1
+        features = [edge + self.num_head_convs * taken for edge in patch_size]
+        sizes = []
+        for level in range(self.num_levels):
+            if level > 0:
+                features = [edge // 2 + taken for edge in features]
+            sizes.append(tuple(edge + self.num_extraction_convs * taken for edge in features))
+        return tuple(sizes)
+
+
+class FNet(nn.Module):
+    """Segment a volume from views of it at several resolutions.
+
+    Every level has an extraction pathway of valid convolutions. From the coarsest level up, an integration convolution
+    combines its features with the upsampled result of the level below.
+
+    In eval mode the network is translation-covariant in steps of `geometry.stride` voxels: patches cut anywhere on that
+    grid give the same voxels, to the bit where the arithmetic is the same.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: number of classes, background included.
+        features: feature maps of each level, finest first; their number is the number of levels. The paper has 32 on
+            each of 4 levels, the original F-Net 16, 24, 32, 48.
+        kernel_size: edge of the cubic kernels in voxels.
+        num_extraction_convs: convolutions in each extraction pathway.
+        num_head_convs: convolutions of `kernel_size` at level 0 after fusion, the last one being the classifier; with
+            0 or 1, the classifier is a convolution of size 1 behind them. The paper does not give it; 2 is the only
+            choice that fits the patch sizes it tried.
+        fusion: `concat` or `sum` of a level's features and the upsampled ones. The paper does not give it.
+        upsample_mode: `nearest` or `trilinear`. The paper does not give it; only `nearest` makes patches and dense
+            inference equal.
+        pyramid_filter: see `Pyramid`.
+        padding_value: intensity beyond the image's border; the smallest one of each channel if not given.
+        gain: gain of the Xavier normal initialization. The paper has 0.01; runs of a few minutes need 1.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        features: Sequence[int] = (32, 32, 32, 32),
+        kernel_size: int = 5,
+        num_extraction_convs: int = 3,
+        num_head_convs: int = 2,
+        fusion: str = "concat",
+        upsample_mode: str = "nearest",
+        pyramid_filter: str = "box",
+        padding_value: float | None = None,
+        gain: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if fusion not in ("concat", "sum"):
+            raise ValueError(f"fusion must be concat or sum, got {fusion!r}")
+        if upsample_mode not in ("nearest", "trilinear"):
+            raise ValueError(f"upsample_mode must be nearest or trilinear, got {upsample_mode!r}")
+        if fusion == "sum" and len(set(features)) > 1:
+            raise ValueError(f"features must be the same on all levels when fusion is sum, got {tuple(features)}")
+        self.geometry = FNetGeometry(len(features), kernel_size, num_extraction_convs, num_head_convs)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.fusion = fusion
+        self.upsample_mode = upsample_mode
+        self.pyramid_filter = pyramid_filter
+        self.padding_value = padding_value
+
+        self.extraction = nn.ModuleList(
+            extraction_pathway(in_channels, width, kernel_size, num_extraction_convs) for width in features
+        )
+        self.integration = nn.ModuleList()
+        for level, width in enumerate(features):
+            is_coarsest = level + 1 == len(features)
+            fused = width + (features[level + 1] if fusion == "concat" and not is_coarsest else 0)
+            self.integration.append(
+                _head(fused, width, out_channels, kernel_size, num_head_convs)
+                if level == 0
+                else _conv_block(fused, width, kernel_size)
+            )
+        initialize_convolutions(self, gain)
+
+    def forward(self, image: torch.Tensor, *context: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a patch or of a whole image.
+
+        Args:
+            image: with `context`, the input patch of level 0; alone, a whole image of shape `(B, C, H, W, D)`.
+            context: input patches of levels 1, 2, ..., of shape `(B, C, *geometry.input_sizes(patch_size)[level])`.
+
+        Returns:
+            Logits of shape `(B, out_channels, *patch_size)`, or of the image's own size.
+
+        Raises:
+            ValueError: when the number of patches is not the number of levels.
+        """
+        if not context:
+            return self._forward_image(image)
+        if len(context) + 1 != self.geometry.num_levels:
+            raise ValueError(
+                f"inputs must be one patch for each of {self.geometry.num_levels} levels, got {len(context) + 1}"
+            )
+        fused = None
+        for level in reversed(range(self.geometry.num_levels)):
+            features = self.extraction[level](context[level - 1] if level else image)
+            if fused is not None:
+                features = self._fuse(features, F.interpolate(fused, scale_factor=2, mode=self.upsample_mode))
+            fused = self.integration[level](features)
+        return fused
+
+    def pyramid(self, image: torch.Tensor) -> Pyramid:
+        """Return the levels of an image of shape `(..., H, W, D)`, for windows at multiples of `geometry.stride`."""
+        phases = [-margin for margin in self.geometry.margins]
+        return Pyramid(image, self.geometry.num_levels, self.pyramid_filter, self.padding_value, phases)
+
+    def windows(self, pyramid: Pyramid, start: Sequence[int], patch_size: Sequence[int]) -> list[torch.Tensor]:
+        """Return the input of each level for the output patch that begins at voxel `start`."""
+        return [
+            pyramid.window(level, [first - margin for first in start], size)
+            for level, (margin, size) in enumerate(
+                zip(self.geometry.margins, self.geometry.input_sizes(patch_size), strict=True)
+            )
+        ]
+
+    def _forward_image(self, image: torch.Tensor) -> torch.Tensor:
+        size = image.shape[-3:]
+        patch_size = [self.geometry.next_feasible(edge) for edge in size]
+        logits = self(*self.windows(self.pyramid(image), (0, 0, 0), patch_size))
+        return logits[..., : size[0], : size[1], : size[2]]
+
+    def _fuse(self, features: torch.Tensor, upsampled: torch.Tensor) -> torch.Tensor:
+        return features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
+
+
+def extraction_pathway(in_channels: int, features: int, kernel_size: int, num_convs: int) -> nn.Sequential:
+    """Return valid convolutions, each with batch norm and ReLU: F-Net's pathway of one level, and its autoencoder's.
+
+    Args:
+        in_channels: channels of the image.
+        features: feature maps of each convolution.
+        kernel_size: edge of the cubic kernels in voxels.
+        num_convs: number of convolutions.
+    """
+    channels = [in_channels] + num_convs * [features]
+    return nn.Sequential(*(_conv_block(*pair, kernel_size) for pair in itertools.pairwise(channels)))
+
+
+def initialize_convolutions(network: nn.Module, gain: float) -> None:
+    """Draw the weights of every convolution from Xavier's normal distribution and set its bias to zero, in place."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            nn.init.xavier_normal_(module.weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+    norm = ("batch", {"eps": 1e-5})  # small weights give variances near eps: it must not change unnoticed
+    return Convolution(
+        3, in_channels, out_channels, kernel_size=kernel_size, padding=0, adn_ordering="NA", norm=norm, act="relu"
+    )
+
+
+def _head(in_channels: int, features: int, out_channels: int, kernel_size: int, num_convs: int) -> nn.Sequential:
+    if num_convs == 0:
+        return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1))
+    return nn.Sequential(
+        _conv_block(in_channels, features, kernel_size),
+        nn.Conv3d(features, out_channels, kernel_size if num_convs == 2 else 1),
+    )

@@ -1,0 +1,144 @@
+"""Multi-resolution views of a volume, the input of F-Net.
+
+Source: T. Brosch and A. Saalbach, *Foveal fully convolutional nets for multi-organ segmentation*, SPIE Medical
+Imaging 2018, section 2.1 (https://doi.org/10.1117/12.2293528).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["Pyramid", "fill_value"]
+
+
+def fill_value(volume: torch.Tensor) -> torch.Tensor:
+    """Return what lies beyond the border: the smallest intensity of each channel, which is air in CT and MR.
+
+    Args:
+        volume: tensor of shape `(..., H, W, D)`.
+
+    Returns:
+        Tensor of shape `(..., 1, 1, 1)`.
+    """
+    return volume.amin(dim=(-3, -2, -1), keepdim=True)
+
+
+class Pyramid:
+    """A volume averaged over cubes of 1, 2, 4, ... voxels, from which patches of any level are cut as strided views.
+
+    Entry `x` of level `r` is the mean of the `2^r` voxels that begin at voxel `x`, along each axis. A stride of `2^r`
+    through it is therefore the block average of the volume, for a block grid that may begin at any voxel.
+
+    Args:
+        volume: tensor of shape `(..., H, W, D)`.
+        num_levels: number of resolutions, the volume's own included.
+        filter: weights of the mean: `box` (equal, the block average), `linear` (a triangle, twice as wide) or
+            `gaussian` (a standard deviation of half the block, four blocks wide).
+        padding_value: intensity beyond the border; the smallest one of each channel if not given.
+        phases: for each level the voxel (modulo `2^r`) at which its block grid begins. The level is then kept at a
+            stride of `2^r` only: 8, 64, ... times less memory. Windows must start on that grid.
+
+    Raises:
+        ValueError: when the filter is unknown.
+    """
+
+    def __init__(
+        self,
+        volume: torch.Tensor,
+        num_levels: int,
+        filter: str = "box",
+        padding_value: float | torch.Tensor | None = None,
+        phases: Sequence[int] | None = None,
+    ) -> None:
+        self.spatial_size = tuple(volume.shape[-3:])
+        self.fill = fill_value(volume) if padding_value is None else torch.as_tensor(padding_value).to(volume)
+        self.steps: list[int] = []  # voxels between two entries of a level
+        self.origins: list[int] = []  # voxel of the first entry of a level, the same on each axis
+        self.levels: list[torch.Tensor] = []
+        for level in range(num_levels):
+            weights = _filter_weights(filter, level)
+            overhang = (len(weights) - 2**level) // 2  # voxels by which the filter exceeds its block, on each side
+            origin = 1 - 2**level - overhang
+            step = 1
+            if phases is not None:
+                step = 2**level
+                origin -= (origin - phases[level]) % step
+            self.steps.append(step)
+            self.origins.append(origin)
+            before = overhang - origin
+            after = 2**level - 1 + 2 * overhang
+            self.levels.append(_smooth(_pad(volume, before, after, self.fill), weights.to(volume), step))
+
+    def window(self, level: int, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+        """Return a block-averaged patch.
+
+        Args:
+            level: resolution; the patch has voxels of `2^level` voxels of the volume.
+            start: first voxel of the patch in the volume; may lie outside.
+            size: patch size in voxels of this level.
+
+        Returns:
+            Tensor of shape `(..., *size)`, a view where the patch lies inside the volume.
+
+        Raises:
+            ValueError: when the pyramid was built for another block grid.
+        """
+        stride, step, origin, entries = 2**level, self.steps[level], self.origins[level], self.levels[level]
+        if any((first - origin) % step for first in start):
+            raise ValueError(f"start must lie on the grid {origin} + {step} i of level {level}, got {tuple(start)}")
+        inside, outside = [], []
+        for first, length, available in zip(start, size, entries.shape[-3:], strict=True):
+            position, hop = (first - origin) // step, stride // step
+            skip = max(0, math.ceil(-position / hop))
+            count = max(0, min(length, math.ceil((available - position) / hop)) - skip)
+            inside.append(slice(position + skip * hop, position + (skip + count) * hop, hop) if count else slice(0, 0))
+            outside.append(slice(skip, skip + count))
+        view = entries[(..., *inside)]
+        if view.shape[-3:] == tuple(size):
+            return view
+        patch = self.fill.expand(*entries.shape[:-3], *size).clone()
+        patch[(..., *outside)] = view
+        return patch
+
+
+def _filter_weights(filter: str, level: int) -> torch.Tensor:
+    """Return the weights of the mean along one axis; their number is even but at level 0, where there is one."""
+    block = 2**level
+    if level == 0:
+        return torch.ones(1)
+    if filter == "box":
+        return torch.full((block,), 1 / block)
+    distance = (torch.arange(-2 * block, 2 * block) + 0.5) / block  # from the block's center, in blocks
+    if filter == "linear":
+        weights = (1 - distance.abs()).clamp(min=0)[block:-block]
+    elif filter == "gaussian":
+        weights = torch.exp(-0.5 * (distance / 0.5) ** 2)
+    else:
+        raise ValueError(f"filter must be box, linear or gaussian, got {filter!r}")
+    return weights / weights.sum()
+
+
+def _pad(volume: torch.Tensor, before: int, after: int, fill: torch.Tensor) -> torch.Tensor:
+    if before == after == 0:
+        return volume
+    size = [length + before + after for length in volume.shape[-3:]]
+    padded = fill.expand(*volume.shape[:-3], *size).clone()
+    center = tuple(slice(before, before + length) for length in volume.shape[-3:])
+    padded[(..., *center)] = volume
+    return padded
+
+
+def _smooth(volume: torch.Tensor, weights: torch.Tensor, step: int) -> torch.Tensor:
+    """Apply the filter along the three axes, keeping every `step`-th entry."""
+    if len(weights) == 1:
+        return volume
+    smoothed = volume.reshape(-1, 1, *volume.shape[-3:])
+    for axis in range(3):
+        shape, stride = [1, 1, 1], [1, 1, 1]
+        shape[axis], stride[axis] = len(weights), step
+        smoothed = F.conv3d(smoothed, weights.view(1, 1, *shape), stride=stride)
+    return smoothed.reshape(*volume.shape[:-3], *smoothed.shape[-3:])

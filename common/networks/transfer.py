@@ -1,0 +1,173 @@
+"""Transfer of pretrained extraction pathways to F-Net, and what may change afterwards (S-TL).
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.3.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .fnet import FNet
+
+__all__ = ["RANDOM", "load_weights", "parameter_groups", "transfer_extraction"]
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet freeze and slow them down like pretrained
+
+
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a state dict, refusing what is not one.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file holds anything but finite tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: weights must exist; pretrain first, or pass --pretrained null to go without")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path}: weights must be a whole file written by torch.save, got {_first_line(error)}"
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{path}: weights must be tensors by name, got {type(weights).__name__}")
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"{path}: weights must be finite, got NaN or Inf in {broken}")
+    return weights
+
+
+def transfer_extraction(
+    network: FNet,
+    path: str | Path | None,
+    phi: float | str = 1.0,
+    levels: Sequence[int] | None = None,
+    reference: str | Path | None = None,
+) -> FNet:
+    """Copy the encoders of winner-take-all autoencoders into the extraction pathways of F-Net, times `phi`.
+
+    Convolutions are copied, batch norms start afresh. What follows a convolution is a batch norm, so `phi` does not
+    change what a pathway computes; it changes how fast the optimizer turns its weights.
+
+    Args:
+        network: F-Net of the same features, kernel size and input channels; changed in place.
+        path: state dict of `WTAAutoencoders`; `None` trains from scratch and `random` keeps the initial weights.
+        phi: factor of the weights: a number, `match_init` (each convolution keeps the Frobenius norm of its initial
+            weights) or `match_reference` (it gets the norm that it has in `reference`). The paper gives no number.
+        levels: levels to transfer; all if not given.
+        reference: state dict of a trained F-Net, for `match_reference`.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: when the weights do not fit the network, or `phi` is neither a positive number nor known.
+    """
+    if path is None or path == RANDOM:
+        logger.info("extraction pathways: initial weights, nothing transferred")
+        return network
+    levels = range(network.geometry.num_levels) if levels is None else levels
+    weights = load_weights(path)
+    target = network.state_dict()
+    target_norms = _target_norms(phi, target, reference)
+    count = 0
+    for level in levels:
+        for name in sorted(
+            name for name in target if name.startswith(f"extraction.{level}.") and ".conv.weight" in name
+        ):
+            source = name.replace(f"extraction.{level}.", f"levels.{level}.encoder.")
+            found = tuple(weights[source].shape) if source in weights else "nothing"
+            if found != tuple(target[name].shape):
+                raise ValueError(f"{path}: {source} must have shape {tuple(target[name].shape)}, got {found}")
+            factor = phi if target_norms is None else target_norms[name] / weights[source].norm()
+            bias = name.removesuffix("weight") + "bias"
+            target[name] = factor * weights[source]
+            target[bias] = factor * weights[source.removesuffix("weight") + "bias"]
+            count += 2
+    if count == 0:
+        raise ValueError(f"levels must name at least one level of the network, got {list(levels)}")
+    network.load_state_dict(target)
+    logger.info("extraction pathways: %d of %d tensors transferred from %s, phi %s", count, len(target), path, phi)
+    return network
+
+
+def parameter_groups(
+    network: FNet,
+    pretrained: str | Path | None,
+    learning_rate: float,
+    transferred_learning_rate: float,
+    frozen_convs: Sequence[int] = (0,),
+    levels: Sequence[int] | None = None,
+    freeze_norm: bool = False,
+) -> list[dict]:
+    """Freeze some of the transferred convolutions and give the others a learning rate of their own.
+
+    The paper's default freezes the first convolution of each pathway and trains the other two slowly. Its other schemes
+    are `frozen_convs` of `[0, 1, 2]` (freeze all), `[0, 1]` (fine-tune the last), `[]` (fine-tune all), and `levels` of
+    `[0, 1, 2]` (the coarsest level from scratch).
+
+    Args:
+        network: F-Net; the frozen parameters no longer require a gradient.
+        pretrained: as `path` in `transfer_extraction`; with `None`, all parameters have the same learning rate.
+        learning_rate: of everything that was not transferred, batch norms included.
+        transferred_learning_rate: of the transferred convolutions that are not frozen.
+        frozen_convs: indices of the frozen convolutions within each pathway.
+        levels: the levels that were transferred; all if not given.
+        freeze_norm: freeze the scale and shift of the batch norms behind frozen convolutions, too.
+
+    Returns:
+        Parameter groups for an optimizer; each parameter that is trained is in exactly one of them.
+    """
+    levels = range(network.geometry.num_levels) if levels is None or pretrained is None else levels
+    transferred: list[nn.Parameter] = []
+    if pretrained is not None:
+        for pathway in (network.extraction[level] for level in levels):
+            for index, block in enumerate(pathway):
+                if index in frozen_convs:
+                    _freeze(block.conv.parameters())
+                    if freeze_norm:
+                        _freeze(block.adn.parameters())
+                else:
+                    transferred.extend(block.conv.parameters())
+    slow = {id(parameter) for parameter in transferred}
+    rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in slow]
+    groups = [
+        {"params": rest, "lr": learning_rate, "name": "rest"},
+        {"params": transferred, "lr": transferred_learning_rate, "name": "transferred"},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _freeze(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def _target_norms(
+    phi: float | str, initial: dict[str, torch.Tensor], reference: str | Path | None
+) -> dict[str, torch.Tensor] | None:
+    """Return the Frobenius norm that each convolution shall have, or nothing when `phi` is a number."""
+    if phi == "match_init":
+        return {name: value.norm() for name, value in initial.items()}
+    if phi == "match_reference":
+        if reference is None:
+            raise ValueError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
+        return {name: value.norm() for name, value in load_weights(reference).items()}
+    if isinstance(phi, str) or not (phi > 0 and math.isfinite(phi)):
+        raise ValueError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,38 @@
+"""Resampling to cubic voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import Spacingd
+
+__all__ = ["IsotropicSpacingd"]
+
+
+class IsotropicSpacingd(Spacingd):
+    """Resample to cubic voxels.
+
+    Entries such as `image_path`, which MONAI Label adds, are held back: MONAI 1.6's `Spacingd` takes every key that
+    begins with `image_` for the image's metadata and fails on text.
+
+    Args:
+        keys: items to resample, of shape `(C, H, W, D)`.
+        spacing: edge of a voxel in mm.
+        mode: interpolation of each key, `bilinear` or `nearest`.
+        allow_missing_keys: skip the keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: float,
+        mode: str | Sequence[str] = "bilinear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, pixdim=3 * (spacing,), mode=mode, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        images = {key: data[key] for key in self.key_iterator(dict(data))}
+        return {**data, **super().__call__(images, lazy)}

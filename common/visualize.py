@@ -1,0 +1,154 @@
+"""Pictures of what a network has learned and of what it says, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from common.utils import write_atomically
+
+__all__ = ["save_curves", "save_kernels", "save_overlay", "save_reconstructions"]
+
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume that a plane is perpendicular to
+
+
+def save_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draw losses, other metrics and learning rates against the epoch, one panel each.
+
+    Args:
+        rows: one mapping for each epoch, with `epoch` and numbers by name; `lr_...` are learning rates, `...loss`
+            losses, `seconds` is left out. A name may be missing in some epochs.
+        path: PNG file.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "seconds")))
+    panels: dict[str, list[str]] = {"loss": [], "metric": [], "learning rate": []}
+    for name in names:
+        panel = "learning rate" if name.startswith("lr_") else "loss" if name.endswith("loss") else "metric"
+        panels[panel].append(name)
+    panels = {title: members for title, members in panels.items() if members}
+    figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
+    for axes, (title, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name in members:
+            points = [(row["epoch"], row[name]) for row in rows if row.get(name) not in (None, "")]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
+        axes.set(xlabel="epoch", title=title)
+        if title == "learning rate":
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path, max_kernels: int = 32) -> None:
+    """Draw the middle slice of convolution kernels, one row for each set, each kernel on its own gray scale.
+
+    Args:
+        kernels: by title, tensors of shape `(N, k, k, k)`.
+        path: PNG file.
+        max_kernels: kernels to draw of each set.
+    """
+    columns = min(max_kernels, max(len(group) for group in kernels.values()))
+    figure = Figure(figsize=(0.45 * columns + 1.2, 0.55 * len(kernels) + 0.3), layout="constrained")
+    grid = figure.subplots(len(kernels), columns, squeeze=False)
+    for row, (title, group) in zip(grid, kernels.items(), strict=True):
+        for axes, kernel in zip(row, group.detach().float().cpu(), strict=False):
+            reach = float(kernel.abs().max()) or 1.0  # zero is mid-gray
+            axes.imshow(kernel[:, :, kernel.shape[-1] // 2].T, cmap="gray", vmin=-reach, vmax=reach, origin="lower")
+        for axes in row:
+            axes.set_axis_off()
+        row[0].text(-0.15, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=7)
+    _save(figure, path)
+
+
+def save_reconstructions(originals: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor], path: str | Path) -> None:
+    """Draw the middle axial slice of patches above that of their reconstructions, on the same gray scale.
+
+    Args:
+        originals: one tensor of shape `(B, C, H, W, D)` for each level; two patches of each are drawn.
+        reconstructions: tensors of the same shapes.
+        path: PNG file.
+    """
+    pairs = [
+        (original[sample, 0], reconstruction[sample, 0], f"level {level}")
+        for level, (original, reconstruction) in enumerate(zip(originals, reconstructions, strict=True))
+        for sample in range(min(2, len(original)))
+    ]
+    figure = Figure(figsize=(1.7 * len(pairs), 3.7), layout="constrained")
+    for column, (original, reconstruction, title) in zip(figure.subplots(2, len(pairs), squeeze=False).T, pairs, strict=True):
+        low, high = float(original.min()), float(original.max())
+        for axes, patch, name in zip(column, (original, reconstruction), ("original", "reconstruction"), strict=True):
+            middle = patch.detach().float().cpu()[:, :, patch.shape[-1] // 2]
+            axes.imshow(middle.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            axes.set_title(f"{title}\n{name}", fontsize=7)
+            axes.set_axis_off()
+    _save(figure, path)
+
+
+def save_overlay(
+    image: np.ndarray,
+    spacing: Sequence[float],
+    segmentations: Mapping[str, np.ndarray],
+    path: str | Path,
+    window: tuple[float, float] | None = None,
+    labels: Mapping[int, str] | None = None,
+    title: str = "",
+) -> None:
+    """Draw three planes through a segmented volume, one row for each segmentation.
+
+    The planes go through the slices on which the segmentations have most voxels. Patients face up in axial slices;
+    their right is on the left of the picture.
+
+    Args:
+        image: volume of shape `(H, W, D)` in RAS orientation.
+        spacing: edge lengths of a voxel in mm.
+        segmentations: by title, label maps of the volume's shape.
+        path: PNG file.
+        window: lowest and highest intensity shown; the 1st and 99.5th percentile if not given.
+        labels: names of the labels for the legend.
+        title: of the picture.
+    """
+    low, high = np.percentile(image, (1, 99.5)) if window is None else window
+    merged = np.any([segmentation > 0 for segmentation in segmentations.values()], axis=0)
+    center = {
+        axis: int(merged.sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
+        if merged.any()
+        else image.shape[axis] // 2
+        for axis in range(3)
+    }
+    present = sorted({int(value) for segmentation in segmentations.values() for value in np.unique(segmentation)} - {0})
+    colors = {value: colormaps["tab10"](index % 10) for index, value in enumerate(present)}
+    figure = Figure(figsize=(9.5, 3.3 * len(segmentations) + 0.4), layout="constrained")
+    grid = figure.subplots(len(segmentations), 3, squeeze=False)
+    for row, (name, segmentation) in zip(grid, segmentations.items(), strict=True):
+        for axes, (plane, axis) in zip(row, PLANES.items(), strict=True):
+            across, up = (other for other in range(3) if other != axis)
+            slice_image, slice_labels = (np.take(volume, center[axis], axis).T for volume in (image, segmentation))
+            axes.imshow(
+                slice_image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=spacing[up] / spacing[across]
+            )
+            for value, color in colors.items():
+                if (slice_labels == value).any():
+                    axes.contourf(slice_labels == value, levels=[0.5, 1.5], colors=[color], alpha=0.3)
+                    axes.contour(slice_labels == value, levels=[0.5], colors=[color], linewidths=1.2)
+            if across == 0:
+                axes.invert_xaxis()
+            axes.set_title(f"{name}, {plane}", fontsize=9)
+            axes.set_axis_off()
+    for value, color in colors.items():
+        grid[0, 0].plot([], [], color=color, linewidth=4, label=(labels or {}).get(value, f"label {value}"))
+    if colors:
+        figure.legend(loc="outside lower center", ncols=min(len(colors), 6), fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
