@@ -405,9 +405,12 @@ def test_arms_are_compared_on_the_cases_and_draws_that_both_have(content):
     plan_ = plan(content)
     results = [result for result in collect_results(plan_, plan_runs(plan_)) if result.run.num_labeled == 2]
     stl = [result for result in results if result.cell == ("stl", 2) and result.run.draw == (0, 0)]
-    comparison = compare(stl, [result for result in results if result.cell == ("scratch", 2)])
-    assert comparison.differences == [0.1]
-    assert comparison.num_cases == 1
+    scratch = [result for result in results if result.cell == ("scratch", 2)]
+    for ours, theirs, difference in [(stl, scratch, 0.1), (scratch, stl, -0.1)]:
+        comparison = compare(ours, theirs)
+        assert comparison is not None
+        assert comparison.differences == [difference]
+        assert comparison.num_cases == 1
 
 
 def test_every_case_has_a_row(content):
