@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -288,11 +289,16 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     image_io.ReadImageInformation()
     pixel, components = image_io.GetPixelTypeAsString(image_io.GetPixelType()), image_io.GetNumberOfComponents()
     if components != 1:
-        _refuse_voxels(path, f"{pixel.replace('_', ' ')} with {components} components")
+        _refuse_voxels(path, f"{components}-component {pixel.replace('_', ' ')}")
+    units = set(re.findall(r"\w+", _read_fields(path)[0].get("space units", ""))) - {"mm"}
+    if units:
+        raise ValueError(f"{path}: voxel size must be in mm, got {', '.join(sorted(units))}")
     num_dims = image_io.GetNumberOfDimensions()
     shape = tuple(int(image_io.GetDimensions(axis)) for axis in range(num_dims))
     affine = np.eye(4)
     for axis in range(min(num_dims, 3)):
+        if image_io.GetSpacing(axis) < 0:
+            raise ValueError(f"{path}: voxel size must be positive, got {image_io.GetSpacing(axis):.4g} mm")
         direction = list(image_io.GetDirection(axis))[:3]
         affine[: len(direction), axis] = np.array(direction) * image_io.GetSpacing(axis)
         affine[axis, 3] = image_io.GetOrigin(axis)
@@ -305,11 +311,23 @@ def _refuse_voxels(path: Path, kind: str) -> NoReturn:
 
 
 def _find_payload(path: Path) -> _Payload:
-    """Find the voxels of a file by the few lines of text that open an NRRD or MetaImage file."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         return _Payload(path, 0, name.endswith(".gz"))
-    is_nrrd, fields = name.endswith(".nrrd"), {}
+    fields, offset = _read_fields(path)
+    is_compressed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
+    separate = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+    if separate == "LOCAL":
+        return _Payload(path, offset, is_compressed)
+    if not (path.parent / separate).is_file():
+        raise FileNotFoundError(f"{path}: voxels must lie in {separate}, got no such file")
+    return _Payload(path.parent / separate, 0, is_compressed)
+
+
+def _read_fields(path: Path) -> tuple[dict[str, str], int]:
+    """Return the lines of text that open an NRRD or MetaImage file, by lower-case key, and where they end."""
+    is_nrrd = path.name.lower().endswith(".nrrd")
+    fields: dict[str, str] = {}
     with path.open("rb") as file:
         for line in file:
             if is_nrrd and not line.strip():
@@ -318,14 +336,7 @@ def _find_payload(path: Path) -> _Payload:
             fields[key.strip().lower()] = value.strip()
             if key.strip() == "ElementDataFile":
                 break
-        offset = file.tell()
-    is_compressed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
-    separate = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
-    if separate == "LOCAL":
-        return _Payload(path, offset, is_compressed)
-    if not (path.parent / separate).is_file():
-        raise FileNotFoundError(f"{path}: voxels must lie in {separate}, got no such file")
-    return _Payload(path.parent / separate, 0, is_compressed)
+        return fields, file.tell()
 
 
 def _check_length(path: Path, num_bytes: int) -> None:

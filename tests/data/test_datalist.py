@@ -1,0 +1,257 @@
+"""Laws of reading a data list and of choosing its cases."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.data import case_id, read_cases, write_datalist
+
+LABELS = {"0": "background", "1": "liver"}
+
+
+def save(path, seed, affine=None, shape=(6, 5, 4)):
+    path.parent.mkdir(exist_ok=True)
+    array = np.random.RandomState(seed).randint(0, 2, shape).astype(np.uint8)
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+@pytest.fixture
+def content(tmp_path):
+    """Ten training cases, two test cases and three unlabeled ones."""
+    listed = {
+        "name": "tiny",
+        "labels": LABELS,
+        "modality": {"0": "CT"},
+        "training": [{"image": f"./imagesTr/c{i}.nii.gz", "label": f"labelsTr/c{i}.nii.gz"} for i in range(10)],
+        "test": ["imagesTs/t0.nii.gz", {"image": "imagesTs/t1.nii.gz", "label": "labelsTs/t1.nii.gz"}],
+        "unlabeled": [f"imagesUn/u{i}.nii.gz" for i in range(3)],
+    }
+    files = [*listed["training"], *listed["test"], *listed["unlabeled"]]
+    names = [name for entry in files for name in (entry.values() if isinstance(entry, dict) else [entry])]
+    for seed, name in enumerate(names):
+        save(tmp_path / name, seed)
+    write_datalist(tmp_path, listed)
+    return listed
+
+
+def ids(cases):
+    return [case_id(case["image"]) for case in cases]
+
+
+def test_every_case_has_absolute_paths_that_exist(tmp_path, content):
+    cases = read_cases(tmp_path)
+    assert (cases.name, cases.labels, cases.modality) == ("tiny", {0: "background", 1: "liver"}, "CT")
+    for case in [*cases.training, *cases.validation, *cases.unlabeled, *cases.test]:
+        assert all(Path(path).is_absolute() and Path(path).is_file() for path in case.values())
+    assert all(list(case) == ["image", "label"] for case in cases.training + cases.validation)
+    assert [list(case) for case in cases.test] == [["image"], ["image", "label"]]
+
+
+def test_image_and_label_pair_by_what_the_file_says(tmp_path, content):
+    for case in read_cases(tmp_path).training:
+        assert case["label"] == case["image"].replace("images", "labels")
+
+
+def test_folds_hold_out_every_case_once(tmp_path, content):
+    held_out = [name for fold in range(3) for name in ids(read_cases(tmp_path, fold, num_folds=3).validation)]
+    assert sorted(held_out) == [f"c{i}" for i in range(10)]
+
+
+def test_folds_do_not_depend_on_the_order_of_the_file(tmp_path, content):
+    before = read_cases(tmp_path, fold=1, num_labeled=3)
+    write_datalist(tmp_path, {**content, "training": content["training"][::-1]})
+    after = read_cases(tmp_path, fold=1, num_labeled=3)
+    assert (before.training, before.validation) == (after.training, after.validation)
+
+
+def test_seed_chooses_folds_and_order(tmp_path, content):
+    assert read_cases(tmp_path, seed=0) == read_cases(tmp_path, seed=0)
+    assert ids(read_cases(tmp_path, seed=0).validation) != ids(read_cases(tmp_path, seed=1).validation)
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_fewer_labeled_cases_lie_inside_more(tmp_path, content, fold):
+    subsets = [ids(read_cases(tmp_path, fold, num_labeled=n).training) for n in range(1, 9)]
+    assert [len(subset) for subset in subsets] == list(range(1, 9))
+    for smaller, larger in pairwise(subsets):
+        assert larger[: len(smaller)] == smaller
+
+
+def test_the_rest_counts_as_unlabeled(tmp_path, content):
+    few, whole = read_cases(tmp_path, num_labeled=2), read_cases(tmp_path)
+    assert sorted(ids(few.training + few.unlabeled)) == sorted(ids(whole.training + whole.unlabeled))
+    assert all(list(case) == ["image"] for case in few.unlabeled)
+    assert few.validation == whole.validation
+
+
+def test_num_validation_takes_the_first_and_leaves_training_as_it_is(tmp_path, content):
+    all_of_them, one = read_cases(tmp_path, num_folds=2), read_cases(tmp_path, num_folds=2, num_validation=1)
+    assert one.validation == all_of_them.validation[:1]
+    assert (one.training, one.unlabeled) == (all_of_them.training, all_of_them.unlabeled)
+
+
+def test_pretraining_sees_validation_images_only_when_asked_to_and_never_test(tmp_path, content):
+    cases = read_cases(tmp_path, num_labeled=2)
+    clean, parity = ids(cases.pretraining()), ids(cases.pretraining(include_val_images=True))
+    assert sorted(clean) == sorted(ids(cases.training + cases.unlabeled))
+    assert sorted(parity) == sorted(clean + ids(cases.validation))
+    assert all(list(case) == ["image"] for case in cases.pretraining())
+
+
+def test_folds_of_the_file_are_followed(tmp_path, content):
+    write_datalist(tmp_path, {**content, "folds": [["c3", "c1"], ["c2"]]})
+    assert ids(read_cases(tmp_path, fold=0).validation) == ["c3", "c1"]
+    assert ids(read_cases(tmp_path, fold=1).validation) == ["c2"]
+    with pytest.raises(ValueError, match=r"fold must be between 0 and 1 .*, got 2"):
+        read_cases(tmp_path, fold=2)
+
+
+@pytest.mark.parametrize("folds", [[["c3", "c99"]], [["c3", "c3"]]])
+def test_folds_of_the_file_must_hold_training_cases(tmp_path, content, folds):
+    write_datalist(tmp_path, {**content, "folds": folds})
+    with pytest.raises(ValueError, match="folds must hold ids of training cases, each once, got 'c"):
+        read_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"fold": 5}, r"fold must be between 0 and 4 .*, got 5"),
+        ({"fold": -1}, r"fold must be between 0 and 4 .*, got -1"),
+        ({"num_folds": 11}, "num_folds must be between 2 and 10, .*, got 11"),
+        ({"num_folds": 1}, "num_folds must be between 2 and 10, .*, got 1"),
+        ({"num_labeled": 0}, "num_labeled must be between 1 and 8 .*, got 0"),
+        ({"num_labeled": 9}, "num_labeled must be between 1 and 8 .*, got 9"),
+        ({"num_validation": 0}, "num_validation must be 1 or more, got 0"),
+    ],
+)
+def test_refuses_arguments_out_of_range(tmp_path, content, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        read_cases(tmp_path, **arguments)
+
+
+def test_unlabeled_images_alone_are_enough(tmp_path, content):
+    write_datalist(tmp_path, {"unlabeled": content["unlabeled"]})
+    cases = read_cases(tmp_path)
+    assert ids(cases.pretraining()) == ["u0", "u1", "u2"]
+    assert (cases.training, cases.validation, cases.test, cases.labels) == ([], [], [], {})
+
+
+def test_labels_may_be_written_as_nnunet_does(tmp_path, content):
+    write_datalist(tmp_path, {**content, "labels": {"background": 0, "spleen": 2, "liver": 1}, "modality": "MRI"})
+    cases = read_cases(tmp_path)
+    assert cases.labels == {0: "background", 1: "liver", 2: "spleen"}
+    assert cases.modality == "MRI"
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "2": "liver"}, {"all": [1, 2]}, {"1": "liver"}, ["liver"], 3])
+def test_refuses_labels_that_do_not_count_from_zero(tmp_path, content, labels):
+    write_datalist(tmp_path, {**content, "labels": labels})
+    with pytest.raises(ValueError, match=r"dataset\.json: labels must name 0, 1, 2"):
+        read_cases(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["$print(1).nii.gz", "@image.nii.gz", "%x y.nii.gz"])
+def test_a_file_name_is_plain_text(tmp_path, content, name):
+    save(tmp_path / "imagesUn" / name, 99)
+    write_datalist(tmp_path, {**content, "unlabeled": [f"imagesUn/{name}"]})
+    assert read_cases(tmp_path).unlabeled == [{"image": str(tmp_path / "imagesUn" / name)}]
+
+
+@pytest.mark.parametrize("name", ["../other/a.nii.gz", "imagesTr/../../a.nii.gz", "/etc/passwd", "", ".", 3, None])
+def test_refuses_a_path_that_leaves_the_folder(tmp_path, content, name):
+    write_datalist(tmp_path, {**content, "unlabeled": [name]})
+    with pytest.raises(ValueError, match=r"dataset\.json: every file must lie inside"):
+        read_cases(tmp_path)
+
+
+def test_names_the_tool_that_writes_a_missing_datalist(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"dataset\.json: must exist, .* `python -m tools\.datalist` writes one"
+    ):
+        read_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", "must be JSON"),
+        ("[]", "must be a JSON object, got a list"),
+        ('{"training": {}}', "training must be a list, got a dict"),
+        ('{"training": [{"image": "a.nii"}]}', "every case must have image and label, got"),
+        ('{"training": ["a.nii"]}', "every case must have image and label, got a.nii"),
+        ("{}", "training or unlabeled must list a case, got none"),
+    ],
+)
+def test_refuses_a_malformed_datalist(tmp_path, text, match):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"dataset\.json: {match}"):
+        read_cases(tmp_path)
+
+
+def test_refuses_missing_files_with_their_number(tmp_path, content):
+    for name in ("c3", "c4"):
+        (tmp_path / f"labelsTr/{name}.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"labelsTr/c3\.nii\.gz: must exist, got no such file \(2 missing"):
+        read_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "extra"),
+    [
+        ("unlabeled", "imagesTr/c1.nii.gz"),
+        ("unlabeled", "imagesUn/./u1.nii.gz"),
+        ("test", "imagesTr/c1.nii.gz"),
+        ("training", {"image": "imagesTr/c1.nii.gz", "label": "labelsTs/t1.nii.gz"}),
+        ("training", {"image": "imagesTr/new.nii.gz", "label": "labelsTr/c1.nii.gz"}),
+    ],
+)
+def test_refuses_a_file_listed_twice(tmp_path, content, key, extra):
+    save(tmp_path / "imagesTr/new.nii.gz", 99)
+    write_datalist(tmp_path, {**content, key: [*content[key], extra]})
+    with pytest.raises(ValueError, match=r"nii\.gz: must be listed once, got it twice"):
+        read_cases(tmp_path)
+
+
+def test_warns_of_the_same_content_under_two_names(tmp_path, content, caplog):
+    read_cases(tmp_path)
+    assert not caplog.text
+    (tmp_path / "imagesUn/u0.nii.gz").write_bytes((tmp_path / "imagesTr/c1.nii.gz").read_bytes())
+    read_cases(tmp_path)
+    assert "u0.nii.gz: holds the same as" in caplog.text
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"shape": (6, 5, 5)}, "label must have the shape"),
+        ({"affine": np.diag([1, 1, 1.2, 1])}, "label must have the affine"),
+    ],
+)
+def test_refuses_a_label_off_the_grid_of_its_image(tmp_path, content, change, match):
+    save(tmp_path / "labelsTr/c1.nii.gz", 0, **change)
+    with pytest.raises(ValueError, match=rf"labelsTr/c1\.nii\.gz: {match}"):
+        read_cases(tmp_path)
+    read_cases(tmp_path, check_headers=False)
+
+
+def test_refuses_a_bad_header_of_any_listed_file(tmp_path, content):
+    (tmp_path / "imagesUn/u2.nii.gz").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match=r"u2\.nii\.gz: .* got an HTML"):
+        read_cases(tmp_path)
+
+
+def test_writing_fails_as_a_whole(tmp_path, content):
+    before = (tmp_path / "dataset.json").read_text()
+    with pytest.raises(TypeError):
+        write_datalist(tmp_path, {"training": object()})
+    assert (tmp_path / "dataset.json").read_text() == before
+    assert json.loads(before) == content
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,166 @@
+"""Laws of the commands that make data sets."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.data import read_cases
+from tools.datalist import datalist
+from tools.phantom import phantom
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make small volumes of the given names, with labels 0, 1 and 2 in them."""
+
+    def run(folder, *names):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for seed, name in enumerate(names):
+            array = np.random.RandomState([seed, len(folder)]).randint(0, 3, (6, 5, 4)).astype(np.uint8)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / name)
+        return tmp_path
+
+    return run
+
+
+def read(root):
+    return json.loads((root / "dataset.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (["a.nii.gz", "b.nii.gz"], ["a.nii.gz", "b.nii.gz"]),
+        (["a_0000.nii.gz", "b_0000.nii.gz"], ["a.nii.gz", "b.nii.gz"]),
+        (["a.nii.gz", "b.nii"], ["a_seg.nii", "b_label.nii.gz"]),
+        (["A.NII.GZ", "b.nii.gz"], ["a-mask.nii.gz", "B.nii.gz"]),
+        (["volume-1.nii", "volume-10.nii"], ["segmentation-1.nii", "segmentation-10.nii"]),
+        (["img_1_0000.nii", "img_2_0000.nii"], ["label_1.nii", "label_2.nii"]),
+    ],
+)
+def test_pairs_by_name(make, images, labels):
+    make("imagesTr", *images)
+    root = make("labelsTr", *labels)
+    datalist(str(root))
+    expected = [{"image": f"imagesTr/{i}", "label": f"labelsTr/{k}"} for i, k in zip(images, labels, strict=True)]
+    assert sorted(read(root)["training"], key=str) == sorted(expected, key=str)
+
+
+def test_what_it_writes_is_what_the_bundles_read(make):
+    make("imagesTr", "a.nii.gz", "b.nii.gz")
+    make("labelsTr", "a.nii.gz", "b.nii.gz")
+    make("imagesTs", "t.nii.gz", "u.nii.gz")
+    make("labelsTs", "t.nii.gz")
+    root = make("imagesUn", "c.nii.gz", ".hidden.nii.gz")
+    said = datalist(
+        str(root),
+        test_images="imagesTs",
+        test_labels="labelsTs",
+        unlabeled="imagesUn",
+        modality="MRI",
+        label_names="x,y,z",
+    )
+    assert said.endswith("dataset.json: 2 training, 2 test and 1 unlabeled cases")
+    cases = read_cases(root, num_folds=2)
+    assert (cases.labels, cases.modality) == ({0: "x", 1: "y", 2: "z"}, "MRI")
+    assert [list(case) for case in cases.test] == [["image", "label"], ["image"]]
+    assert len(cases.unlabeled) == 1
+
+
+def test_finds_the_labels_in_the_files_when_no_names_are_given(make):
+    make("imagesTr", "a.nii")
+    root = make("labelsTr", "a.nii")
+    datalist(str(root))
+    assert read(root)["labels"] == {"0": "background", "1": "label_1", "2": "label_2"}
+
+
+def test_refuses_labels_with_a_gap(make, tmp_path):
+    make("imagesTr", "a.nii")
+    root = make("labelsTr", "a.nii")
+    nib.save(nib.Nifti1Image(np.full((6, 5, 4), 255, np.uint8), np.eye(4)), root / "labelsTr/a.nii")
+    with pytest.raises(ValueError, match=r"labels must be numbered 0, 1, 2 and so on, got \[0, 255\]"):
+        datalist(str(root))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "match"),
+    [
+        (
+            ["a.nii", "b.nii", "c.nii"],
+            ["a.nii", "c.nii"],
+            r"b\.nii: image must have a label in labelsTr, got none \(1 ",
+        ),
+        (["a_0000.nii", "a_0001.nii"], ["a.nii"], r"a_0001\.nii: image must have a label"),
+        (["a.nii"], ["a.nii", "b.nii"], r"b\.nii: label must have an image, got none"),
+        (["a.nii", "a.nii.gz"], ["a.nii"], r"a\.nii: only one file must be called 'a', got \['a.nii', 'a.nii.gz'\]"),
+        (["a.nii", "b.nii"], ["a.nii", "b_seg.nii", "b_label.nii"], "only one file must be called 'b'"),
+    ],
+)
+def test_refuses_what_does_not_pair(make, images, labels, match):
+    make("imagesTr", *images)
+    root = make("labelsTr", *labels)
+    with pytest.raises(ValueError, match=match):
+        datalist(str(root))
+    assert not (root / "dataset.json").exists()
+
+
+def test_images_without_a_label_are_unlabeled_when_their_folder_is(make):
+    make("imagesTr", "a.nii", "b.nii", "c.nii")
+    root = make("labelsTr", "a.nii", "c.nii")
+    datalist(str(root), unlabeled="imagesTr")
+    assert read(root)["unlabeled"] == ["imagesTr/b.nii"]
+
+
+def test_overwrites_only_when_told_to(make):
+    make("imagesTr", "a.nii")
+    root = make("labelsTr", "a.nii")
+    datalist(str(root), modality="CT")
+    with pytest.raises(ValueError, match=r"dataset\.json: must not exist without --overwrite"):
+        datalist(str(root), modality="MRI")
+    assert read(root)["modality"] == {"0": "CT"}
+    datalist(str(root), modality="MRI", overwrite=True)
+    assert read(root)["modality"] == {"0": "MRI"}
+
+
+def test_refuses_empty_missing_and_foreign_folders(make, tmp_path):
+    root = make("imagesTr")
+    with pytest.raises(ValueError, match=r"imagesTr: must hold \.nii\.gz, .* files, got none"):
+        datalist(str(root))
+    with pytest.raises(FileNotFoundError, match="imagesXx: must be a folder, got nothing there"):
+        datalist(str(root), images="imagesXx")
+    with pytest.raises(ValueError, match="must lie inside"):
+        datalist(str(root), images="..")
+
+
+@pytest.mark.parametrize("tool", [datalist, phantom])
+def test_refuses_an_unknown_option_before_it_writes(tool, tmp_path):
+    with pytest.raises(ValueError, match=r"options must be .*got \['num_trainig'\]"):
+        tool(str(tmp_path / "new"), num_trainig=3)
+    assert not (tmp_path / "new").exists()
+
+
+def test_phantom_refuses_what_is_no_number(tmp_path):
+    with pytest.raises(TypeError, match="size must be a whole number, got 'big'"):
+        phantom(str(tmp_path / "new"), size="big")
+
+
+def test_commands_run_with_names_that_look_like_numbers_and_code(tmp_path, monkeypatch, capsys):
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        runpy.run_path(str(Path(__file__).parents[2] / "tools" / f"{tool}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    root = Path("007")
+    counts = ["--num_training", "2", "--num_test", "0", "--num_unlabeled", "0", "--size", "16"]
+    assert run("phantom", str(root), *counts).strip().endswith("2 training, 0 test and 0 unlabeled phantoms")
+    run("datalist", str(root), "--label_names", "background,$liver,right kidney,a,b", "--modality=CT", "--overwrite")
+    assert read(root)["name"] == "007"
+    assert list(read(root)["labels"].values()) == ["background", "$liver", "right kidney", "a", "b"]

@@ -1,0 +1,161 @@
+"""Write the dataset.json of folders of images and labels.
+
+python -m tools.datalist DATASET_DIR --images imagesTr --labels labelsTr [--test_images imagesTs]
+    [--test_labels labelsTs] [--unlabeled imagesUn] [--modality CT] [--label_names "background,liver"] [--overwrite]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+import numpy as np
+from monai.transforms import LoadImage
+
+from common.data.checks import SUFFIXES, check_label
+from common.data.datalist import case_id, write_datalist
+
+_PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|volume|vol)[-_]"
+_SUFFIX = r"[-_](0000|image|img|labels?|lbl|mask|segmentation|seg|gt)$"
+
+
+def datalist(
+    dataset_dir: str,
+    images: str = "imagesTr",
+    labels: str = "labelsTr",
+    test_images: str | None = None,
+    test_labels: str | None = None,
+    unlabeled: str | None = None,
+    modality: str = "",
+    label_names: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    **unknown: Any,
+) -> str:
+    """Pair images and labels by name and write them down.
+
+    A label has the name of its image up to the case of letters, the file type, and a part at either end such as
+    `_0000`, `_seg` or `label_`.
+
+    Args:
+        dataset_dir: folder that holds the others; dataset.json is written there.
+        images: folder of the training images.
+        labels: folder of their labels.
+        test_images: folder of the test images.
+        test_labels: folder of their labels, if any.
+        unlabeled: folder of images without labels; when it is that of the images, those without a label go there.
+        modality: such as CT or MRI.
+        label_names: from background on, separated by commas; the values in the label files when not given.
+        overwrite: replace an older dataset.json.
+        unknown: refused.
+
+    Returns:
+        What was written.
+
+    Raises:
+        FileNotFoundError: when a folder is missing.
+        ValueError: when a folder is empty, a dataset.json is there, an option is unknown, or an image has no label, a
+            label no image, or either more than one.
+    """
+    if unknown:
+        raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
+    root = Path(dataset_dir)
+    if (root / "dataset.json").exists() and not overwrite:
+        raise ValueError(f"{root / 'dataset.json'}: must not exist without --overwrite, got one")
+    if test_labels is not None and test_images is None:
+        raise ValueError("test_images must be given with test_labels, got none")
+
+    pairs, spare = _pair(_list(root, images), _list(root, labels))
+    if spare and unlabeled != images:
+        raise ValueError(f"{spare[0]}: image must have a label in {labels}, got none ({len(spare)} such images in all)")
+    if unlabeled is not None and unlabeled != images:
+        spare = _list(root, unlabeled)
+    if test_images is not None and test_labels is not None:
+        test_pairs, without = _pair(_list(root, test_images), _list(root, test_labels))
+        test: list[Any] = _relative(root, test_pairs) + [_name(root, image) for image in without]
+    else:
+        test = [_name(root, image) for image in _list(root, test_images)] if test_images is not None else []
+    content = {
+        "name": root.resolve().name,
+        "modality": {"0": modality},
+        "labels": _name_labels(label_names, [label for _, label in pairs]),
+        "training": _relative(root, pairs),
+        "test": test,
+        "unlabeled": [_name(root, image) for image in spare],
+    }
+    path = write_datalist(root, content)
+    return f"{path}: {len(pairs)} training, {len(test)} test and {len(spare)} unlabeled cases"
+
+
+def _list(root: Path, folder: str) -> list[Path]:
+    """Return the image files of a folder in order of name."""
+    path = root / folder
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: must be a folder, got {'a file' if path.exists() else 'nothing there'}")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{path}: must lie inside {root}, got a folder outside")
+    files = sorted(
+        file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+    )
+    if not files:
+        raise ValueError(f"{path}: must hold {', '.join(SUFFIXES)} files, got none")
+    return files
+
+
+def _pair(images: list[Path], labels: list[Path]) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Return pairs of image and label, and the images without a label.
+
+    Names pair whole where every label can; else up to the case of letters and common parts at their ends.
+    """
+    exact = {case_id(label) for label in labels} <= {case_id(image) for image in images}
+    key = case_id if exact else _strip
+    label_of, image_of = _index(labels, key), _index(images, key)
+    orphans = [label for name, label in label_of.items() if name not in image_of]
+    if orphans:
+        raise ValueError(f"{orphans[0]}: label must have an image, got none ({len(orphans)} such labels in all)")
+    pairs = [(image, label_of[name]) for name, image in image_of.items() if name in label_of]
+    return pairs, [image for name, image in image_of.items() if name not in label_of]
+
+
+def _strip(path: Path) -> str:
+    """Return the part of a file's name that an image and its label have in common."""
+    return re.sub(_SUFFIX, "", re.sub(_PREFIX, "", case_id(path).casefold()))
+
+
+def _index(files: list[Path], key: Callable[[Path], str]) -> dict[str, Path]:
+    """Return files by the key of their name."""
+    found = defaultdict(list)
+    for file in files:
+        found[key(file)].append(file)
+    for name, same in found.items():
+        if len(same) > 1:
+            raise ValueError(f"{same[0]}: only one file must be called {name!r}, got {[file.name for file in same]}")
+    return {name: same[0] for name, same in found.items()}
+
+
+def _relative(root: Path, pairs: list[tuple[Path, Path]]) -> list[dict[str, str]]:
+    return [{"image": _name(root, image), "label": _name(root, label)} for image, label in pairs]
+
+
+def _name(root: Path, file: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+def _name_labels(label_names: str | Sequence[str] | None, labels: list[Path]) -> dict[str, str]:
+    """Return names by value: those given, or made up for the values that the label files hold."""
+    if label_names is not None:
+        names = label_names.split(",") if isinstance(label_names, str) else label_names
+        return {str(value): str(name).strip() for value, name in enumerate(names)}
+    load = LoadImage(image_only=True, dtype=None)
+    values = {0}.union(*(np.unique(check_label(np.asarray(load(label)), label)).tolist() for label in labels))
+    if sorted(values) != list(range(len(values))):
+        raise ValueError(f"labels must be numbered 0, 1, 2 and so on, got {sorted(values)}; renumber them")
+    return {str(value): f"label_{value}" if value else "background" for value in sorted(values)}
+
+
+if __name__ == "__main__":
+    text = ("dataset_dir", "images", "labels", "test_images", "test_labels", "unlabeled", "modality", "label_names")
+    fire.Fire(fire.decorators.SetParseFn(str, *text)(datalist))
