@@ -183,26 +183,20 @@ def check_label(array: np.ndarray, path: str | Path, labels: int | Sequence[int]
     Raises:
         ValueError: when a value is NaN, not whole, or not allowed.
     """
-    if array.dtype.kind == "f":
-        rounded = np.rint(array)
-        with np.errstate(invalid="ignore"):
-            error = np.abs(array - rounded)
-        if not (error <= _ROUNDING).all():  # NaN compares false, and infinity minus itself is NaN
-            raise ValueError(f"{path}: labels must be whole numbers, got {_list(array[~(error <= _ROUNDING)])}")
-        if error.any():
-            logger.warning("%s: labels up to %.2g off a whole number are rounded", path, error.max())
-        array = rounded.astype(np.int64)
+    if array.size == 0:
+        raise ValueError(f"{path}: label must hold voxels, got shape {array.shape}")
+    whole = _round(array, path) if array.dtype.kind == "f" else array
     allowed = list(range(labels)) if isinstance(labels, int) else [int(label) for label in labels or ()]
-    if labels is not None:
-        outside = ~np.isin(array, allowed)
-        if outside.any():
-            raise ValueError(f"{path}: labels must be among {allowed}, got {_list(array[outside])}")
-    if not array.any():
+    low, high = min(whole.min(), *allowed, 0), max(whole.max(), *allowed, 0)
+    types = [name for name in ("uint8", "int16", "int32") if np.iinfo(name).min <= low and high <= np.iinfo(name).max]
+    if not types:
+        raise ValueError(f"{path}: labels must be whole numbers of 32 bits, got {_list(whole)}")
+    small = whole.astype(types[0])
+    if labels is not None and not (is_allowed := np.isin(small, allowed, kind="table")).all():
+        raise ValueError(f"{path}: labels must be among {allowed}, got {_list(small[~is_allowed])}")
+    if not small.any():
         logger.warning("%s: label is empty, every voxel is background", path)
-    extremes = [int(array.min(initial=0)), int(array.max(initial=0)), *allowed]
-    types = ("uint8", "int16", "int32")
-    fits = [name for name in types if np.iinfo(name).min <= min(extremes) and max(extremes) <= np.iinfo(name).max]
-    return array.astype(fits[0] if fits else "int64")
+    return small
 
 
 def check_hounsfield(array: np.ndarray, path: str | Path) -> None:
@@ -210,6 +204,17 @@ def check_hounsfield(array: np.ndarray, path: str | Path) -> None:
     low, high = float(array.min()), float(array.max())
     if low >= 0 or (low > -200 and high <= 255):
         logger.warning("%s: a CT must be in Hounsfield units, with air near -1000, got %.4g to %.4g", path, low, high)
+
+
+def _round(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """Return whole numbers, still as floats."""
+    rounded = np.rint(array)
+    if not np.array_equal(rounded, array):
+        is_near = np.abs(array - rounded) <= _ROUNDING  # never for NaN
+        if not is_near.all():
+            raise ValueError(f"{path}: labels must be whole numbers, got {_list(array[~is_near])}")
+        logger.warning("%s: labels up to %.2g off a whole number are rounded", path, np.abs(array - rounded).max())
+    return rounded
 
 
 def _list(values: np.ndarray, limit: int = 8) -> str:

@@ -283,12 +283,14 @@ def test_image_warns_only_when_it_is_constant():
         ([0, 1, 2], [0, 2], r"among \[0, 2\], got 1"),
         ([0, 0.5, 1], 2, "whole numbers, got 0.5"),
         ([0, np.nan], None, "whole numbers, got nan"),
-        ([0, np.inf], None, "whole numbers, got"),
+        ([0, np.inf], None, "whole numbers of 32 bits, got 0, inf"),
+        ([0, 2**40], 2, "whole numbers of 32 bits, got 0, 1.09951e\\+12"),
+        ([], 2, r"hold voxels, got shape \(0,\)"),
         (list(range(20)), 2, "got 2, 3, 4, 5, 6, 7, 8, 9, \\.\\.\\."),
     ],
 )
 def test_label_refuses_values_outside_the_set(values, labels, match):
-    with pytest.raises(ValueError, match=f"a: .*{match}"):
+    with pytest.raises(ValueError, match=f"a: label.*{match}"):
         check_label(np.array(values), "a", labels)
 
 
