@@ -67,7 +67,9 @@ def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path, max_kern
     _save(figure, path)
 
 
-def save_reconstructions(originals: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor], path: str | Path) -> None:
+def save_reconstructions(
+    originals: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor], path: str | Path
+) -> None:
     """Draw the middle axial slice of patches above that of their reconstructions, on the same gray scale.
 
     Args:
@@ -81,7 +83,9 @@ def save_reconstructions(originals: Sequence[torch.Tensor], reconstructions: Seq
         for sample in range(min(2, len(original)))
     ]
     figure = Figure(figsize=(1.7 * len(pairs), 3.7), layout="constrained")
-    for column, (original, reconstruction, title) in zip(figure.subplots(2, len(pairs), squeeze=False).T, pairs, strict=True):
+    for column, (original, reconstruction, title) in zip(
+        figure.subplots(2, len(pairs), squeeze=False).T, pairs, strict=True
+    ):
         low, high = float(original.min()), float(original.max())
         for axes, patch, name in zip(column, (original, reconstruction), ("original", "reconstruction"), strict=True):
             middle = patch.detach().float().cpu()[:, :, patch.shape[-1] // 2]
@@ -131,7 +135,12 @@ def save_overlay(
             across, up = (other for other in range(3) if other != axis)
             slice_image, slice_labels = (np.take(volume, center[axis], axis).T for volume in (image, segmentation))
             axes.imshow(
-                slice_image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=spacing[up] / spacing[across]
+                slice_image,
+                cmap="gray",
+                vmin=low,
+                vmax=max(high, low + 1e-6),
+                origin="lower",
+                aspect=spacing[up] / spacing[across],
             )
             for value, color in colors.items():
                 if (slice_labels == value).any():

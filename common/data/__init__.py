@@ -1,3 +1,4 @@
+from .augmentation import RandAffineGrid
 from .checks import Header, check_grids, check_gzip, check_header, check_hounsfield, check_image, check_label
 from .datalist import Cases, case_id, read_cases, write_datalist
 from .list_images import list_images

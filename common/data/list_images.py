@@ -34,7 +34,9 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
     if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
         return [{"image": str(path)}]
     if (path / "dataset.json").is_file():
-        raise ValueError(f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}")
+        raise ValueError(
+            f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
+        )
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(_SUFFIXES))
     if not files:
         raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(_SUFFIXES)} or .dcm), got none")

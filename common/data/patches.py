@@ -113,7 +113,9 @@ class PatchDataset(CacheDataset):
         source = self._source(request)
         start = self._start(source, request.is_foreground, rng)
         if self.augmentation is not None:
-            patches, label = self.augmentation(source, start, self, rng)
+            patches, label = self.augmentation(
+                source["pyramid"], source.get("label"), start, self.patch_size, self.geometry, rng
+            )
         else:
             patches = [
                 source["pyramid"].window(level, [first - margin for first in start], size).contiguous()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import Compose, LoadImaged, Orientationd
 
+from common.networks import RANDOM, is_scratch
 from common.utils import is_main_process, write_atomically
 
 __all__ = ["FittedPreprocessing", "fit_preprocessing", "load_preprocessing"]
@@ -69,7 +70,7 @@ def fit_preprocessing(
         data: training cases, each with `image` and perhaps `label`.
         save_dir: folder for `preprocessing.json`.
         like: file of pretrained weights, beside which the numbers of the pretraining are stored: they are taken over
-            as they are, since the weights expect them. `None` or `random`: fit.
+            as they are, since the weights expect them. `None`, `null` or `random`: fit.
         air: intensity at or below which a voxel lies outside the body, in the units of the image (about -500 HU in
             CT). `None`: every voxel counts as body.
         percentiles: lower and upper percentile of the intensities.
@@ -83,7 +84,7 @@ def fit_preprocessing(
         FileNotFoundError: when there are no numbers beside the pretrained weights.
         ValueError: when there are no cases, or the clip values do not increase.
     """
-    if like not in (None, "random"):
+    if like != RANDOM and not is_scratch(like):
         fitted = load_preprocessing(Path(str(like)).parent)
     else:
         if not data:

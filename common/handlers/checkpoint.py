@@ -35,6 +35,7 @@ class ResumableCheckpoint:
         resume: go on from a checkpoint if there is one; otherwise start anew.
 
     Raises:
+        TypeError: when `resume` is text.
         ValueError: when the checkpoint is damaged or of other settings.
     """
 
@@ -47,6 +48,8 @@ class ResumableCheckpoint:
         settings: Mapping[str, Any] | None = None,
         resume: bool = True,
     ) -> None:
+        if not isinstance(resume, bool):  # a command line delivers false as text
+            raise TypeError(f"resume must be True or False, got {resume!r}")
         self.path = Path(path)
         self.objects = dict(objects)
         self.validator = validator
@@ -63,14 +66,16 @@ class ResumableCheckpoint:
     def _load(self, engine: Engine) -> None:
         if not self.resume or not self.path.is_file():
             return
-        advice = f"delete {self.path} or pass --resume false to start anew"
+        advice = f"delete {self.path} or pass --resume False to start anew"
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
             settings, epoch = checkpoint["settings"], checkpoint["epoch"]
-        except Exception as error:  # noqa: BLE001  a damaged file can raise anything
+        except Exception as error:  # a damaged file can raise anything
             raise ValueError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
         if settings != self.settings:
-            raise ValueError(f"{self.path}: checkpoint must be of the settings {self.settings}, got {settings}; {advice}")
+            raise ValueError(
+                f"{self.path}: checkpoint must be of the settings {self.settings}, got {settings}; {advice}"
+            )
         states = {**self.objects, **registered_states(engine)}
         for name, item in states.items():
             item.load_state_dict(checkpoint["states"][name])

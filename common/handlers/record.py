@@ -82,7 +82,9 @@ class TrainingRecord:
 
     def _finish(self, engine: Engine) -> None:
         metrics = {name: float(value) for name, value in engine.state.metrics.items()} | self.validated
-        rates = {f"lr_{group.get('name', index)}": group["lr"] for index, group in enumerate(self.optimizer.param_groups)}
+        rates = {
+            f"lr_{group.get('name', index)}": group["lr"] for index, group in enumerate(self.optimizer.param_groups)
+        }
         seconds = time.perf_counter() - self.started
         self.rows.append({"epoch": engine.state.epoch, **metrics, **rates, "seconds": round(seconds, 3)})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in {**metrics, **rates}.items())
@@ -105,6 +107,8 @@ class TrainingRecord:
             self.writer.close()
             self.writer = None
         if self.rows:
+            self.rows[-1].update(self.validated)  # a validation after the last epoch
+            write_atomically(self.save_dir / "history.csv", self._write_history)
             save_curves(self.rows, self.save_dir / "learning_curve.png")
         if error:
             raise error[0]

@@ -42,7 +42,9 @@ class InferenceReport:
             prediction = output["pred"]
             milliliters = abs(np.linalg.det(np.asarray(prediction.affine)[:3, :3])) / 1000
             counts = np.bincount(np.asarray(prediction.cpu()).ravel(), minlength=max(self.labels) + 1)
-            volumes = {self.labels[value]: round(float(counts[value] * milliliters), 3) for value in self.labels if value}
+            volumes = {
+                self.labels[value]: round(float(counts[value] * milliliters), 3) for value in self.labels if value
+            }
             warnings = [
                 f"{self.labels[value]} fills {counts[value] / counts.sum():.0%} of the scan"
                 for value in self.labels

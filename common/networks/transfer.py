@@ -16,11 +16,16 @@ from torch import nn
 
 from .fnet import FNet
 
-__all__ = ["RANDOM", "load_weights", "parameter_groups", "transfer_extraction"]
+__all__ = ["RANDOM", "is_scratch", "load_weights", "parameter_groups", "transfer_extraction"]
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet freeze and slow them down like pretrained
+
+
+def is_scratch(pretrained: str | Path | None) -> bool:
+    """Tell whether no pretraining is wanted: None, or `null` and `none`, which a command line delivers as text."""
+    return pretrained is None or str(pretrained).lower() in ("null", "none")
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -32,7 +37,9 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: weights must exist; pretrain first, or pass --pretrained null to go without")
+        raise FileNotFoundError(
+            f"{path}: weights must exist; pretrain first, or pass --pretrained null to train from scratch"
+        )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -52,19 +59,27 @@ def transfer_extraction(
     path: str | Path | None,
     phi: float | str = 1.0,
     levels: Sequence[int] | None = None,
+    frozen_convs: Sequence[int] = (0,),
+    freeze_norm: bool = False,
     reference: str | Path | None = None,
 ) -> FNet:
-    """Copy the encoders of winner-take-all autoencoders into the extraction pathways of F-Net, times `phi`.
+    """Copy the encoders of winner-take-all autoencoders into F-Net, times `phi`, and freeze some of them.
+
+    The paper's default freezes the first convolution of each pathway. Its other schemes are `frozen_convs` of
+    `[0, 1, 2]` (freeze all), `[0, 1]` (fine-tune the last), `[]` (fine-tune all), and `levels` of `[0, 1, 2]` (the
+    coarsest level from scratch).
 
     Convolutions are copied, batch norms start afresh. What follows a convolution is a batch norm, so `phi` does not
     change what a pathway computes; it changes how fast the optimizer turns its weights.
 
     Args:
         network: F-Net of the same features, kernel size and input channels; changed in place.
-        path: state dict of `WTAAutoencoders`; `None` trains from scratch and `random` keeps the initial weights.
+        path: state dict of `WTAAutoencoders`; `None` or `null` trains from scratch, `random` keeps the initial weights.
         phi: factor of the weights: a number, `match_init` (each convolution keeps the Frobenius norm of its initial
             weights) or `match_reference` (it gets the norm that it has in `reference`). The paper gives no number.
         levels: levels to transfer; all if not given.
+        frozen_convs: indices of the convolutions of each transferred pathway that no longer require a gradient.
+        freeze_norm: freeze the scale and shift of the batch norms behind them, too.
         reference: state dict of a trained F-Net, for `match_reference`.
 
     Returns:
@@ -74,10 +89,14 @@ def transfer_extraction(
         FileNotFoundError: when there are no weights.
         ValueError: when the weights do not fit the network, or `phi` is neither a positive number nor known.
     """
-    if path is None or path == RANDOM:
-        logger.info("extraction pathways: initial weights, nothing transferred")
+    if is_scratch(path):
+        logger.info("extraction pathways: from scratch, nothing transferred")
         return network
     levels = range(network.geometry.num_levels) if levels is None else levels
+    _freeze_convs(network, levels, frozen_convs, freeze_norm)
+    if path == RANDOM:
+        logger.info("extraction pathways: initial weights, nothing transferred; convolutions %s frozen", frozen_convs)
+        return network
     weights = load_weights(path)
     target = network.state_dict()
     target_norms = _target_norms(phi, target, reference)
@@ -107,39 +126,25 @@ def parameter_groups(
     pretrained: str | Path | None,
     learning_rate: float,
     transferred_learning_rate: float,
-    frozen_convs: Sequence[int] = (0,),
     levels: Sequence[int] | None = None,
-    freeze_norm: bool = False,
 ) -> list[dict]:
-    """Freeze some of the transferred convolutions and give the others a learning rate of their own.
-
-    The paper's default freezes the first convolution of each pathway and trains the other two slowly. Its other schemes
-    are `frozen_convs` of `[0, 1, 2]` (freeze all), `[0, 1]` (fine-tune the last), `[]` (fine-tune all), and `levels` of
-    `[0, 1, 2]` (the coarsest level from scratch).
+    """Give the transferred convolutions a learning rate of their own.
 
     Args:
-        network: F-Net; the frozen parameters no longer require a gradient.
-        pretrained: as `path` in `transfer_extraction`; with `None`, all parameters have the same learning rate.
+        network: what `transfer_extraction` returned.
+        pretrained: its `path`; with `None`, all parameters have the same learning rate.
         learning_rate: of everything that was not transferred, batch norms included.
         transferred_learning_rate: of the transferred convolutions that are not frozen.
-        frozen_convs: indices of the frozen convolutions within each pathway.
         levels: the levels that were transferred; all if not given.
-        freeze_norm: freeze the scale and shift of the batch norms behind frozen convolutions, too.
 
     Returns:
-        Parameter groups for an optimizer; each parameter that is trained is in exactly one of them.
+        Parameter groups for an optimizer; each parameter that requires a gradient is in exactly one of them.
     """
-    levels = range(network.geometry.num_levels) if levels is None or pretrained is None else levels
     transferred: list[nn.Parameter] = []
-    if pretrained is not None:
-        for pathway in (network.extraction[level] for level in levels):
-            for index, block in enumerate(pathway):
-                if index in frozen_convs:
-                    _freeze(block.conv.parameters())
-                    if freeze_norm:
-                        _freeze(block.adn.parameters())
-                else:
-                    transferred.extend(block.conv.parameters())
+    if not is_scratch(pretrained):
+        for level in range(network.geometry.num_levels) if levels is None else levels:
+            for block in network.extraction[level]:
+                transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
     slow = {id(parameter) for parameter in transferred}
     rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in slow]
     groups = [
@@ -149,9 +154,13 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def _freeze(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+def _freeze_convs(network: FNet, levels: Iterable[int], frozen_convs: Sequence[int], freeze_norm: bool) -> None:
+    for level in levels:
+        for index in frozen_convs:
+            block = network.extraction[level][index]
+            block.conv.requires_grad_(False)
+            if freeze_norm:
+                block.adn.requires_grad_(False)
 
 
 def _target_norms(

@@ -27,7 +27,11 @@ class CropBodyd(CropForegroundd):
     """
 
     def __init__(
-        self, keys: KeysCollection, source_key: str = "image", air: float | None = -500.0, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        source_key: str = "image",
+        air: float | None = -500.0,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, source_key, select_fn=self._is_body, allow_missing_keys=allow_missing_keys)
         self.air = air

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform
 
 __all__ = ["RestoreLabelMapd"]
@@ -41,7 +42,9 @@ class RestoreLabelMapd(MapTransform):
             dtype = torch.uint8 if len(probabilities) <= np.iinfo(np.uint8).max + 1 else torch.int16
             best = labels = None
             for index, probability in enumerate(probabilities):
-                restored = invert({self.orig_keys: out[self.orig_keys], key: probability[None].float()})[key]
+                restored = invert({self.orig_keys: out[self.orig_keys], key: MetaTensor(probability[None].float())})[
+                    key
+                ]
                 if best is None or labels is None:
                     best, labels = restored, torch.zeros_like(restored, dtype=dtype)
                     continue

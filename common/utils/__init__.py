@@ -1,2 +1,3 @@
+from .distributed import join_processes, process_device
 from .errors import explain_errors
 from .files import is_main_process, write_atomically

@@ -1,0 +1,72 @@
+"""Scores of every case in one table."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
+
+from common.utils import is_main_process, write_atomically
+
+__all__ = ["SaveScores"]
+
+logger = logging.getLogger(__name__)
+
+
+class SaveScores:
+    """Write `<metric>_raw.csv`: one row for each case, one column for each class, and their mean.
+
+    A class that a case lacks has an empty field (`nan`) and does not count in the mean.
+
+    Args:
+        save_dir: folder for the file.
+        metric: name of one of the evaluator's metrics, which leaves details of shape `(cases, classes)`.
+        labels: names of the classes by their value, background (0) included.
+    """
+
+    def __init__(self, save_dir: str | Path, metric: str, labels: Mapping[int, str]) -> None:
+        self.save_dir = Path(save_dir)
+        self.metric = metric
+        self.names = [name for value, name in sorted(labels.items()) if value != 0]
+        self.files: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.files = []
+
+    def _collect(self, engine: Engine) -> None:
+        self.files.extend(str(output["image"].meta["filename_or_obj"]) for output in engine.state.output)
+
+    def _write(self, engine: Engine) -> None:
+        files = string_list_all_gather(self.files)
+        scores = engine.state.metric_details[self.metric].cpu()  # of all processes
+        if not is_main_process():
+            return
+        if len(files) != len(scores):
+            raise ValueError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
+        means = torch.nanmean(scores, dim=1)
+        rows = [
+            [file, *(f"{value:.6f}" for value in row.tolist()), f"{mean:.6f}"]
+            for file, row, mean in zip(files, scores, means.tolist(), strict=True)
+        ]
+
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([["filename", *self.names, "mean"], *rows])
+
+        path = write_atomically(self.save_dir / f"{self.metric}_raw.csv", write)
+        by_class = ", ".join(
+            f"{name} {value:.3f}" for name, value in zip(self.names, torch.nanmean(scores, dim=0).tolist(), strict=True)
+        )
+        logger.info(
+            "%s %.4f over %d cases (%s): %s", self.metric, float(torch.nanmean(means)), len(rows), by_class, path
+        )

@@ -1,0 +1,30 @@
+"""Several processes that train one network."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["join_processes", "process_device"]
+
+
+def join_processes() -> None:
+    """Join the processes that `torchrun` started: over NCCL with one GPU for each, over gloo on CPUs.
+
+    Raises:
+        ValueError: when the process was not started by `torchrun`.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("multi_gpu_train.yaml must be run by torchrun, got a single process without LOCAL_RANK")
+    device = process_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def process_device() -> torch.device:
+    """Return the GPU of this process, or the CPU when the machine has fewer GPUs than processes."""
+    rank, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return torch.device("cuda", rank) if torch.cuda.device_count() >= processes else torch.device("cpu")
