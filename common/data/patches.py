@@ -1,6 +1,6 @@
 """Random patches at several resolutions, from volumes that are read and averaged once.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 3.3.
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Preprocessing whose numbers are fitted to the training cases.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 3.2, "method 2".
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 2".
 """
 
 from __future__ import annotations

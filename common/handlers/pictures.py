@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import Compose, LoadImage, Orientation
 from torch import nn
 
-from common.networks import FNet, WTAAutoencoders
+from common.networks import WTAAutoencoders
 from common.utils import is_main_process
 from common.visualize import save_kernels, save_overlay, save_reconstructions
 
@@ -36,17 +36,16 @@ class KernelPicture:
             engine.add_event_handler(Events.COMPLETED, self._draw)
 
     def _draw(self, engine: Engine) -> None:
-        network: FNet | WTAAutoencoders = getattr(self.network, "module", self.network)
-        kernels = {}
+        network: Any = getattr(self.network, "module", self.network)
+        decoders: list[Any] = []
         if isinstance(network, WTAAutoencoders):
-            pathways = [autoencoder.encoder for autoencoder in network.levels]
+            autoencoders: list[Any] = list(network.levels)
+            pathways = [autoencoder.encoder for autoencoder in autoencoders]
+            decoders = [autoencoder.decoder for autoencoder in autoencoders]
         else:
             pathways = list(network.extraction)
-        for level, pathway in enumerate(pathways):
-            kernels[f"level {level}\nencoder"] = pathway[0].conv.weight[:, 0]
-        if isinstance(network, WTAAutoencoders):
-            for level, autoencoder in enumerate(network.levels):
-                kernels[f"level {level}\ndecoder"] = autoencoder.decoder.weight[:, 0]
+        kernels = {f"level {level}\nencoder": pathway[0].conv.weight[:, 0] for level, pathway in enumerate(pathways)}
+        kernels |= {f"level {level}\ndecoder": decoder.weight[:, 0] for level, decoder in enumerate(decoders)}
         save_kernels(kernels, self.path)
 
 

@@ -1,6 +1,6 @@
 """Learning-rate and stopping rules.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 3.3.
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MovingAveragePlateau(ReduceLROnPlateau):
         )
         self.average = MovingAverage(coefficient)
 
-    def step(self, metrics: Any, epoch: int | None = None) -> None:
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         super().step(self.average.update(float(metrics)), epoch)
 
     def state_dict(self) -> dict[str, Any]:

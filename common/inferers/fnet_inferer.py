@@ -1,6 +1,6 @@
 """Inference of F-Net on volumes of any size.
 
-Source of the overlapped procedure: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.4.
+Source of the overlapped procedure: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from monai.data.utils import compute_importance_map
@@ -16,6 +17,7 @@ from monai.utils import BlendMode, ensure_tuple_rep
 from torch import nn
 
 from common.networks import FNet, Pyramid
+from common.networks.pyramid import spatial
 
 __all__ = ["FNetInferer"]
 
@@ -76,7 +78,7 @@ class FNetInferer(Inferer):
         Returns:
             Probabilities of shape `(B, out_channels, H, W, D)`.
         """
-        fnet: FNet = getattr(network, "module", network)
+        fnet: Any = getattr(network, "module", network)
         inputs = getattr(inputs, "as_tensor", lambda: inputs)()
         pyramid = fnet.pyramid(inputs)
         return self._dense(pyramid, fnet) if self.mode == "dense" else self._overlap(pyramid, fnet)
@@ -94,7 +96,7 @@ class FNetInferer(Inferer):
             ]
             place = _place(start, edges, size)
             probabilities = _predict(fnet, [fnet.windows(pyramid, start, edges)])
-            output[(..., *place)] = _crop(probabilities, place).to(output)
+            output[spatial(place)] = _crop(probabilities, place).to(output)
         return output
 
     def _overlap(self, pyramid: Pyramid, fnet: FNet) -> torch.Tensor:
@@ -111,7 +113,7 @@ class FNetInferer(Inferer):
             for start, patch in zip(batch, probabilities.split(total.shape[0]), strict=True):
                 place = _place(start, self.patch_size, size)
                 patch_weights = _crop(weights, place)
-                total[(..., *place)] += _crop(patch, place) * patch_weights
+                total[spatial(place)] += _crop(patch, place) * patch_weights
                 weight[place] += patch_weights
         return (total / weight).to(self.output_dtype)
 
@@ -144,4 +146,4 @@ def _place(start: Sequence[int], edges: Sequence[int], size: Sequence[int]) -> t
 
 
 def _crop(patch: torch.Tensor, place: tuple[slice, ...]) -> torch.Tensor:
-    return patch[(..., *(slice(0, axis.stop - axis.start) for axis in place))]
+    return patch[spatial(slice(0, axis.stop - axis.start) for axis in place)]

@@ -1,6 +1,6 @@
 """The loss of autoencoders that are trained side by side.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.2.
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations

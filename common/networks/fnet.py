@@ -1,9 +1,9 @@
 """F-Net: one valid-convolution pathway per resolution, fused from coarse to fine.
 
 Sources: T. Brosch and A. Saalbach, *Foveal fully convolutional nets for multi-organ segmentation*, SPIE Medical
-Imaging 2018 (https://doi.org/10.1117/12.2293528); C. Sital, T. Brosch, D. Tio, A. Raaijmakers and J. Weese, *3D medical
+Imaging 2018; C. Sital, T. Brosch, D. Tio, A. Raaijmakers and J. Weese, *3D medical
 image segmentation with labeled and unlabeled data using autoencoders at the example of liver segmentation in CT
-images*, arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.1.
+images*, arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,16 +81,16 @@ class FNetGeometry:
         """Return the smallest feasible patch edge that is at least `size` voxels."""
         return next(edge for edge in itertools.count(max(size, 1)) if self.is_feasible(edge))
 
-    def input_sizes(self, patch_size: int | Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    def input_sizes(self, patch_size: Any) -> tuple[tuple[int, ...], ...]:
         """Return the input size of each level, in voxels of that level, for an output patch.
 
         Args:
-            patch_size: edge lengths of the output patch in voxels.
+            patch_size: edge lengths of the output patch in voxels, or one for all axes.
 
         Raises:
             ValueError: when a level would get a fractional size.
         """
-        patch_size = ensure_tuple_rep(patch_size, 3)
+        patch_size = tuple(ensure_tuple_rep(patch_size, 3))
         if not all(self.is_feasible(edge) for edge in patch_size):
             below = [max((e for e in range(1, edge) if self.is_feasible(e)), default=0) for edge in patch_size]
             nearest = sorted({*below, *(self.next_feasible(edge) for edge in patch_size)} - {0})
@@ -199,13 +200,17 @@ class FNet(nn.Module):
             raise ValueError(
                 f"inputs must be one patch for each of {self.geometry.num_levels} levels, got {len(context) + 1}"
             )
-        fused = None
+        fused: Any = None
         for level in reversed(range(self.geometry.num_levels)):
             features = self.extraction[level](context[level - 1] if level else image)
             if fused is not None:
                 features = self._fuse(features, F.interpolate(fused, scale_factor=2, mode=self.upsample_mode))
             fused = self.integration[level](features)
         return fused
+
+    def pathway(self, level: int) -> Any:
+        """Return the extraction pathway of a level: a sequence of blocks, each with `conv` and `adn`."""
+        return self.extraction[level]
 
     def pyramid(self, image: torch.Tensor) -> Pyramid:
         """Return the levels of an image of shape `(..., H, W, D)`, for windows at multiples of `geometry.stride`."""

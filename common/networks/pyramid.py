@@ -1,18 +1,24 @@
 """Multi-resolution views of a volume, the input of F-Net.
 
 Source: T. Brosch and A. Saalbach, *Foveal fully convolutional nets for multi-organ segmentation*, SPIE Medical
-Imaging 2018, section 2.1 (https://doi.org/10.1117/12.2293528).
+Imaging 2018.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Pyramid", "fill_value"]
+__all__ = ["Pyramid", "fill_value", "spatial"]
+
+
+def spatial(slices: Iterable[slice]) -> tuple[Any, ...]:
+    """Return the index of a box of a tensor of shape `(..., H, W, D)`."""
+    return (..., *slices)
 
 
 def fill_value(volume: torch.Tensor) -> torch.Tensor:
@@ -97,11 +103,11 @@ class Pyramid:
             count = max(0, min(length, math.ceil((available - position) / hop)) - skip)
             inside.append(slice(position + skip * hop, position + (skip + count) * hop, hop) if count else slice(0, 0))
             outside.append(slice(skip, skip + count))
-        view = entries[(..., *inside)]
+        view = entries[spatial(inside)]
         if view.shape[-3:] == tuple(size):
             return view
         patch = self.fill.expand(*entries.shape[:-3], *size).clone()
-        patch[(..., *outside)] = view
+        patch[spatial(outside)] = view
         return patch
 
 
@@ -127,8 +133,8 @@ def _pad(volume: torch.Tensor, before: int, after: int, fill: torch.Tensor) -> t
         return volume
     size = [length + before + after for length in volume.shape[-3:]]
     padded = fill.expand(*volume.shape[:-3], *size).clone()
-    center = tuple(slice(before, before + length) for length in volume.shape[-3:])
-    padded[(..., *center)] = volume
+    center = [slice(before, before + length) for length in volume.shape[-3:]]
+    padded[spatial(center)] = volume
     return padded
 
 
@@ -137,8 +143,9 @@ def _smooth(volume: torch.Tensor, weights: torch.Tensor, step: int) -> torch.Ten
     if len(weights) == 1:
         return volume
     smoothed = volume.reshape(-1, 1, *volume.shape[-3:])
-    for axis in range(3):
-        shape, stride = [1, 1, 1], [1, 1, 1]
-        shape[axis], stride[axis] = len(weights), step
-        smoothed = F.conv3d(smoothed, weights.view(1, 1, *shape), stride=stride)
+    with torch.autocast(volume.device.type, enabled=False):  # averages as exact as those that training cuts from
+        for axis in range(3):
+            shape, stride = [1, 1, 1], [1, 1, 1]
+            shape[axis], stride[axis] = len(weights), step
+            smoothed = F.conv3d(smoothed, weights.view(1, 1, *shape), stride=stride)
     return smoothed.reshape(*volume.shape[:-3], *smoothed.shape[-3:])

@@ -1,6 +1,6 @@
 """Transfer of pretrained extraction pathways to F-Net, and what may change afterwards (S-TL).
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.3.
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,8 +29,11 @@ def is_scratch(pretrained: str | Path | None) -> bool:
     return pretrained is None or str(pretrained).lower() in ("null", "none")
 
 
-def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+def load_weights(path: Any) -> dict[str, torch.Tensor]:
     """Read a state dict, refusing what is not one.
+
+    Args:
+        path: file written by `torch.save`.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -143,7 +147,7 @@ def parameter_groups(
     transferred: list[nn.Parameter] = []
     if not is_scratch(pretrained):
         for level in range(network.geometry.num_levels) if levels is None else levels:
-            for block in network.extraction[level]:
+            for block in network.pathway(level):
                 transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
     slow = {id(parameter) for parameter in transferred}
     rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in slow]
@@ -157,7 +161,7 @@ def parameter_groups(
 def _freeze_convs(network: FNet, levels: Iterable[int], frozen_convs: Sequence[int], freeze_norm: bool) -> None:
     for level in levels:
         for index in frozen_convs:
-            block = network.extraction[level][index]
+            block = network.pathway(level)[index]
             block.conv.requires_grad_(False)
             if freeze_norm:
                 block.adn.requires_grad_(False)

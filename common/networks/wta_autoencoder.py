@@ -1,12 +1,13 @@
 """Winner-take-all convolutional autoencoders.
 
 Sources: A. Makhzani and B. Frey, *Winner-take-all autoencoders*, NeurIPS 2015 (https://arxiv.org/abs/1409.2752),
-section 3; C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 2.2.
+section 3; C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,8 @@ class SparseDecoder(nn.ConvTranspose3d):
         values = (activations[:, None, :, :, None] * kernels).flatten(2)  # (B, out_channels, F * K * kernel voxels)
         output = values.new_zeros(batch, self.out_channels, height * width * depth)
         output = output.scatter_add(2, targets[:, None].expand_as(values), values)
-        return output.view(batch, self.out_channels, height, width, depth) + self.bias.view(-1, 1, 1, 1)
+        bias: Any = self.bias
+        return output.view(batch, self.out_channels, height, width, depth) + bias.view(-1, 1, 1, 1)
 
 
 class WTAAutoencoder(nn.Module):

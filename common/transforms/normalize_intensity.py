@@ -1,6 +1,6 @@
 """Intensity normalization of F-Net.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), section 3.2.
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
