@@ -24,6 +24,20 @@ logger = logging.getLogger(__name__)
 RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet freeze and slow them down like pretrained
 
 
+# what torch.load raises for files that are cut off, of another kind, or hold objects
+_BROKEN_FILE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
 def is_scratch(pretrained: str | Path | None) -> bool:
     """Tell whether no pretraining is wanted: None, or `null` and `none`, which a command line delivers as text."""
     return pretrained is None or str(pretrained).lower() in ("null", "none")
@@ -46,7 +60,7 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except _BROKEN_FILE as error:
         raise ValueError(
             f"{path}: weights must be a whole file written by torch.save, got {_first_line(error)}"
         ) from None
@@ -96,7 +110,7 @@ def transfer_extraction(
     if is_scratch(path):
         logger.info("extraction pathways: from scratch, nothing transferred")
         return network
-    levels = range(network.geometry.num_levels) if levels is None else levels
+    levels = _existing_levels(network, levels)
     _freeze_convs(network, levels, frozen_convs, freeze_norm)
     if path == RANDOM:
         logger.info("extraction pathways: initial weights, nothing transferred; convolutions %s frozen", frozen_convs)
@@ -106,20 +120,25 @@ def transfer_extraction(
     target_norms = _target_norms(phi, target, reference)
     count = 0
     for level in levels:
-        for name in sorted(
-            name for name in target if name.startswith(f"extraction.{level}.") and ".conv.weight" in name
-        ):
-            source = name.replace(f"extraction.{level}.", f"levels.{level}.encoder.")
-            found = tuple(weights[source].shape) if source in weights else "nothing"
-            if found != tuple(target[name].shape):
-                raise ValueError(f"{path}: {source} must have shape {tuple(target[name].shape)}, got {found}")
-            factor = phi if target_norms is None else target_norms[name] / weights[source].norm()
-            bias = name.removesuffix("weight") + "bias"
-            target[name] = factor * weights[source]
-            target[bias] = factor * weights[source.removesuffix("weight") + "bias"]
-            count += 2
-    if count == 0:
-        raise ValueError(f"levels must name at least one level of the network, got {list(levels)}")
+        for conv in range(network.geometry.num_extraction_convs):
+            names = {part: f"extraction.{level}.{conv}.conv.{part}" for part in ("weight", "bias")}
+            sources = {part: f"levels.{level}.encoder.{conv}.conv.{part}" for part in names}
+            for part, source in sources.items():
+                expected = tuple(target[names[part]].shape)
+                found = tuple(weights[source].shape) if source in weights else "nothing"
+                if found != expected:
+                    raise ValueError(f"{path}: {source} must have shape {expected}, got {found}")
+            factor: Any = phi
+            if target_norms is not None:
+                norm = weights[sources["weight"]].norm()
+                if norm == 0:
+                    raise ValueError(
+                        f"{path}: {sources['weight']} must not be all zero when phi is {phi}, got only zeros"
+                    )
+                factor = target_norms[names["weight"]] / norm
+            for part, source in sources.items():
+                target[names[part]] = factor * weights[source]
+                count += 1
     network.load_state_dict(target)
     logger.info("extraction pathways: %d of %d tensors transferred from %s, phi %s", count, len(target), path, phi)
     return network
@@ -146,7 +165,7 @@ def parameter_groups(
     """
     transferred: list[nn.Parameter] = []
     if not is_scratch(pretrained):
-        for level in range(network.geometry.num_levels) if levels is None else levels:
+        for level in _existing_levels(network, levels):
             for block in network.pathway(level):
                 transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
     slow = {id(parameter) for parameter in transferred}
@@ -158,7 +177,19 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
+def _existing_levels(network: FNet, levels: Sequence[int] | None) -> list[int]:
+    existing = range(network.geometry.num_levels)
+    if levels is None:
+        return list(existing)
+    if not levels or not set(levels) <= set(existing):
+        raise ValueError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
+    return sorted(set(levels))
+
+
 def _freeze_convs(network: FNet, levels: Iterable[int], frozen_convs: Sequence[int], freeze_norm: bool) -> None:
+    existing = range(network.geometry.num_extraction_convs)
+    if not set(frozen_convs) <= set(existing):
+        raise ValueError(f"frozen_convs must be some of {list(existing)}, first to last, got {list(frozen_convs)}")
     for level in levels:
         for index in frozen_convs:
             block = network.pathway(level)[index]
@@ -172,14 +203,22 @@ def _target_norms(
 ) -> dict[str, torch.Tensor] | None:
     """Return the Frobenius norm that each convolution shall have, or nothing when `phi` is a number."""
     if phi == "match_init":
-        return {name: value.norm() for name, value in initial.items()}
+        return _weight_norms(initial)
     if phi == "match_reference":
         if reference is None:
             raise ValueError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
-        return {name: value.norm() for name, value in load_weights(reference).items()}
+        norms = _weight_norms(load_weights(reference))
+        missing = sorted(name for name in _weight_norms(initial) if name not in norms)
+        if missing:
+            raise ValueError(f"{reference}: reference must be the weights of a trained F-Net, got no {missing[0]}")
+        return norms
     if isinstance(phi, str) or not (phi > 0 and math.isfinite(phi)):
         raise ValueError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
     return None
+
+
+def _weight_norms(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.norm() for name, value in weights.items() if name.endswith(".conv.weight")}
 
 
 def _first_line(error: Exception) -> str:

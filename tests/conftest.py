@@ -1,0 +1,50 @@
+"""What the tests share: one thread, settled networks, small scans on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def settle():
+    """Return a function that gives batch norms statistics that matter, as after a training, and sets eval mode."""
+
+    def _settle(network: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                for tensor, low, high in (
+                    (module.running_mean, -0.5, 0.5),
+                    (module.running_var, 0.5, 1.5),
+                    (module.weight.data, 0.5, 1.5),
+                    (module.bias.data, -0.5, 0.5),
+                ):
+                    tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+        return network.eval()
+
+    return _settle
+
+
+@pytest.fixture
+def write_scan(tmp_path):
+    """Return a function that writes a volume of shape `(H, W, D)` as NIfTI and returns its path."""
+
+    def _write(name: str, volume, spacing=(1.0, 1.0, 1.0), affine=None) -> str:
+        path = Path(tmp_path) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        affine = np.diag([*spacing, 1.0]) if affine is None else affine
+        nib.save(nib.Nifti1Image(np.asarray(volume), affine), path)
+        return str(path)
+
+    return _write
