@@ -42,7 +42,7 @@ class FNetInferer(Inferer):
         output_dtype: type of the probabilities; `float16` halves the memory of the result.
 
     Raises:
-        ValueError: when the mode is unknown or the overlap is not in [0, 1).
+        ValueError: when the mode is unknown, a size is below 1 or the overlap is not in [0, 1).
     """
 
     def __init__(
@@ -60,9 +60,13 @@ class FNetInferer(Inferer):
             raise ValueError(f"mode must be dense or overlap, got {mode!r}")
         if not 0 <= overlap < 1:
             raise ValueError(f"overlap must be in [0, 1), got {overlap}")
-        self.tile_size = ensure_tuple_rep(tile_size, 3)
+        if sw_batch_size < 1:
+            raise ValueError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
+        self.tile_size = tuple(ensure_tuple_rep(tile_size, 3))
+        if min(self.tile_size) < 1:
+            raise ValueError(f"tile_size must be at least 1, got {self.tile_size}")
         self.mode = mode
-        self.patch_size = ensure_tuple_rep(patch_size, 3)
+        self.patch_size = tuple(ensure_tuple_rep(patch_size, 3))
         self.overlap = overlap
         self.sigma_scale = sigma_scale
         self.sw_batch_size = sw_batch_size
@@ -85,8 +89,9 @@ class FNetInferer(Inferer):
 
     def _dense(self, pyramid: Pyramid, fnet: FNet) -> torch.Tensor:
         size = pyramid.spatial_size
-        tile = [fnet.geometry.next_feasible(min(*pair)) for pair in zip(self.tile_size, size, strict=True)]
-        step = [edge - edge % fnet.geometry.stride or fnet.geometry.stride for edge in tile]
+        stride = fnet.geometry.stride
+        tile = [fnet.geometry.next_feasible(max(stride, min(*pair))) for pair in zip(self.tile_size, size, strict=True)]
+        step = [edge - edge % stride for edge in tile]
         output = self._empty(pyramid, fnet, self.output_dtype)
         for start in itertools.product(*(range(0, length, hop) for length, hop in zip(size, step, strict=True))):
             # the last tile of an axis is only as large as it needs to be
@@ -102,6 +107,10 @@ class FNetInferer(Inferer):
     def _overlap(self, pyramid: Pyramid, fnet: FNet) -> torch.Tensor:
         size = pyramid.spatial_size
         fnet.geometry.input_sizes(self.patch_size)
+        if min(self.patch_size) < fnet.geometry.stride:
+            raise ValueError(
+                f"patch_size must be at least the network's stride of {fnet.geometry.stride}, got {self.patch_size}"
+            )
         weights = compute_importance_map(self.patch_size, BlendMode.GAUSSIAN, self.sigma_scale)
         total = self._empty(pyramid, fnet, torch.float32).zero_()
         weight = total.new_zeros(size)
