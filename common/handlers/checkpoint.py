@@ -30,13 +30,13 @@ class ResumableCheckpoint:
         path: file of the checkpoint.
         objects: things with `state_dict` and `load_state_dict`, by name.
         validator: evaluator whose best metric is kept.
-        sampler: batch sampler whose epoch is set.
+        sampler: batch sampler whose epoch is set, or several that pass once in every epoch.
         settings: numbers that must be the same when the training goes on, such as the data and the learning rate.
         resume: go on from a checkpoint if there is one; otherwise start anew.
 
     Raises:
         TypeError: when `resume` is text.
-        ValueError: when the checkpoint is damaged or of other settings.
+        ValueError: when the checkpoint is damaged, of other settings or of another network.
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class ResumableCheckpoint:
         self.path = Path(path)
         self.objects = dict(objects)
         self.validator = validator
-        self.sampler = sampler
-        self.settings = repr(dict(settings or {}))
+        self.samplers = (
+            list(sampler) if isinstance(sampler, (list, tuple)) else [sampler] if sampler is not None else []
+        )
+        self.settings = {name: repr(value) for name, value in (settings or {}).items()}
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
@@ -69,20 +71,23 @@ class ResumableCheckpoint:
         advice = f"delete {self.path} or pass --resume False to start anew"
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            settings, epoch = checkpoint["settings"], checkpoint["epoch"]
+            settings, epoch = dict(checkpoint["settings"]), checkpoint["epoch"]
         except Exception as error:  # a damaged file can raise anything
             raise ValueError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
         if settings != self.settings:
-            raise ValueError(
-                f"{self.path}: checkpoint must be of the settings {self.settings}, got {settings}; {advice}"
-            )
+            names = (name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name))
+            others = [f"{name} {settings.get(name)!s:.60} instead of {self.settings.get(name)!s:.60}" for name in names]
+            raise ValueError(f"{self.path}: checkpoint must be of the same settings, got {', '.join(others)}; {advice}")
         states = {**self.objects, **registered_states(engine)}
         for name, item in states.items():
-            item.load_state_dict(checkpoint["states"][name])
+            try:
+                item.load_state_dict(checkpoint["states"][name])
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}: checkpoint must fit the {name}, got {error!r:.200}; {advice}") from None
         if self.validator is not None:
             self.validator.state.best_metric, self.validator.state.best_metric_epoch = checkpoint["best"]
-        if self.sampler is not None:
-            self.sampler.set_epoch(epoch)
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
         engine.state.epoch = epoch
         engine.state.iteration = epoch * engine.state.epoch_length
         logger.info("resumed from %s after epoch %d", self.path, epoch)

@@ -107,7 +107,8 @@ class TrainingRecord:
             self.writer.close()
             self.writer = None
         if self.rows:
-            self.rows[-1].update(self.validated)  # a validation after the last epoch
+            if self.rows[-1]["epoch"] == engine.state.epoch:
+                self.rows[-1].update(self.validated)  # a validation after the last epoch
             write_atomically(self.save_dir / "history.csv", self._write_history)
             save_curves(self.rows, self.save_dir / "learning_curve.png")
         if error:
