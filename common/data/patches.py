@@ -162,6 +162,7 @@ class PatchBatchSampler(Sampler[list[PatchRequest]]):
         num_batches: minibatches in an epoch.
         foreground_fraction: smallest share of the patches of each minibatch that hold foreground.
         seed: of the draws.
+        fixed: every epoch draws what the first one drew, so that the losses of epochs can be compared.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -174,6 +175,7 @@ class PatchBatchSampler(Sampler[list[PatchRequest]]):
         num_batches: int,
         foreground_fraction: float = 0.0,
         seed: int = 0,
+        fixed: bool = False,
     ) -> None:
         if batch_size < 1 or num_batches < 1:
             raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
@@ -184,6 +186,7 @@ class PatchBatchSampler(Sampler[list[PatchRequest]]):
         self.num_batches = num_batches
         self.num_foreground = math.ceil(foreground_fraction * batch_size - 1e-9)
         self.seed = seed
+        self.fixed = fixed
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -200,7 +203,7 @@ class PatchBatchSampler(Sampler[list[PatchRequest]]):
         seeds = np.random.default_rng((self.seed, self.epoch)).integers(
             2**63, size=(self.num_batches, world_size, self.batch_size)
         )
-        self.epoch += 1
+        self.epoch += not self.fixed
         for batch in range(self.num_batches):
             requests = []
             for index in range(self.batch_size):

@@ -1,0 +1,118 @@
+"""What is written in the configs: complete, consistent, and nothing that MONAI would pass over in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+WORKFLOWS = ["pretrain.yaml", "train.yaml", "inference.yaml"]
+TWINS = {
+    "features": WORKFLOWS,
+    "kernel_size": WORKFLOWS,
+    "tile_size": ["train.yaml", "inference.yaml"],
+    "network_def": ["train.yaml", "inference.yaml"],
+    "patch_size": ["pretrain.yaml", "train.yaml"],
+    "air": ["pretrain.yaml", "train.yaml"],
+    "normalization": ["pretrain.yaml", "train.yaml"],
+}
+BASES = {  # the files that each override is written for
+    "demo.yaml": WORKFLOWS,
+    "small.yaml": WORKFLOWS,
+    "multi_gpu_train.yaml": ["pretrain.yaml", "train.yaml"],
+    "evaluate.yaml": ["train.yaml"],
+}
+NEW = {"evaluate.yaml": {"split", "evaluation_dir", "evaluation"}, "multi_gpu_train.yaml": {"finalize"}}
+# inference has no schedule and no patches: these overrides are only for the trainings
+TRAINING_ONLY = {
+    "max_epochs",
+    "iterations_per_epoch",
+    "batch_size",
+    "num_workers",
+    "learning_rate",
+    "lr_scheduler",
+    "patch_size",
+}
+
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+def load(bundle: Path, name: str) -> dict:
+    return ConfigParser.load_config_file(bundle / "configs" / name)
+
+
+@every_bundle
+@pytest.mark.parametrize("override", BASES)
+def test_overrides_only_name_ids_that_exist(bundle, override):
+    """MONAI adds an unknown id in silence: a typo would change nothing, and nobody would know."""
+    for base in BASES[override]:
+        parser = ConfigParser(load(bundle, base))
+        allowed = NEW.get(override, set()) | (TRAINING_ONLY if base == "inference.yaml" else set())
+        assert [name for name in load(bundle, override) if name not in parser and name not in allowed] == []
+
+
+@every_bundle
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_are_identical(bundle, name):
+    """They are written twice because MONAI Label reads one file."""
+    first, *others = [load(bundle, file)[name] for file in TWINS[name]]
+    assert all(other == first for other in others)
+
+
+@every_bundle
+def test_validation_and_inference_preprocess_the_image_alike(bundle):
+    def image_transforms(config: dict) -> list[dict]:
+        return [
+            transform
+            for transform in config["transforms"]
+            if "Orientation" in str(transform) or "label" not in str(transform)
+        ]
+
+    validation = image_transforms(load(bundle, "train.yaml")["validate"]["preprocessing"])
+    inference = image_transforms(load(bundle, "inference.yaml")["preprocessing"])
+    names = [transform["_target_"] for transform in validation]
+    assert names == [transform["_target_"] for transform in inference if transform["_target_"] in names]
+    for ours in validation:
+        assert ours in inference
+
+
+@every_bundle
+@pytest.mark.parametrize("name", ["pretrain.yaml", "train.yaml"])
+def test_handlers_are_mappings(bundle, name):
+    """MONAI Label calls `.get` on each of them."""
+    assert all(isinstance(handler, dict) for handler in load(bundle, name)["train"]["handlers"])
+
+
+@every_bundle
+@pytest.mark.parametrize("name", [*WORKFLOWS, *BASES])
+def test_expressions_hold_no_logic(bundle, name):
+    """What wants a loop, a function or an import belongs in a file of `common`."""
+
+    def texts(item: object) -> list[str]:
+        if isinstance(item, dict):
+            return [text for value in item.values() for text in texts(value)]
+        if isinstance(item, list):
+            return [text for value in item for text in texts(value)]
+        return [item] if isinstance(item, str) and item.startswith("$") else []
+
+    assert [
+        text for text in texts(load(bundle, name)) if any(word in text for word in (" for ", "lambda", "import "))
+    ] == []
+
+
+@every_bundle
+def test_metadata_is_valid_and_its_version_is_in_the_changelog(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, json.loads((ROOT / "tools" / "metadata_schema.json").read_text()))
+    assert metadata["version"] in metadata["changelog"]
+
+
+@every_bundle
+def test_bundles_hold_no_python(bundle):
+    assert list(bundle.rglob("*.py")) == []
+    assert (bundle / "LICENSE").is_file() and (bundle / "docs" / "README.md").is_file()

@@ -1,0 +1,184 @@
+"""Every workflow of every bundle runs, in the order in which a user runs them, on phantoms."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+
+from common.data import write_phantoms
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
+FAST = {"num_workers": 0, "device": "cpu", "amp": False}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("phantoms"), num_training=5, num_test=2, num_unlabeled=2, size=48)
+
+
+@pytest.fixture
+def quiet_hooks(monkeypatch):
+    """The workflows install an exception hook; it shall not outlive a test."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+def workflow(bundle: Path, *names: str, kind: str = "train", **options) -> ConfigWorkflow:
+    files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
+    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(bundle), **options)
+
+
+def run(*args, **kwargs) -> ConfigWorkflow:
+    made = workflow(*args, **kwargs)
+    made.initialize()
+    assert made.check_properties() == []
+    made.run()
+    made.finalize()
+    return made
+
+
+def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
+    files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
+    command = [sys.executable, *launcher, "run", id, "--config_file", str(files), "--bundle_root", str(bundle)]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@every_bundle
+def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
+    weights, scores, output = tmp_path / "models", tmp_path / "scores", tmp_path / "output"
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(weights), "device": "cpu", "amp": False}
+
+    run(bundle, "pretrain.yaml", **common, **SHORT)
+    assert {path.name for path in (weights / "pretrained").glob("*.png")} == {
+        "kernels.png",
+        "learning_curve.png",
+        "reconstructions.png",
+    }
+    trained = run(bundle, "train.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
+    assert trained.parser.get_parsed_content("train::trainer").state.iteration == 2
+    assert not list((weights / "checkpoints").glob("*")), "a finished training leaves no checkpoint"
+
+    run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(scores))
+    rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
+    assert [Path(row["filename"]).name for row in rows] == ["phantom_005.nii.gz", "phantom_006.nii.gz"]
+    assert list(rows[0]) == ["filename", "liver", "spleen", "right kidney", "left kidney", "mean"]
+    assert len(list(scores.glob("*.png"))) == 2
+
+    images = phantoms / "imagesTs"
+    run(bundle, "inference.yaml", kind="infer", **{**common, "dataset_dir": str(images)}, output_dir=str(output))
+    report = json.loads((output / "report.json").read_text())
+    assert len(report["cases"]) == 2
+    for path in sorted(images.glob("*.nii.gz")):
+        image, segmentation = nib.load(path), nib.load(output / path.name.replace(".nii.gz", "_seg.nii.gz"))
+        assert segmentation.shape == image.shape
+        np.testing.assert_allclose(segmentation.affine, image.affine, atol=1e-4)
+        assert segmentation.get_data_dtype() == np.uint8
+
+
+@every_bundle
+def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quiet_hooks):
+    """Both read the same weights and the same fitted preprocessing, in workflows of their own."""
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu", "amp": False}
+    run(bundle, "train.yaml", **common, max_epochs=3, iterations_per_epoch=10, num_validation=1, pretrained="null")
+    run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(tmp_path))
+    images = phantoms / "imagesTs"
+    exact = {**common, "dataset_dir": str(images), "inferer::output_dtype": "$torch.float32"}
+    run(bundle, "inference.yaml", kind="infer", **exact, output_dir=str(tmp_path))
+    for row in csv.DictReader((tmp_path / "mean_dice_raw.csv").open()):
+        name = Path(row["filename"]).name
+        label = np.asarray(nib.load(phantoms / "labelsTs" / name).dataobj)
+        segmentation = np.asarray(nib.load(tmp_path / name.replace(".nii.gz", "_seg.nii.gz")).dataobj)
+        for value, organ in enumerate(("liver", "spleen", "right kidney", "left kidney"), start=1):
+            both = np.sum((label == value) & (segmentation == value))
+            dice = 2 * both / (np.sum(label == value) + np.sum(segmentation == value))
+            assert float(row[organ]) == pytest.approx(dice, abs=1e-6)
+
+
+@every_bundle
+def test_runs_by_command_from_another_folder(bundle, phantoms, tmp_path):
+    done = bundle_run(
+        "training",
+        bundle,
+        "train.yaml",
+        cwd=tmp_path,
+        dataset_dir=phantoms,
+        ckpt_dir=tmp_path / "models",
+        pretrained="null",
+        num_validation=1,
+        **SHORT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "models" / "model.pt").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
+@every_bundle
+def test_missing_pretrained_weights_end_in_one_sentence(bundle, phantoms, tmp_path):
+    missing = tmp_path / "nothing.pt"
+    done = bundle_run("training", bundle, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, pretrained=missing)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}")
+    assert "Traceback" not in done.stderr
+
+
+@every_bundle
+def test_two_processes_train_one_network(bundle, phantoms, tmp_path):
+    """Every process ends with the same weights; the first one writes them."""
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29513", "-m", "monai.bundle")
+    done = bundle_run(
+        "training",
+        bundle,
+        "train.yaml",
+        "multi_gpu_train.yaml",
+        launcher=launcher,
+        dataset_dir=phantoms,
+        ckpt_dir=tmp_path,
+        pretrained="null",
+        num_validation=1,
+        **SHORT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in weights)
+    assert len(list(csv.DictReader((tmp_path / "history.csv").open()))) == 1
+
+
+@every_bundle
+def test_a_killed_training_goes_on_with_the_same_numbers(bundle, phantoms, tmp_path, quiet_hooks):
+    common = {"dataset_dir": str(phantoms), "pretrained": "null", "num_validation": 1, "device": "cpu", "amp": False}
+    options = {**common, "max_epochs": 3, "iterations_per_epoch": 2, "val_interval": 1}
+    run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "whole"), **options)
+
+    killed = workflow(bundle, "train.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
+    killed.initialize()
+    trainer = killed.parser.get_parsed_content("train::trainer")
+
+    def interrupt(engine):
+        raise KeyboardInterrupt
+
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=3), interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
+
+    whole, resumed = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed"))
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0)
+    histories = [list(csv.DictReader((tmp_path / name / "history.csv").open())) for name in ("whole", "killed")]
+    assert [{**row, "seconds": ""} for row in histories[0]] == [{**row, "seconds": ""} for row in histories[1]]
