@@ -24,6 +24,6 @@ class StopOnNonFiniteLoss:
         if not torch.isfinite(loss):
             cases = engine.state.batch.get("case", "unknown") if isinstance(engine.state.batch, dict) else "unknown"
             raise FloatingPointError(
-                f"loss must be finite, got {float(loss)} in epoch {engine.state.epoch}; lower the learning rate, or "
+                f"loss must be finite, got {loss.item()} in epoch {engine.state.epoch}; lower the learning rate, or "
                 f"look at these cases: {cases}. The last good checkpoint was kept."
             )

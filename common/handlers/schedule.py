@@ -63,7 +63,13 @@ class MovingAveragePlateau(ReduceLROnPlateau):
         coefficient: float = 0.93,
     ) -> None:
         super().__init__(
-            optimizer, factor=factor, patience=patience, threshold=threshold, threshold_mode="abs", min_lr=min_lr
+            optimizer,
+            factor=factor,
+            patience=patience,
+            threshold=threshold,
+            threshold_mode="abs",
+            min_lr=min_lr,
+            eps=0,  # otherwise the last, small step to min_lr may be left out
         )
         self.average = MovingAverage(coefficient)
 

@@ -1,0 +1,88 @@
+"""Laws of the pictures: they are drawn, and drawing changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from common.handlers import InferenceReport, KernelPicture, OverlayPictures, ReconstructionPicture
+from common.networks import FNet, WTAAutoencoders
+from common.visualize import save_curves, save_overlay
+
+
+def is_picture(path):
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("network", [FNet(1, 2, (2, 3), 3), WTAAutoencoders(1, (2, 3), 3)], ids=["fnet", "wta"])
+def test_kernels_are_drawn_at_the_end(tmp_path, network):
+    engine = Engine(lambda engine, batch: None)
+    KernelPicture(tmp_path / "new" / "kernels.png", network).attach(engine)
+    engine.run([0])
+    assert is_picture(tmp_path / "new" / "kernels.png")
+
+
+def test_reconstructions_are_drawn_in_between_and_at_the_end(tmp_path):
+    path, drawn = tmp_path / "reconstructions.png", []
+    patches = [torch.randn(3, 1, 6, 6, 6), torch.zeros(3, 1, 4, 4, 4)]
+
+    def step(engine, batch):
+        drawn.append(path.exists())
+        path.unlink(missing_ok=True)
+        return {"label": patches, "pred": patches}
+
+    engine = Engine(step)
+    ReconstructionPicture(path, interval=2).attach(engine)
+    engine.run([0], max_epochs=5)
+    assert drawn == [False, False, True, False, True]
+    assert is_picture(path)
+
+
+@pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1, 1]), np.diag([-2.0, -1, 3, 1])])
+def test_an_overlay_is_drawn_for_each_case_up_to_the_limit(tmp_path, write_scan, affine):
+    outputs = []
+    for index in range(3):
+        path = write_scan(f"case_{index}.nii.gz", np.random.default_rng(0).normal(size=(9, 8, 7)), affine=affine)
+        label = MetaTensor(torch.zeros(1, 9, 8, 7), affine=torch.as_tensor(affine), meta={"filename_or_obj": path})
+        label[:, 2:4, 3:6, 3:5] = index
+        outputs.append({"pred": label, "label": label})
+    engine = Engine(lambda engine, batch: batch)
+    OverlayPictures(tmp_path / "pictures", {0: "background", 1: "liver"}, max_cases=2).attach(engine)
+    engine.run([outputs])
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["case_0.png", "case_1.png"]
+    assert is_picture(tmp_path / "pictures" / "case_1.png")
+
+
+def test_a_constant_image_and_missing_numbers_are_drawn_without_an_error(tmp_path):
+    save_overlay(np.zeros((4, 5, 6)), (1, 1, 2), {"label": np.zeros((4, 5, 6), int)}, tmp_path / "overlay.png")
+    rows = [{"epoch": 1, "train_loss": 1.0, "lr_0": 0.1}, {"epoch": 2, "train_loss": float("nan"), "mean_dice": 0.5}]
+    save_curves(rows, tmp_path / "curves.png")
+    assert is_picture(tmp_path / "overlay.png") and is_picture(tmp_path / "curves.png")
+
+
+def test_the_report_holds_volumes_in_milliliters_and_warns_of_what_is_implausible(tmp_path, caplog):
+    affine = torch.diag(torch.tensor([-2.0, 1.0, 5.0, 1.0], dtype=torch.float64))
+    outputs = []
+    for name, count in (("empty", 0), ("liver", 100), ("flood", 600)):
+        label = torch.zeros(1000, dtype=torch.uint8)
+        label[:count] = 1
+        outputs.append({"pred": MetaTensor(label.view(1, 10, 10, 10), affine, meta={"filename_or_obj": f"{name}.nii"})})
+    engine = Engine(lambda engine, batch: batch)
+    InferenceReport(tmp_path / "report.json", {0: "background", 1: "liver", 2: "spleen"}).attach(engine)
+    engine.run([outputs])
+
+    empty, liver, flood = json.loads((tmp_path / "report.json").read_text())["cases"]
+    assert empty["warnings"] == ["nothing was segmented"]
+    assert liver == {
+        "image": "liver.nii",
+        "status": "segmented",
+        "volumes_ml": {"liver": 1.0, "spleen": 0.0},
+        "warnings": [],
+    }
+    assert flood["warnings"] == ["liver fills 60% of the scan"]
+    assert "flood.nii: liver fills 60% of the scan" in caplog.text
