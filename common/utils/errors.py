@@ -25,16 +25,35 @@ def explain_errors() -> None:
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    cause = error
-    while cause.__cause__ is not None or (cause.__context__ is not None and not cause.__suppress_context__):
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    if isinstance(cause, KeyboardInterrupt):
+    chain = _chain(error)
+    if any(isinstance(link, KeyboardInterrupt) for link in chain):
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return
-    frames = traceback.extract_tb(cause.__traceback__)
-    is_expected = isinstance(cause, (ValueError, TypeError, OSError, ArithmeticError)) and any(
+    expected = [link for link in chain if _is_expected(link)]
+    if expected:
+        print(f"error: {expected[-1]}", file=sys.stderr)
+        return
+    traceback.print_exception(kind, error, trace)
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    print(f"error: {type(cause).__name__}: {cause}", file=sys.stderr)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error, its cause or the error during whose handling it was raised, and so on."""
+    chain = [error]
+    while True:
+        last = chain[-1]
+        link = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if link is None:
+            return chain
+        chain.append(link)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Tell whether an error was raised by this library on purpose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (ValueError, TypeError, OSError, ArithmeticError)) and any(
         frame.filename.startswith(_LIBRARY) for frame in frames[-1:]
     )
-    if not is_expected:
-        traceback.print_exception(kind, error, trace)
-    print(f"error: {cause}" if is_expected else f"error: {type(cause).__name__}: {cause}", file=sys.stderr)
