@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,8 @@ def fit_preprocessing(
         if not low < high:
             raise ValueError(f"clip must be two increasing intensities, got {[low, high]}; are the images constant?")
         fitted = FittedPreprocessing(
-            spacing=round(float(np.median(spacings, axis=0).max() if spacing is None else spacing), 4),
-            clip=(round(float(low), 2), round(float(high), 2)),
+            spacing=_round(np.median(spacings, axis=0).max() if spacing is None else spacing),
+            clip=(_round(low), _round(high)),
             air=air,
             normalization=normalization,
             modality=modality,
@@ -123,10 +124,16 @@ def load_preprocessing(save_dir: str | Path) -> FittedPreprocessing:
     try:
         stored = json.loads(path.read_text())
         low, high = stored["clip"]
+        if not (low < high and 0 < stored["spacing"] < math.inf):
+            raise ValueError(f"clip {low} to {high} and spacing {stored['spacing']}")
         labels = {int(value): str(name) for value, name in stored["labels"].items()}
         return FittedPreprocessing(**{**stored, "clip": (float(low), float(high)), "labels": labels})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: must hold the fitted preprocessing, got {error!r}; train again") from None
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _survey(
@@ -152,6 +159,9 @@ def _survey(
             inside = image.ravel() if air is None else image[image > air]
         if len(inside) > _VOXELS_PER_CASE:
             inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
+        broken = int((~np.isfinite(inside)).sum())
+        if broken:
+            raise ValueError(f"{case['image']}: image must have finite intensities, got {broken} NaN or Inf voxels")
         samples.append(inside)
     values = np.concatenate(samples)
     if not values.size:

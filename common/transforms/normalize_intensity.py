@@ -42,7 +42,10 @@ class ClipAndNormalize:
             return (clipped - self.low) * (6 / (self.high - self.low)) - 3
         spatial = tuple(range(1, img.ndim))
         mean, std = clipped.mean(spatial, keepdim=True), clipped.std(spatial, keepdim=True, correction=0)
-        return (clipped - mean) / torch.where(std > 0, std, 1.0)
+        is_constant = clipped.amax(spatial, keepdim=True) == clipped.amin(
+            spatial, keepdim=True
+        )  # std is then not exact
+        return (clipped - mean) / torch.where(is_constant, torch.inf, std)
 
 
 class ClipAndNormalized(MapTransform):

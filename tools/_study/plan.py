@@ -189,7 +189,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
 
 
 def plan_runs(study: Study) -> list[Run]:
-    """List the runs of a study in the order of its file: label counts, then folds and seeds, then arms."""
+    """List the runs of a study in the order: folds and seeds, then label counts, then arms, so that a part of a study is a balanced one."""
     output_dir = Path(study.output_dir)
     pretrainings: dict[tuple[str, int | None], Job] = {}
 
@@ -199,8 +199,8 @@ def plan_runs(study: Study) -> list[Run]:
         return pretrainings[name, fold]
 
     runs = []
-    for num_labeled in study.num_labeled:
-        for fold, seed in [(fold, seed) for fold in study.folds for seed in study.seeds]:
+    for fold, seed in [(fold, seed) for seed in study.seeds for fold in study.folds]:
+        for num_labeled in study.num_labeled:
             for name, arm in study.arms.items():
                 pretraining = None
                 if arm.pretraining is not None:
