@@ -157,11 +157,11 @@ def _survey(
             inside = image[:, loaded["label"].numpy()[0] > 0].ravel()
         else:
             inside = image.ravel() if air is None else image[image > air]
-        if len(inside) > _VOXELS_PER_CASE:
-            inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
         broken = int((~np.isfinite(inside)).sum())
         if broken:
             raise ValueError(f"{case['image']}: image must have finite intensities, got {broken} NaN or Inf voxels")
+        if len(inside) > _VOXELS_PER_CASE:
+            inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
         samples.append(inside)
     values = np.concatenate(samples)
     if not values.size:

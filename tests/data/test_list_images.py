@@ -1,0 +1,47 @@
+"""Laws of the scans that a user points at."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.data import list_images
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def names(folder, found):
+    return [item["image"].removeprefix(f"{folder}/") for item in found]
+
+
+def test_every_scan_below_a_folder_is_listed_once_and_sorted(tmp_path):
+    touch(tmp_path, "b.nii.gz", "a.nii", "sub/c.NRRD", "sub/deep/d.mha", "e.mhd", "notes.txt", "f.gz")
+    assert names(tmp_path, list_images(tmp_path)) == ["a.nii", "b.nii.gz", "e.mhd", "sub/c.NRRD", "sub/deep/d.mha"]
+
+
+def test_a_file_is_itself_and_a_dicom_series_its_folder(tmp_path):
+    touch(tmp_path, "scan.nii.gz", "series/1.dcm", "series/2.dcm")
+    assert names(tmp_path, list_images(str(tmp_path / "scan.nii.gz"))) == ["scan.nii.gz"]
+    assert names(tmp_path, list_images(tmp_path / "series")) == ["series"]
+
+
+@pytest.mark.parametrize("name", ["$(touch x).nii", "@label.nii.gz", "a b.nii"])
+def test_odd_names_are_plain_text(tmp_path, name):
+    touch(tmp_path, name)
+    assert names(tmp_path, list_images(tmp_path)) == [name]
+
+
+def test_what_holds_no_scan_is_refused_by_name(tmp_path):
+    touch(tmp_path, "empty/readme.md", "page.html", "set/dataset.json", "twins/a.nii", "twins/sub/A.nii.gz")
+    for name, error, message in (
+        ("nowhere", FileNotFoundError, "nowhere: dataset_dir must exist"),
+        ("empty", FileNotFoundError, r"empty: dataset_dir must hold scans .* got none"),
+        ("page.html", ValueError, r"page.html: scan must be one of .nii, .*, got .html"),
+        ("set", ValueError, r"set: is a data set with labels; name the folder of its scans, such as .*imagesTs"),
+        ("twins", ValueError, r"scans must have different names, .* got \[.*twins/a.nii.*twins/sub/A.nii.gz"),
+    ):
+        with pytest.raises(error, match=message):
+            list_images(tmp_path / name)
