@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["list_images"]
+from .checks import SUFFIXES, check_header
 
-_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+__all__ = ["list_images"]
 
 
 def list_images(path: str | Path) -> list[dict[str, str]]:
-    """List the scans below a path.
+    """List the scans below a path, each with a header that makes sense.
 
     Args:
         path: one file, a folder of files (`.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`; sub-folders, too), or a folder
@@ -22,14 +22,16 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
 
     Raises:
         FileNotFoundError: when the path does not exist or holds no scan.
-        ValueError: when the file is of another type, or two scans would be written under one name.
+        ValueError: when a file is of another type or has a header that `check_header` refuses, or when two scans would
+            be written under one name.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: dataset_dir must exist")
     if path.is_file():
-        if not path.name.lower().endswith(_SUFFIXES):
-            raise ValueError(f"{path}: scan must be one of {', '.join(_SUFFIXES)}, got {path.suffix or 'no suffix'}")
+        if not path.name.lower().endswith(SUFFIXES):
+            raise ValueError(f"{path}: scan must be one of {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
+        check_header(path)
         return [{"image": str(path)}]
     if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
         return [{"image": str(path)}]
@@ -37,13 +39,15 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
         raise ValueError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(_SUFFIXES))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SUFFIXES))
     if not files:
-        raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(_SUFFIXES)} or .dcm), got none")
+        raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(SUFFIXES)} or .dcm), got none")
     stems = Counter(_stem(file) for file in files)
     repeated = [str(file) for file in files if stems[_stem(file)] > 1]
     if repeated:
         raise ValueError(f"scans must have different names, since each names its segmentation, got {repeated[:4]}")
+    for file in files:
+        check_header(file)
     return [{"image": str(file)} for file in files]
 
 

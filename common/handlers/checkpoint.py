@@ -107,35 +107,15 @@ class ResumableCheckpoint:
         self.path.unlink(missing_ok=True)
 
 
-class SaveBest:
-    """Write the weights whenever the evaluator's key metric is the best so far.
-
-    Args:
-        path: file of the weights.
-        network: its weights are written without the prefix of a parallel wrapper.
-    """
-
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
-        self.path = Path(path)
-        self.network = network
-
-    def attach(self, engine: Engine) -> None:
-        if is_main_process():
-            engine.add_event_handler(Events.COMPLETED, self._save)
-
-    def _save(self, engine: Engine) -> None:
-        if engine.state.best_metric_epoch == engine.state.epoch:
-            _save_weights(self.path, self.network)
-            name, value = engine.state.key_metric_name, float(engine.state.best_metric)
-            logger.info("%s %.4f, the best so far: wrote %s", name, value, self.path)
-
-
 class SaveLast:
-    """Write the weights when the training has ended.
+    """Write the weights when an engine has ended.
 
     Args:
         path: file of the weights.
         network: its weights are written without the prefix of a parallel wrapper.
+
+    Raises:
+        ValueError: when a weight is not finite; an older file is left as it was.
     """
 
     def __init__(self, path: str | Path, network: nn.Module) -> None:
@@ -149,6 +129,15 @@ class SaveLast:
     def _save(self, engine: Engine) -> None:
         _save_weights(self.path, self.network)
         logger.info("wrote %s", self.path)
+
+
+class SaveBest(SaveLast):
+    """Write the weights whenever an evaluator's key metric is the best so far."""
+
+    def _save(self, engine: Engine) -> None:
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            logger.info("%s %.4f, the best so far", engine.state.key_metric_name, float(engine.state.best_metric))
+            super()._save(engine)
 
 
 def _save_weights(path: Path, network: nn.Module) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import itk
+import nibabel as nib
+import numpy as np
 import pytest
 
 from common.data import list_images
 
 
 def touch(folder, *names):
+    """Make files: small scans where the name is that of one."""
+    volume = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.lower().endswith((".nii", ".nii.gz")):
+            nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
+        elif name.lower().endswith((".nrrd", ".mha", ".mhd")):
+            itk.imwrite(itk.image_from_array(volume), str(path))
+        else:
+            path.touch()
 
 
 def names(folder, found):
@@ -36,11 +47,13 @@ def test_odd_names_are_plain_text(tmp_path, name):
 
 def test_what_holds_no_scan_is_refused_by_name(tmp_path):
     touch(tmp_path, "empty/readme.md", "page.html", "set/dataset.json", "twins/a.nii", "twins/sub/A.nii.gz")
+    (tmp_path / "empty.nii").touch()
     for name, error, message in (
         ("nowhere", FileNotFoundError, "nowhere: dataset_dir must exist"),
         ("empty", FileNotFoundError, r"empty: dataset_dir must hold scans .* got none"),
-        ("page.html", ValueError, r"page.html: scan must be one of .nii, .*, got .html"),
+        ("page.html", ValueError, r"page.html: scan must be one of .nii.gz, .*, got .html"),
         ("set", ValueError, r"set: is a data set with labels; name the folder of its scans, such as .*imagesTs"),
+        ("empty.nii", ValueError, r"empty.nii: .*empty"),
         ("twins", ValueError, r"scans must have different names, .* got \[.*twins/a.nii.*twins/sub/A.nii.gz"),
     ):
         with pytest.raises(error, match=message):
