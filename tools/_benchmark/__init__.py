@@ -1,0 +1,1 @@
+"""Parts of `tools.benchmark`: how rows are measured, and the rows of each method."""

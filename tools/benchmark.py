@@ -1,0 +1,83 @@
+"""Measure what a method costs on this machine, side by side with what would take its place.
+
+    python -m tools.benchmark fnet [--device cpu] [--json fnet.json] [--repeats 5] [--threads 1] [--quick]
+
+The two sides of a row take turns, so that both meet the same load; the ratio is that of their medians.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Any
+
+import fire
+import torch
+
+from tools._benchmark.fnet import FNetSize, decoder_rows, inference_rows, sampler_rows, training_rows
+from tools._benchmark.measure import Row, format_table, to_json
+
+__all__ = ["fnet", "fnet_rows"]
+
+
+def fnet(
+    device: str = "cpu",
+    json: str | None = None,
+    repeats: int = 5,
+    threads: int | None = None,
+    quick: bool = False,
+    **unknown: Any,
+) -> None:
+    """Measure F-Net: training against U-Nets, dense inference, the sparse decoder, and the patch sampler.
+
+    Args:
+        device: `cpu` or `cuda`. A CPU trains with batches of 1, CUDA with batches of 8 in bfloat16.
+        json: file to write the rows to, with the machine.
+        repeats: of each side.
+        threads: CPU threads; those that PyTorch takes when not given.
+        quick: smaller sizes, a few minutes on two cores.
+        unknown: refused; fire would measure before it complains.
+    """
+    try:
+        if unknown:
+            raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu or cuda, got {device!r}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device must be one that PyTorch finds, got cuda on a machine without it")
+        for name, value in {"repeats": repeats, "threads": 1 if threads is None else threads}.items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        if json is not None and not Path(json).parent.is_dir():
+            raise ValueError(f"json must lie in a folder that exists, got {json}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = fnet_rows(device, repeats, quick)
+    result = to_json(rows, device)
+    print(format_table(rows))
+    print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))
+    if json is not None:
+        Path(json).write_text(json_format.dumps(result, indent=2) + "\n")
+
+
+def fnet_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of F-Net, in the sizes of the paper or, when `quick`, in smaller ones."""
+    is_cuda = device == "cuda"
+    batch_size = 8 if is_cuda else 1
+    sizes = [FNetSize(3, 16)] if quick else [FNetSize(5, 32), FNetSize(3, 32), FNetSize(3, 16)]
+    decoder_patch = 40 if quick else 72
+    print(f"measuring on {device}; this takes minutes", file=sys.stderr)
+    rows = training_rows(sizes, 40 if quick else 72, batch_size, device, repeats)
+    rows += inference_rows(FNetSize(3, 8 if quick else 16), 112, 72, device, repeats)
+    if is_cuda and not quick:
+        rows += inference_rows(FNetSize(5, 32), 160, 72, device, repeats)
+    rows += decoder_rows(32, 13, decoder_patch, 5, batch_size, device, repeats)
+    rows += sampler_rows(sizes[-1], 40 if quick else 72, batch_size, device, repeats)
+    return rows
+
+
+if __name__ == "__main__":
+    fire.Fire({"fnet": fire.decorators.SetParseFn(str, "device", "json")(fnet)})
