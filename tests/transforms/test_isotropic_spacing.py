@@ -12,7 +12,8 @@ def make_scan():
     affine = torch.diag(torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64))
     label = torch.zeros(1, 16, 8, 4)
     label[:, 4:12, 2:6, 1:3] = 2
-    return {"image": MetaTensor(torch.randn(1, 16, 8, 4), affine), "label": MetaTensor(label, affine)}
+    image = MetaTensor(torch.randn(1, 16, 8, 4), affine, meta={"filename_or_obj": "/data/scan.nii.gz"})
+    return {"image": image, "label": MetaTensor(label, affine)}
 
 
 def test_voxels_become_cubes_and_labels_keep_their_values():

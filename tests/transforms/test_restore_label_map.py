@@ -120,3 +120,16 @@ def test_more_than_256_classes_do_not_wrap(make_case):
     pred[257] = 1
     restored = RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
     assert restored.max() == 257
+
+
+def test_probabilities_are_interpolated_so_that_borders_fall_between_coarse_voxels(make_case):
+    """Nearest voxels would move a border by up to half a coarse voxel."""
+    case = make_case(spacing=(1.0, 1.0, 1.0))
+    preprocessing = make_preprocessing(["image"], spacing=4.0)
+    image = preprocessing({"image": case["image"]})["image"]
+    place = image.affine[0, 3] + 4.0 * torch.arange(image.shape[1])  # mm
+    slope = ((place + 11.0) / 40).clamp(-0.5, 0.5).float().view(-1, 1, 1).expand(image.shape[1:])
+    pred = torch.stack((0.5 - slope, 0.5 + slope))
+    restored = RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0, :, 18, 15]
+    found = -30 + int(restored.argmax())  # mm; the border is at -11
+    assert found in (-11, -10)
