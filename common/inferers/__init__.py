@@ -1,1 +1,2 @@
 from .fnet_inferer import FNetInferer
+from .mixed_precision import MixedPrecisionInferer

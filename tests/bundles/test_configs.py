@@ -27,7 +27,7 @@ BASES = {  # the files that each override is written for
     "multi_gpu_train.yaml": ["pretrain.yaml", "train.yaml"],
     "evaluate.yaml": ["train.yaml"],
 }
-NEW = {"evaluate.yaml": {"split", "evaluation_dir", "evaluation"}, "multi_gpu_train.yaml": {"finalize"}}
+NEW = {"evaluate.yaml": {"split", "evaluation_dir", "num_pictures", "evaluation"}, "multi_gpu_train.yaml": {"finalize"}}
 # inference has no schedule and no patches: these overrides are only for the trainings
 TRAINING_ONLY = {
     "max_epochs",

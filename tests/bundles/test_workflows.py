@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
-FAST = {"num_workers": 0, "device": "cpu", "amp": False}
+FAST = {"num_workers": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("
 @every_bundle
 def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     weights, scores, output = tmp_path / "models", tmp_path / "scores", tmp_path / "output"
-    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(weights), "device": "cpu", "amp": False}
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(weights), "device": "cpu"}
 
     run(bundle, "pretrain.yaml", **common, **SHORT)
     assert {path.name for path in (weights / "pretrained").glob("*.png")} == {
@@ -94,7 +94,7 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
 @every_bundle
 def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quiet_hooks):
     """Both read the same weights and the same fitted preprocessing, in workflows of their own."""
-    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu", "amp": False}
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu"}
     run(bundle, "train.yaml", **common, max_epochs=3, iterations_per_epoch=10, num_validation=1, pretrained="null")
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(tmp_path))
     images = phantoms / "imagesTs"
@@ -161,7 +161,7 @@ def test_two_processes_train_one_network(bundle, phantoms, tmp_path):
 
 @every_bundle
 def test_a_killed_training_goes_on_with_the_same_numbers(bundle, phantoms, tmp_path, quiet_hooks):
-    common = {"dataset_dir": str(phantoms), "pretrained": "null", "num_validation": 1, "device": "cpu", "amp": False}
+    common = {"dataset_dir": str(phantoms), "pretrained": "null", "num_validation": 1, "device": "cpu"}
     options = {**common, "max_epochs": 3, "iterations_per_epoch": 2, "val_interval": 1}
     run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "whole"), **options)
 
