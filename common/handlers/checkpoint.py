@@ -30,7 +30,7 @@ class ResumableCheckpoint:
         path: file of the checkpoint.
         objects: things with `state_dict` and `load_state_dict`, by name.
         validator: evaluator whose best metric is kept.
-        sampler: batch sampler whose epoch is set, or several that pass once in every epoch.
+        sampler: batch sampler whose epoch is set.
         settings: numbers that must be the same when the training goes on, such as the data and the learning rate.
         resume: go on from a checkpoint if there is one; otherwise start anew.
 
@@ -53,9 +53,7 @@ class ResumableCheckpoint:
         self.path = Path(path)
         self.objects = dict(objects)
         self.validator = validator
-        self.samplers = (
-            list(sampler) if isinstance(sampler, (list, tuple)) else [sampler] if sampler is not None else []
-        )
+        self.sampler = sampler
         self.settings = {name: repr(value) for name, value in (settings or {}).items()}
         self.resume = resume
 
@@ -86,8 +84,8 @@ class ResumableCheckpoint:
                 raise ValueError(f"{self.path}: checkpoint must fit the {name}, got {error!r:.200}; {advice}") from None
         if self.validator is not None:
             self.validator.state.best_metric, self.validator.state.best_metric_epoch = checkpoint["best"]
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
         engine.state.epoch = epoch
         engine.state.iteration = epoch * engine.state.epoch_length
         logger.info("resumed from %s after epoch %d", self.path, epoch)

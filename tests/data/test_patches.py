@@ -185,6 +185,12 @@ def test_an_epoch_of_a_resumed_run_is_that_of_an_uninterrupted_one(labeled):
     assert epochs[0] != list(PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=8))
 
 
+def test_a_fixed_sampler_draws_the_same_in_every_epoch(labeled):
+    fixed = PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=7, fixed=True)
+    first = list(PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=7))
+    assert [list(fixed), list(fixed)] == [first, first]
+
+
 def test_any_number_of_workers_gives_the_same_batches(labeled):
     epochs = []
     for num_workers in (0, 2):

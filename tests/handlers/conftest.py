@@ -50,7 +50,7 @@ def make_training(tmp_path):
         loaders = []
         for part in range(2):
             dataset = PatchDataset(make_cases(part), Compose([]), network.geometry, 4)
-            sampler = PatchBatchSampler(dataset, 2, 3, 0.3)
+            sampler = PatchBatchSampler(dataset, 2, 3, 0.3, fixed=part == 1)
             loaders.append(DataLoader(dataset, batch_sampler=sampler))
         evaluator = SupervisedEvaluator(
             device=torch.device("cpu"),
@@ -66,7 +66,7 @@ def make_training(tmp_path):
             save_dir / "training.ckpt",
             {"network": network, "optimizer": optimizer},
             evaluator,
-            [loader.batch_sampler for loader in loaders],
+            loaders[0].batch_sampler,
             {"learning_rate": 1e-2} if settings is None else settings,
             resume,
         )
