@@ -32,8 +32,8 @@ class FNetInferer(Inferer):
     The volume and the result stay on the device of the volume; only a tile is on the network's device.
 
     Args:
-        tile_size: edge lengths in voxels of the output tiles of the dense mode, rounded up to a feasible size; larger
-            tiles waste less on their margins and need more memory.
+        tile_size: largest edge lengths in voxels of the output tiles of the dense mode, rounded up to a feasible size;
+            an axis is cut into even tiles. Larger tiles waste less on their margins and need more memory.
         mode: `dense` or `overlap`.
         patch_size: output patch of the overlap mode in voxels.
         overlap: share of a patch that its neighbor covers, too, in the overlap mode.
@@ -84,14 +84,15 @@ class FNetInferer(Inferer):
         """
         fnet: Any = getattr(network, "module", network)
         inputs = getattr(inputs, "as_tensor", lambda: inputs)()
-        pyramid = fnet.pyramid(inputs)
+        pyramid = fnet.geometry.pyramid(inputs)
         return self._dense(pyramid, fnet) if self.mode == "dense" else self._overlap(pyramid, fnet)
 
     def _dense(self, pyramid: Pyramid, fnet: FNet) -> torch.Tensor:
         size = pyramid.spatial_size
         stride = fnet.geometry.stride
         tile = [fnet.geometry.next_feasible(max(stride, min(*pair))) for pair in zip(self.tile_size, size, strict=True)]
-        step = [edge - edge % stride for edge in tile]
+        step = [_even_step(length, edge - edge % stride, stride) for length, edge in zip(size, tile, strict=True)]
+        tile = [fnet.geometry.next_feasible(hop) for hop in step]
         output = self._empty(pyramid, fnet, self.output_dtype)
         for start in itertools.product(*(range(0, length, hop) for length, hop in zip(size, step, strict=True))):
             # the last tile of an axis is only as large as it needs to be
@@ -100,7 +101,7 @@ class FNetInferer(Inferer):
                 for edge, length, first in zip(tile, size, start, strict=True)
             ]
             place = _place(start, edges, size)
-            probabilities = _predict(fnet, [fnet.windows(pyramid, start, edges)])
+            probabilities = _predict(fnet, [fnet.geometry.windows(pyramid, start, edges)])
             output[spatial(place)] = _crop(probabilities, place).to(output)
         return output
 
@@ -118,7 +119,9 @@ class FNetInferer(Inferer):
         starts = list(self._starts(size, fnet.geometry.stride))
         for first in range(0, len(starts), self.sw_batch_size):
             batch = starts[first : first + self.sw_batch_size]
-            probabilities = _predict(fnet, [fnet.windows(pyramid, start, self.patch_size) for start in batch]).to(total)
+            probabilities = _predict(
+                fnet, [fnet.geometry.windows(pyramid, start, self.patch_size) for start in batch]
+            ).to(total)
             for start, patch in zip(batch, probabilities.split(total.shape[0]), strict=True):
                 place = _place(start, self.patch_size, size)
                 patch_weights = _crop(weights, place)
@@ -148,6 +151,11 @@ def _predict(fnet: FNet, patches: list[list[torch.Tensor]]) -> torch.Tensor:
     device = next(fnet.parameters()).device
     levels = [torch.cat(level).to(device) for level in zip(*patches, strict=True)]
     return fnet(*levels).float().softmax(dim=1)
+
+
+def _even_step(length: int, step: int, stride: int) -> int:
+    """Return the smallest multiple of `stride` up to `step` that needs no more tiles: a thin last one is slow."""
+    return math.ceil(length / math.ceil(length / step) / stride) * stride
 
 
 def _place(start: Sequence[int], edges: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
