@@ -22,8 +22,8 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
 
     Raises:
         FileNotFoundError: when the path does not exist or holds no scan.
-        ValueError: when a file is of another type or has a header that `check_header` refuses, or when two scans would
-            be written under one name.
+        ValueError: when a file is of another type, lies beside a DICOM series or has a header that `check_header`
+            refuses, or when two scans would be written under one name.
     """
     path = Path(path)
     if not path.exists():
@@ -34,12 +34,14 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
         check_header(path)
         return [{"image": str(path)}]
     if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
+        if any(_is_scan(file) for file in path.rglob("*")):
+            raise ValueError(f"{path}: must hold one DICOM series or other scans, got both")
         return [{"image": str(path)}]
     if (path / "dataset.json").is_file():
         raise ValueError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SUFFIXES))
+    files = sorted(file for file in path.rglob("*") if _is_scan(file))
     if not files:
         raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(SUFFIXES)} or .dcm), got none")
     stems = Counter(_stem(file) for file in files)
@@ -49,6 +51,11 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
     for file in files:
         check_header(file)
     return [{"image": str(file)} for file in files]
+
+
+def _is_scan(file: Path) -> bool:
+    """Tell whether a file below a folder is a scan; hidden ones, such as the `._` files of macOS, are not."""
+    return file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 
 
 def _stem(file: Path) -> str:

@@ -17,7 +17,7 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple_rep
 from torch.utils.data import Sampler
 
-from common.networks import FNetGeometry, Pyramid
+from common.networks import FNetGeometry
 
 __all__ = ["PatchBatchSampler", "PatchDataset", "PatchRequest", "PatchSourced"]
 
@@ -35,26 +35,20 @@ class PatchSourced(MapTransform):
 
     Args:
         keys: the image, of shape `(C, H, W, D)`.
-        num_levels: resolutions of the pyramid.
-        pyramid_filter: see `Pyramid`.
-        padding_value: see `Pyramid`.
+        geometry: of the network that takes the patches.
     """
 
-    def __init__(
-        self, keys: str, num_levels: int, pyramid_filter: str = "box", padding_value: float | None = None
-    ) -> None:
+    def __init__(self, keys: str, geometry: FNetGeometry) -> None:
         super().__init__(keys)
-        self.num_levels = num_levels
-        self.pyramid_filter = pyramid_filter
-        self.padding_value = padding_value
+        self.geometry = geometry
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         image = data[self.keys[0]]
         out: dict[str, Any] = {"case": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
-        out["pyramid"] = Pyramid(volume, self.num_levels, self.pyramid_filter, self.padding_value)
+        out["pyramid"] = self.geometry.pyramid(volume, anywhere=True)
         if "label" in data:
-            label = np.asarray(data["label"]).astype(np.uint8)
+            label = np.asarray(data["label"]).astype(np.int16)
             out["label"] = torch.from_numpy(label)
             out["foreground"] = {int(c): np.flatnonzero(label == c) for c in np.unique(label) if c > 0}
         return out
@@ -69,13 +63,11 @@ class PatchDataset(CacheDataset):
     Args:
         data: cases, each with `image` and perhaps `label`.
         transform: preprocessing up to a normalized image, without randomness.
-        geometry: sizes of the network that takes the patches.
+        geometry: of the network that takes the patches.
         patch_size: output patch in voxels.
         centers: where patches without a demand lie: `uniform` over the volume, or `gaussian` around its center with a
             standard deviation of a quarter of its size.
         augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
-        pyramid_filter: see `Pyramid`.
-        padding_value: see `Pyramid`.
         num_workers: threads that fill the cache.
         progress: show a bar while the cache is filled.
 
@@ -91,8 +83,6 @@ class PatchDataset(CacheDataset):
         patch_size: int | Sequence[int],
         centers: str = "uniform",
         augmentation: Callable | None = None,
-        pyramid_filter: str = "box",
-        padding_value: float | None = None,
         num_workers: int = 1,
         progress: bool = False,
     ) -> None:
@@ -102,11 +92,15 @@ class PatchDataset(CacheDataset):
             raise ValueError("data must hold at least one case, got none")
         self.geometry = geometry
         self.patch_size = ensure_tuple_rep(patch_size, 3)
-        self.input_sizes = geometry.input_sizes(self.patch_size)
+        geometry.input_sizes(self.patch_size)  # refuses a size that does not fit
         self.centers = centers
         self.augmentation = augmentation
-        source = PatchSourced("image", geometry.num_levels, pyramid_filter, padding_value)
-        super().__init__(data, Compose([transform, source]).flatten(), num_workers=num_workers, progress=progress)
+        super().__init__(
+            data,
+            Compose([transform, PatchSourced("image", geometry)]).flatten(),
+            num_workers=num_workers,
+            progress=progress,
+        )
 
     def __getitem__(self, request: PatchRequest) -> dict[str, Any]:
         rng = np.random.default_rng(request.seed)
@@ -117,10 +111,8 @@ class PatchDataset(CacheDataset):
                 source["pyramid"], source.get("label"), start, self.patch_size, self.geometry, rng
             )
         else:
-            patches = [
-                source["pyramid"].window(level, [first - margin for first in start], size).contiguous()
-                for level, (margin, size) in enumerate(zip(self.geometry.margins, self.input_sizes, strict=True))
-            ]
+            windows = self.geometry.windows(source["pyramid"], start, self.patch_size)
+            patches = [window.contiguous() for window in windows]
             label = _label_window(source["label"], start, self.patch_size) if "label" in source else None
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}

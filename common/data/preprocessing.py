@@ -87,6 +87,9 @@ def fit_preprocessing(
     """
     if like != RANDOM and not is_scratch(like):
         fitted = load_preprocessing(Path(str(like)).parent)
+        for name, wanted, stored in (("spacing", spacing, fitted.spacing), ("clip", clip, fitted.clip)):
+            if wanted is not None and not np.allclose(wanted, stored):
+                raise ValueError(f"{name} must be that of the pretraining of {like}, {stored}, got {wanted}")
     else:
         if not data:
             raise ValueError("data must hold at least one training case, got none")

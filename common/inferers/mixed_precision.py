@@ -15,7 +15,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Tell whether a device multiplies bfloat16 in hardware: GPUs since Ampere, CPUs with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since PyTorch 2.12
+    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -26,7 +26,7 @@ __all__ = ["FNet", "FNetGeometry", "extraction_pathway", "initialize_convolution
 
 @dataclass(frozen=True)
 class FNetGeometry:
-    """Sizes of the patches that F-Net's valid convolutions take in and give out, all in voxels.
+    """The patches that F-Net takes in and gives out: how they are averaged, and their sizes, all in voxels.
 
     A valid convolution takes `kernel_size - 1` voxels from the patch. With the output patch `P`, the features of level
     0 are `P` plus what the head takes; those of level `r + 1` are half of the features of level `r` plus one
@@ -37,6 +37,8 @@ class FNetGeometry:
         kernel_size: edge of the cubic convolution kernels, odd.
         num_extraction_convs: convolutions in each extraction pathway.
         num_head_convs: convolutions of `kernel_size` after the fusion at level 0.
+        pyramid_filter: how the coarse levels are averaged, see `Pyramid`.
+        padding_value: intensity beyond the border of the image, see `Pyramid`.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -46,6 +48,8 @@ class FNetGeometry:
     kernel_size: int = 5
     num_extraction_convs: int = 3
     num_head_convs: int = 2
+    pyramid_filter: str = "box"
+    padding_value: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_levels < 2:
@@ -107,6 +111,23 @@ class FNetGeometry:
             sizes.append(tuple(edge + self.num_extraction_convs * taken for edge in features))
         return tuple(sizes)
 
+    def pyramid(self, image: torch.Tensor, anywhere: bool = False) -> Pyramid:
+        """Return the levels of an image of shape `(..., H, W, D)`.
+
+        Args:
+            image: at the finest resolution.
+            anywhere: windows may start at any voxel; otherwise at multiples of `stride`, which takes less memory.
+        """
+        phases = None if anywhere else [-margin for margin in self.margins]
+        return Pyramid(image, self.num_levels, self.pyramid_filter, self.padding_value, phases)
+
+    def windows(self, pyramid: Pyramid, start: Sequence[int], patch_size: Any) -> list[torch.Tensor]:
+        """Return the input patch of each level for the output patch that begins at voxel `start`."""
+        return [
+            pyramid.window(level, [first - margin for first in start], size)
+            for level, (margin, size) in enumerate(zip(self.margins, self.input_sizes(patch_size), strict=True))
+        ]
+
 
 class FNet(nn.Module):
     """Segment a volume from views of it at several resolutions.
@@ -159,13 +180,13 @@ class FNet(nn.Module):
             raise ValueError(f"upsample_mode must be nearest or trilinear, got {upsample_mode!r}")
         if fusion == "sum" and len(set(features)) > 1:
             raise ValueError(f"features must be the same on all levels when fusion is sum, got {tuple(features)}")
-        self.geometry = FNetGeometry(len(features), kernel_size, num_extraction_convs, num_head_convs)
+        self.geometry = FNetGeometry(
+            len(features), kernel_size, num_extraction_convs, num_head_convs, pyramid_filter, padding_value
+        )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.fusion = fusion
         self.upsample_mode = upsample_mode
-        self.pyramid_filter = pyramid_filter
-        self.padding_value = padding_value
 
         self.extraction = nn.ModuleList(
             extraction_pathway(in_channels, width, kernel_size, num_extraction_convs) for width in features
@@ -212,24 +233,10 @@ class FNet(nn.Module):
         """Return the extraction pathway of a level: a sequence of blocks, each with `conv` and `adn`."""
         return self.extraction[level]
 
-    def pyramid(self, image: torch.Tensor) -> Pyramid:
-        """Return the levels of an image of shape `(..., H, W, D)`, for windows at multiples of `geometry.stride`."""
-        phases = [-margin for margin in self.geometry.margins]
-        return Pyramid(image, self.geometry.num_levels, self.pyramid_filter, self.padding_value, phases)
-
-    def windows(self, pyramid: Pyramid, start: Sequence[int], patch_size: Sequence[int]) -> list[torch.Tensor]:
-        """Return the input of each level for the output patch that begins at voxel `start`."""
-        return [
-            pyramid.window(level, [first - margin for first in start], size)
-            for level, (margin, size) in enumerate(
-                zip(self.geometry.margins, self.geometry.input_sizes(patch_size), strict=True)
-            )
-        ]
-
     def _forward_image(self, image: torch.Tensor) -> torch.Tensor:
         size = image.shape[-3:]
         patch_size = [self.geometry.next_feasible(edge) for edge in size]
-        logits = self(*self.windows(self.pyramid(image), (0, 0, 0), patch_size))
+        logits = self(*self.geometry.windows(self.geometry.pyramid(image), (0, 0, 0), patch_size))
         return logits[..., : size[0], : size[1], : size[2]]
 
     def _fuse(self, features: torch.Tensor, upsampled: torch.Tensor) -> torch.Tensor:

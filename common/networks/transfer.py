@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _BROKEN_FILE = (
     TypeError,
     ValueError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
 )
 
 
@@ -59,11 +61,15 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
             f"{path}: weights must exist; pretrain first, or pass --pretrained null to train from scratch"
         )
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            damaged = archive.testzip()
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except _BROKEN_FILE as error:
         raise ValueError(
             f"{path}: weights must be a whole file written by torch.save, got {_first_line(error)}"
         ) from None
+    if damaged is not None:
+        raise ValueError(f"{path}: weights must have the checksums they were written with, got another for {damaged}")
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{path}: weights must be tensors by name, got {type(weights).__name__}")
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]

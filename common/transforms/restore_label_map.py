@@ -22,7 +22,7 @@ class RestoreLabelMapd(MapTransform):
 
     Args:
         keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(1, *original size)`.
-        transform: the preprocessing that was applied to the image.
+        transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
         orig_keys: the preprocessed image.
         allow_missing_keys: skip the keys that an item lacks.
     """

@@ -127,7 +127,7 @@ def test_patch_equals_dense_equals_plain_padding_and_pooling(settle, q, k, level
         torch.testing.assert_close(dense, by_hand(network, image), atol=1e-12, rtol=0)
         patch_size = 3 * (network.geometry.next_feasible(3),)
         for start in [(0, 0, 0), (stride, 0, -stride)]:
-            patch = network(*network.windows(network.pyramid(image), start, patch_size))
+            patch = network(*network.geometry.windows(network.geometry.pyramid(image), start, patch_size))
             inside, outside = [], []
             for first, length, available in zip(start, patch_size, image.shape[2:], strict=True):
                 low, high = max(first, 0), min(first + length, available)
@@ -142,19 +142,20 @@ def test_patch_equals_dense_equals_plain_padding_and_pooling(settle, q, k, level
 def test_patches_of_one_size_agree_to_the_bit_at_offsets_of_the_stride(settle, options):
     network = small(settle, (4, 4, 4), **{"kernel_size": 3, **options})
     stride, patch_size = network.geometry.stride, (16, 16, 16)
-    pyramid = network.pyramid(torch.randn(1, 1, 24, 24, 24))
+    pyramid = network.geometry.pyramid(torch.randn(1, 1, 24, 24, 24))
     with torch.no_grad():
         first, second = (
-            network(*network.windows(pyramid, start, patch_size)) for start in [(0, 0, 0), (stride, 0, 2 * stride)]
+            network(*network.geometry.windows(pyramid, start, patch_size))
+            for start in [(0, 0, 0), (stride, 0, 2 * stride)]
         )
     assert torch.equal(first[..., stride:, :, 2 * stride :], second[..., :-stride, :, : -2 * stride])
 
 
 def test_off_the_grid_of_the_stride_patches_are_refused(settle):
     network = small(settle, kernel_size=3)
-    pyramid = network.pyramid(torch.randn(1, 1, 16, 16, 16))
+    pyramid = network.geometry.pyramid(torch.randn(1, 1, 16, 16, 16))
     with pytest.raises(ValueError, match="start must lie on the grid"):
-        network.windows(pyramid, (0, 2, 0), (8, 8, 8))
+        network.geometry.windows(pyramid, (0, 2, 0), (8, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_patch_equals_dense_for_every_option(settle, options):
     patch_size = 3 * (network.geometry.next_feasible(4),)
     with torch.no_grad():
         dense = network(image)
-        patch = network(*network.windows(network.pyramid(image), (8, 0, 0), patch_size))
+        patch = network(*network.geometry.windows(network.geometry.pyramid(image), (8, 0, 0), patch_size))
     rows, columns, slices = min(patch_size[0], 9), min(patch_size[1], 10), min(patch_size[2], 9)
     difference = patch[..., :rows, :columns, :slices] - dense[..., 8 : 8 + rows, :columns, :slices]
     assert difference.abs().max() < 1e-12
