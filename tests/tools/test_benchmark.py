@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from common.networks import FNet
 from tools import benchmark
 from tools._benchmark.fnet import (
     FNetSize,
@@ -38,8 +39,8 @@ def test_ratio_tells_how_many_times_better_the_first_side_is():
 
 @pytest.mark.parametrize("size", [FNetSize(5, 1, 2), FNetSize(3, 1, 3)], ids=str)
 def test_receptive_field_of_fnet_is_what_the_gradient_reaches(size):
-    network = size.network().double()
-    network.padding_value = 0.0  # that of the image depends on every voxel
+    features = size.num_levels * (size.features,)  # the default padding depends on every voxel of the image
+    network = FNet(1, 2, features, size.kernel_size, padding_value=0.0).double()
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d):
             torch.nn.init.constant_(module.weight, 1.0)
