@@ -189,7 +189,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
 
 
 def plan_runs(study: Study) -> list[Run]:
-    """List the runs of a study in the order: folds and seeds, then label counts, then arms, so that a part of a study is a balanced one."""
+    """List the runs of a study: by seed and fold, then label count, then arm, so that a part of it is balanced."""
     output_dir = Path(study.output_dir)
     pretrainings: dict[tuple[str, int | None], Job] = {}
 

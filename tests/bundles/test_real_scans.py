@@ -1,0 +1,61 @@
+"""What only real scans show. Skipped unless the environment variable SCANS_DIR names their folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from common.data import read_cases
+
+ROOT = Path(__file__).resolve().parents[2]
+SCANS = Path(os.environ.get("SCANS_DIR", "/nonexistent"))
+needs_scans = pytest.mark.skipif(not SCANS.is_dir(), reason="SCANS_DIR names no folder of scans")
+
+
+@needs_scans
+@pytest.mark.parametrize("name", ["head_neck_ct", "hippocampus_mr", "glioma_flair", "liver_tumor_ct"])
+def test_every_data_set_is_read_and_divided(name):
+    cases = read_cases(SCANS / name, fold=1)
+    images = [case["image"] for case in cases.training + cases.validation + cases.unlabeled + cases.test]
+    assert cases.training and cases.validation and cases.test
+    assert len(images) == len(set(images)) and all(Path(image).is_file() for image in images)
+
+
+@needs_scans
+@pytest.mark.parametrize(("name", "air"), [("head_neck_ct", -500), ("hippocampus_mr", None)])
+def test_ct_and_mr_are_learned_from(name, air, tmp_path, monkeypatch):
+    """Three short epochs lower the loss, and every test case gets a score for every class."""
+    monkeypatch.setattr("sys.excepthook", None)
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+
+    def run(*names: str, **options) -> ConfigWorkflow:
+        files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
+        made = ConfigWorkflow(
+            files,
+            workflow_type="train",
+            logging_file=False,
+            bundle_root=str(bundle),
+            dataset_dir=str(SCANS / name),
+            ckpt_dir=str(tmp_path),
+            device="cpu",
+            air="$None" if air is None else air,
+            num_labeled=2,
+            num_validation=1,
+            **options,
+        )
+        made.initialize()
+        made.run()
+        made.finalize()
+        return made
+
+    run("train.yaml", pretrained="null", max_epochs=3, iterations_per_epoch=15)
+    history = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert float(history[-1]["train_loss"]) < 0.9 * float(history[0]["train_loss"])
+    run("train.yaml", "evaluate.yaml", evaluation_dir=str(tmp_path / "scores"), split="validation")
+    (row,) = csv.DictReader((tmp_path / "scores" / "mean_dice_raw.csv").open())
+    assert len(row) == 2 + len(read_cases(SCANS / name).labels) - 1
+    assert 0 <= float(row["mean"]) <= 1
