@@ -73,14 +73,16 @@ def save_reconstructions(
     """Draw the middle axial slice of patches above that of their reconstructions, on the same gray scale.
 
     Args:
-        originals: one tensor of shape `(B, C, H, W, D)` for each level; two patches of each are drawn.
+        originals: one tensor of shape `(B, C, H, W, D)` for each level; two patches are drawn,
+            those with the highest contrast.
         reconstructions: tensors of the same shapes.
         path: PNG file.
     """
+    contrast = originals[0].detach().float().flatten(1).std(dim=1)
     pairs = [
         (original[sample, 0], reconstruction[sample, 0], f"level {level}")
         for level, (original, reconstruction) in enumerate(zip(originals, reconstructions, strict=True))
-        for sample in range(min(2, len(original)))
+        for sample in contrast.argsort(descending=True)[:2].tolist()
     ]
     figure = Figure(figsize=(1.7 * len(pairs), 3.7), layout="constrained")
     for column, (original, reconstruction, title) in zip(
