@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -108,6 +109,49 @@ def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quie
             both = np.sum((label == value) & (segmentation == value))
             dice = 2 * both / (np.sum(label == value) + np.sum(segmentation == value))
             assert float(row[organ]) == pytest.approx(dice, abs=1e-6)
+
+
+@every_bundle
+@pytest.mark.parametrize("form", ["scan.nii", "scan.nrrd", "scan.mha", "series"])
+def test_every_file_form_gives_the_same_segmentation(bundle, form, phantoms, tmp_path, quiet_hooks):
+    weights = tmp_path / "models"
+    common = {"ckpt_dir": str(weights), "device": "cpu"}
+    fitted = {"num_labeled": 1, "num_validation": 1, "pretrained": "null"}
+    run(bundle, "train.yaml", **common, **SHORT, **fitted, dataset_dir=str(phantoms))
+    original = phantoms / "imagesTs" / "phantom_005.nii.gz"
+    convert(original, tmp_path / form)
+
+    def segment(path: Path) -> np.ndarray:
+        output = tmp_path / f"{path.name}_output"
+        run(bundle, "inference.yaml", kind="infer", **common, dataset_dir=str(path), output_dir=str(output))
+        (segmentation,) = output.glob("*_seg.nii.gz")
+        return np.asarray(nib.as_closest_canonical(nib.load(segmentation)).dataobj)
+
+    np.testing.assert_array_equal(segment(tmp_path / form), segment(original))
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write a scan as another type of file or, without a suffix, as a folder of DICOM slices."""
+    image = itk.imread(source, itk.SS)
+    if target.suffix:
+        itk.imwrite(image, str(target))
+        return
+    target.mkdir()
+    direction = itk.array_from_matrix(image.GetDirection())
+    for index, values in enumerate(itk.array_from_image(image)):
+        position = np.array(itk.origin(image)) + direction @ (np.array(itk.spacing(image)) * (0, 0, index))
+        single = itk.image_from_array(values[None].copy())
+        single.SetSpacing(image.GetSpacing())
+        tags = single.GetMetaDataDictionary()
+        tags["0008|0060"], tags["0020|000d"], tags["0020|000e"] = "CT", "1.2.3.1", "1.2.3.2"
+        tags["0020|0013"] = str(index + 1)
+        tags["0020|0032"] = "\\".join(f"{value:.6f}" for value in position)
+        tags["0020|0037"] = "\\".join(f"{value:.6f}" for value in direction[:, :2].T.ravel())
+        dicom = itk.GDCMImageIO.New()
+        dicom.KeepOriginalUIDOn()
+        itk.ImageFileWriter[type(single)].New(
+            Input=single, FileName=str(target / f"{index}.dcm"), ImageIO=dicom
+        ).Update()
 
 
 @every_bundle
