@@ -53,8 +53,8 @@ def run(*args, **kwargs) -> ConfigWorkflow:
 
 def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
-    command = [sys.executable, *launcher, "run", id, "--config_file", str(files), "--bundle_root", str(bundle)]
-    for name, value in options.items():
+    command = [sys.executable, *launcher, "run", id, "--config_file", str(files)]
+    for name, value in {"bundle_root": bundle, **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -179,6 +179,14 @@ def test_missing_pretrained_weights_end_in_one_sentence(bundle, phantoms, tmp_pa
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}")
     assert "Traceback" not in done.stderr
+
+
+@every_bundle
+def test_a_wrong_bundle_root_ends_in_one_sentence(bundle, phantoms, tmp_path):
+    done = bundle_run("training", bundle, "train.yaml", dataset_dir=phantoms, bundle_root=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}: bundle_root must be")
+    assert list(tmp_path.iterdir()) == []
 
 
 @every_bundle
