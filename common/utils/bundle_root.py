@@ -15,6 +15,6 @@ def check_bundle_root(bundle_root: str | Path) -> None:
     """
     if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
         raise FileNotFoundError(
-            f"{Path(bundle_root).resolve()}: bundle_root must be the bundle's folder, with configs/metadata.json in it; "
+            f"{Path(bundle_root).resolve()}: bundle_root must be the bundle's folder, with configs/metadata.json; "
             "change into that folder or pass --bundle_root"
         )
