@@ -176,6 +176,16 @@ def test_what_is_no_file_of_weights_is_refused_by_name(path, content):
         load_weights(path)
 
 
+def test_a_flipped_bit_is_refused(path, source):
+    """torch.load reads such a file without a word: the tensor is only a little wrong."""
+    content = bytearray(path.read_bytes())
+    tensor = source["levels.0.encoder.0.conv.weight"].numpy().tobytes()
+    content[content.index(tensor) + 9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"wta.pt: weights must have the checksums they were written with"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(path, source, value):
     source["levels.0.decoder.weight"][0, 0, 0, 0, 0] = value
