@@ -36,8 +36,8 @@ class FNetInferer(Inferer):
             an axis is cut into even tiles. Larger tiles waste less on their margins and need more memory.
         mode: `dense` or `overlap`.
         patch_size: output patch of the overlap mode in voxels.
-        overlap: share of a patch that its neighbor covers, too, in the overlap mode; the step between patches is rounded
-            down to the grid, so that of 72 voxels at least 40 are shared, not 36.
+        overlap: share of a patch that its neighbor covers, too, in the overlap mode. The step between patches is
+            rounded down to the grid: patches of 72 voxels share 40, not 36.
         sigma_scale: standard deviation of the blending Gaussian, relative to the patch, in the overlap mode.
         sw_batch_size: patches per forward pass in the overlap mode.
         output_dtype: type of the probabilities; `float16` halves the memory of the result.
