@@ -62,7 +62,7 @@ class TrainingRecord:
             return
         if self.progress:
             bar = ProgressBar(desc="epoch", persist=False)
-            bar.attach(engine, output_transform=lambda output: {"loss": float(output["loss"])})
+            bar.attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)

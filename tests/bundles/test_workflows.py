@@ -73,7 +73,7 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     }
     trained = run(bundle, "train.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
     assert trained.parser.get_parsed_content("train::trainer").state.iteration == 2
-    assert not list((weights / "checkpoints").glob("*")), "a finished training leaves no checkpoint"
+    assert not list(weights.rglob("*.ckpt")), "a finished training leaves no checkpoint"
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(scores))
     rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
