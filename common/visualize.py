@@ -37,6 +37,10 @@ def save_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     for axes, (title, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name in members:
             points = [(row["epoch"], row[name]) for row in rows if row.get(name) not in (None, "")]
+            if title == "learning rate":  # a logarithmic axis has no zero
+                points = [point for point in points if point[1] > 0]
+            if not points:
+                continue
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name)
         axes.set(xlabel="epoch", title=title)
         if title == "learning rate":
