@@ -136,7 +136,7 @@ def test_refuses_mhd_without_its_voxels(tmp_path):
 
 def test_gzip_in_several_streams_with_zeros_behind_is_complete(tmp_path):
     content = save(tmp_path / "a.nii").read_bytes()
-    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:1000], mtime=0) + gzip.compress(content[1000:]) + b"\0" * 100)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + b"\0" * 100)
     assert check_gzip(tmp_path / "a.nii.gz") == len(content)
     assert check_header(tmp_path / "a.nii.gz").shape == SHAPE
 
