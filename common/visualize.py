@@ -46,7 +46,8 @@ def save_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         if title == "learning rate":
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        if axes.lines:
+            axes.legend(fontsize="small")
     _save(figure, path)
 
 

@@ -1,7 +1,7 @@
 """Winner-take-all convolutional autoencoders.
 
-Sources: A. Makhzani and B. Frey, *Winner-take-all autoencoders*, NeurIPS 2015 (https://arxiv.org/abs/1409.2752),
-section 3; C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+Sources: A. Makhzani and B. Frey, *Winner-take-all autoencoders*, NeurIPS 2015 (https://arxiv.org/abs/1409.2752);
+C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923).
 """
 
 from __future__ import annotations
