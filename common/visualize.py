@@ -20,18 +20,22 @@ PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume 
 
 
 def save_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draw losses, other metrics and learning rates against the epoch, one panel each.
+    """Draw losses, other metrics, gamma and learning rates against the epoch, one panel each.
 
     Args:
         rows: one mapping for each epoch, with `epoch` and numbers by name; `lr_...` are learning rates, `...loss`
-            losses, `seconds` is left out. A name may be missing in some epochs.
+            losses, `gamma` the weight between two losses; `seconds` is left out. A name may be missing in some epochs.
         path: PNG file.
     """
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "seconds")))
-    panels: dict[str, list[str]] = {"loss": [], "metric": [], "learning rate": []}
+    panels: dict[str, list[str]] = {"loss": [], "metric": [], "gamma": [], "learning rate": []}
     for name in names:
-        panel = "learning rate" if name.startswith("lr_") else "loss" if name.endswith("loss") else "metric"
-        panels[panel].append(name)
+        if name.startswith("lr_"):
+            panels["learning rate"].append(name)
+        elif name == "gamma":
+            panels["gamma"].append(name)
+        else:
+            panels["loss" if name.endswith("loss") else "metric"].append(name)
     panels = {title: members for title, members in panels.items() if members}
     figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
     for axes, (title, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -73,7 +77,10 @@ def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path, max_kern
 
 
 def save_reconstructions(
-    originals: Sequence[torch.Tensor], reconstructions: Sequence[torch.Tensor], path: str | Path
+    originals: Sequence[torch.Tensor],
+    reconstructions: Sequence[torch.Tensor],
+    path: str | Path,
+    levels: Sequence[int] | None = None,
 ) -> None:
     """Draw the middle axial slice of patches above that of their reconstructions, on the same gray scale.
 
@@ -82,11 +89,13 @@ def save_reconstructions(
             those with the highest contrast.
         reconstructions: tensors of the same shapes.
         path: PNG file.
+        levels: the level of each tensor; counted from 0 if not given.
     """
+    levels = range(len(originals)) if levels is None else levels
     contrast = originals[0].detach().float().flatten(1).std(dim=1)
     pairs = [
         (original[sample, 0], reconstruction[sample, 0], f"level {level}")
-        for level, (original, reconstruction) in enumerate(zip(originals, reconstructions, strict=True))
+        for level, original, reconstruction in zip(levels, originals, reconstructions, strict=True)
         for sample in contrast.argsort(descending=True)[:2].tolist()
     ]
     figure = Figure(figsize=(1.7 * len(pairs), 3.7), layout="constrained")

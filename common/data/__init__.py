@@ -5,3 +5,4 @@ from .list_images import list_images
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import FittedPreprocessing, fit_preprocessing, load_preprocessing
+from .streams import ParallelLoader

@@ -46,10 +46,21 @@ class Cases:
     unlabeled: list[Item]
     test: list[Item]
 
-    def pretraining(self, include_val_images: bool = False) -> list[Item]:
-        """Return the `image` of every training and unlabeled case, and of the validation cases when asked to."""
+    def pretraining(self, include_val_images: bool = False, num_unlabeled: int | None = None) -> list[Item]:
+        """Return the `image` of every training case, of the unlabeled ones, and of the validation cases if asked to.
+
+        Args:
+            include_val_images: take the validation cases, too.
+            num_unlabeled: unlabeled cases at most, None for all.
+
+        Raises:
+            ValueError: when `num_unlabeled` is negative.
+        """
+        if num_unlabeled is not None and num_unlabeled < 0:
+            raise ValueError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
         validation = self.validation if include_val_images else []
-        return [{"image": case["image"]} for case in [*self.training, *self.unlabeled, *validation]]
+        cases = [*self.training, *self.unlabeled[:num_unlabeled], *validation]
+        return [{"image": case["image"]} for case in cases]
 
     def labeled(self, split: str) -> list[Item]:
         """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.

@@ -1,1 +1,2 @@
+from .multi_task import MultiTaskUpdate
 from .prepare_patches import PreparePatches

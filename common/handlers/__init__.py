@@ -4,7 +4,7 @@ from .mean_loss import MeanLoss
 from .pictures import KernelPicture, OverlayPictures, ReconstructionPicture
 from .record import TrainingRecord
 from .report import InferenceReport
-from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau
+from .schedule import MovingAveragePlateau, ScheduleLR, StopOnPlateau
 from .scores import SaveScores
 from .state import register_state, registered_states
 from .validate_at_end import ValidateAtEnd

@@ -30,7 +30,7 @@ class ResumableCheckpoint:
         path: file of the checkpoint.
         objects: things with `state_dict` and `load_state_dict`, by name.
         validator: evaluator whose best metric is kept.
-        sampler: batch sampler whose epoch is set.
+        sampler: batch sampler, or loader of several streams, whose epoch is set.
         settings: numbers that must be the same when the training goes on, such as the data and the learning rate.
         resume: go on from a checkpoint if there is one; otherwise start anew.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import Compose, LoadImage, Orientation
 from torch import nn
 
-from common.networks import WTAAutoencoders
+from common.networks import MultiTaskFNet, WTAAutoencoders
 from common.utils import is_main_process
 from common.visualize import save_kernels, save_overlay, save_reconstructions
 
@@ -24,7 +24,7 @@ class KernelPicture:
 
     Args:
         path: PNG file, written at the end.
-        network: `FNet` or `WTAAutoencoders`.
+        network: `FNet`, `WTAAutoencoders` or `MultiTaskFNet`.
     """
 
     def __init__(self, path: str | Path, network: nn.Module) -> None:
@@ -37,15 +37,18 @@ class KernelPicture:
 
     def _draw(self, engine: Engine) -> None:
         network: Any = getattr(self.network, "module", self.network)
-        decoders: list[Any] = []
+        autoencoders: dict[int, Any] = {}
         if isinstance(network, WTAAutoencoders):
-            autoencoders: list[Any] = list(network.levels)
-            pathways = [autoencoder.encoder for autoencoder in autoencoders]
-            decoders = [autoencoder.decoder for autoencoder in autoencoders]
+            autoencoders = dict(enumerate(network.levels))
+            pathways: list[Any] = [autoencoder.encoder for autoencoder in network.levels]
+        elif isinstance(network, MultiTaskFNet):
+            autoencoders = dict(zip(network.levels, network.autoencoders, strict=True))
+            pathways = list(network.fnet.extraction)
         else:
             pathways = list(network.extraction)
         kernels = {f"level {level}\nencoder": pathway[0].conv.weight[:, 0] for level, pathway in enumerate(pathways)}
-        kernels |= {f"level {level}\ndecoder": decoder.weight[:, 0] for level, decoder in enumerate(decoders)}
+        for level, autoencoder in autoencoders.items():
+            kernels[f"level {level}\ndecoder"] = autoencoder.decoder.weight[:, 0]
         save_kernels(kernels, self.path)
 
 
@@ -55,19 +58,33 @@ class ReconstructionPicture:
     Args:
         path: PNG file.
         interval: epochs between two drawings; the last epoch is always drawn.
+        original: name of the patches, a list with one tensor for each level, in the trainer's output.
+        reconstruction: name of their reconstructions.
+        levels: the level of each entry of the lists; counted from 0 if not given.
     """
 
-    def __init__(self, path: str | Path, interval: int = 10) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        interval: int = 10,
+        original: str = "label",
+        reconstruction: str = "pred",
+        levels: Sequence[int] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.interval = interval
+        self.original = original
+        self.reconstruction = reconstruction
+        self.levels = levels
 
     def attach(self, engine: Engine) -> None:
         if is_main_process():
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, self._draw)
 
     def _draw(self, engine: Engine) -> None:
-        if engine.state.output is not None:
-            save_reconstructions(engine.state.output["label"], engine.state.output["pred"], self.path)
+        output = engine.state.output
+        if output is not None:
+            save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels)
 
 
 class OverlayPictures:

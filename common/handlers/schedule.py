@@ -14,31 +14,13 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from common.utils import MovingAverage
+
 from .state import register_state
 
-__all__ = ["MovingAverage", "MovingAveragePlateau", "ScheduleLR", "StopOnPlateau"]
+__all__ = ["MovingAveragePlateau", "ScheduleLR", "StopOnPlateau"]
 
 logger = logging.getLogger(__name__)
-
-
-class MovingAverage:
-    """Exponential moving average that begins with its first value.
-
-    Args:
-        coefficient: weight of the past. The paper does not give it.
-    """
-
-    def __init__(self, coefficient: float = 0.93) -> None:
-        if not 0 <= coefficient < 1:
-            raise ValueError(f"coefficient must be in [0, 1), got {coefficient}")
-        self.coefficient = coefficient
-        self.value: float | None = None
-
-    def update(self, value: float) -> float:
-        """Take a value in and return the average."""
-        past = value if self.value is None else self.value
-        self.value = self.coefficient * past + (1 - self.coefficient) * value
-        return self.value
 
 
 class MovingAveragePlateau(ReduceLROnPlateau):

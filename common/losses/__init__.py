@@ -1,1 +1,2 @@
 from .reconstruction import ReconstructionLoss
+from .task_weight import TaskWeight

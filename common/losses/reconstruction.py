@@ -15,15 +15,23 @@ __all__ = ["ReconstructionLoss"]
 
 
 class ReconstructionLoss(nn.Module):
-    """Sum over the levels of the mean Huber loss, so that each level trains as if it were alone.
+    """Mean Huber loss of each level, and their sum or mean over the levels.
 
     Args:
         delta: error, in the units of the normalized image, beyond which the loss is linear.
+        reduction: `sum` over the levels, so that each one trains as if it were alone, or `mean`, the paper's in
+            multi-task learning.
+
+    Raises:
+        ValueError: when the reduction is unknown.
     """
 
-    def __init__(self, delta: float = 1.0) -> None:
+    def __init__(self, delta: float = 1.0, reduction: str = "sum") -> None:
         super().__init__()
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be sum or mean, got {reduction!r}")
         self.delta = delta
+        self.reduction = reduction
 
     def forward(self, input: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
         """Compare reconstructions with their originals.
@@ -41,5 +49,5 @@ class ReconstructionLoss(nn.Module):
         shapes, targets = [tuple(level.shape) for level in input], [tuple(level.shape) for level in target]
         if shapes != targets:
             raise ValueError(f"target must have the shapes of input {shapes}, got {targets}")
-        losses = [F.huber_loss(*pair, delta=self.delta) for pair in zip(input, target, strict=True)]
-        return torch.stack(losses).sum()
+        losses = torch.stack([F.huber_loss(*pair, delta=self.delta) for pair in zip(input, target, strict=True)])
+        return losses.sum() if self.reduction == "sum" else losses.mean()

@@ -1,4 +1,5 @@
 from .fnet import FNet, FNetGeometry
+from .multi_task import MultiTaskFNet
 from .pyramid import Pyramid
 from .transfer import RANDOM, is_scratch, load_weights, parameter_groups, transfer_extraction
 from .wta_autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all
