@@ -37,4 +37,5 @@ class ParallelLoader:
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass through every loader that of `epoch`, counted from 0."""
         for loader in self.loaders.values():
-            loader.batch_sampler.set_epoch(epoch)
+            sampler: Any = loader.batch_sampler
+            sampler.set_epoch(epoch)

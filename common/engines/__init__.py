@@ -1,2 +1,2 @@
-from .multi_task import MultiTaskUpdate
+from .multi_task_update import MultiTaskUpdate
 from .prepare_patches import PreparePatches

@@ -88,9 +88,7 @@ class MultiTaskFNet(nn.Module):
             raise ValueError(
                 f"unlabeled must be one patch for each of the levels {self.levels}, got {len(unlabeled)} patches"
             )
-        reconstructions = [
-            autoencoder(patch) for autoencoder, patch in zip(self.autoencoders, unlabeled, strict=True)
-        ]
+        reconstructions = [autoencoder(patch) for autoencoder, patch in zip(self.autoencoders, unlabeled, strict=True)]
         return [self.fnet(*patches), *reconstructions] if patches else reconstructions
 
 

@@ -22,6 +22,8 @@ from common.data import write_phantoms
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+PRETRAINED = [bundle for bundle in BUNDLES if (bundle / "configs" / "pretrain.yaml").is_file()]
+every_pretrained_bundle = pytest.mark.parametrize("bundle", PRETRAINED, ids=lambda path: path.name)
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
 
@@ -60,20 +62,26 @@ def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def scratch(bundle: Path) -> dict:
+    """Return the option by which a training of a bundle does without pretrained weights."""
+    return {"pretrained": "null"} if bundle in PRETRAINED else {}
+
+
 @every_bundle
 def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     weights, scores, output = tmp_path / "models", tmp_path / "scores", tmp_path / "output"
     common = {"dataset_dir": str(phantoms), "ckpt_dir": str(weights), "device": "cpu"}
 
-    run(bundle, "pretrain.yaml", **common, **SHORT)
-    assert {path.name for path in (weights / "pretrained").glob("*.png")} == {
+    if bundle in PRETRAINED:
+        run(bundle, "pretrain.yaml", **common, **SHORT)
+    trained = run(bundle, "train.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
+    assert trained.parser.get_parsed_content("train::trainer").state.iteration == 2
+    assert not list(weights.rglob("*.ckpt")), "a finished training leaves no checkpoint"
+    assert {path.name for path in weights.rglob("*.png")} == {
         "kernels.png",
         "learning_curve.png",
         "reconstructions.png",
     }
-    trained = run(bundle, "train.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
-    assert trained.parser.get_parsed_content("train::trainer").state.iteration == 2
-    assert not list(weights.rglob("*.ckpt")), "a finished training leaves no checkpoint"
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(scores))
     rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
@@ -96,7 +104,7 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
 def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quiet_hooks):
     """Both read the same weights and the same fitted preprocessing, in workflows of their own."""
     common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu"}
-    run(bundle, "train.yaml", **common, max_epochs=3, iterations_per_epoch=10, num_validation=1, pretrained="null")
+    run(bundle, "train.yaml", **common, max_epochs=3, iterations_per_epoch=10, num_validation=1, **scratch(bundle))
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(tmp_path))
     images = phantoms / "imagesTs"
     exact = {**common, "dataset_dir": str(images), "inferer::output_dtype": "$torch.float32"}
@@ -116,7 +124,7 @@ def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quie
 def test_every_file_form_gives_the_same_segmentation(bundle, form, phantoms, tmp_path, quiet_hooks):
     weights = tmp_path / "models"
     common = {"ckpt_dir": str(weights), "device": "cpu"}
-    fitted = {"num_labeled": 1, "num_validation": 1, "pretrained": "null"}
+    fitted = {"num_labeled": 1, "num_validation": 1, **scratch(bundle)}
     run(bundle, "train.yaml", **common, **SHORT, **fitted, dataset_dir=str(phantoms))
     original = phantoms / "imagesTs" / "phantom_005.nii.gz"
     convert(original, tmp_path / form)
@@ -163,8 +171,8 @@ def test_runs_by_command_from_another_folder(bundle, phantoms, tmp_path):
         cwd=tmp_path,
         dataset_dir=phantoms,
         ckpt_dir=tmp_path / "models",
-        pretrained="null",
         num_validation=1,
+        **scratch(bundle),
         **SHORT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -172,7 +180,7 @@ def test_runs_by_command_from_another_folder(bundle, phantoms, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
 
 
-@every_bundle
+@every_pretrained_bundle
 def test_missing_pretrained_weights_end_in_one_sentence(bundle, phantoms, tmp_path):
     missing = tmp_path / "nothing.pt"
     done = bundle_run("training", bundle, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, pretrained=missing)
@@ -189,10 +197,14 @@ def test_a_wrong_bundle_root_ends_in_one_sentence(bundle, phantoms, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@every_bundle
-def test_two_processes_train_one_network(bundle, phantoms, tmp_path):
+@pytest.mark.parametrize(
+    ("bundle", "options"),
+    [*((bundle, scratch(bundle)) for bundle in BUNDLES), (ROOT / "bundles" / "fnet_wtacae_mtl", {"alternate": True})],
+    ids=lambda value: value.name if isinstance(value, Path) else "-".join(value) or "default",
+)
+def test_two_processes_train_one_network(bundle, options, phantoms, tmp_path):
     """Every process ends with the same weights; the first one writes them."""
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29513", "-m", "monai.bundle")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
     done = bundle_run(
         "training",
         bundle,
@@ -201,8 +213,8 @@ def test_two_processes_train_one_network(bundle, phantoms, tmp_path):
         launcher=launcher,
         dataset_dir=phantoms,
         ckpt_dir=tmp_path,
-        pretrained="null",
         num_validation=1,
+        **options,
         **SHORT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -213,8 +225,8 @@ def test_two_processes_train_one_network(bundle, phantoms, tmp_path):
 
 @every_bundle
 def test_a_killed_training_goes_on_with_the_same_numbers(bundle, phantoms, tmp_path, quiet_hooks):
-    common = {"dataset_dir": str(phantoms), "pretrained": "null", "num_validation": 1, "device": "cpu"}
-    options = {**common, "max_epochs": 3, "iterations_per_epoch": 2, "val_interval": 1}
+    common = {"dataset_dir": str(phantoms), "num_validation": 1, "device": "cpu"}
+    options = {**common, **scratch(bundle), "max_epochs": 3, "iterations_per_epoch": 2, "val_interval": 1}
     run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "whole"), **options)
 
     killed = workflow(bundle, "train.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
@@ -234,3 +246,30 @@ def test_a_killed_training_goes_on_with_the_same_numbers(bundle, phantoms, tmp_p
         torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0)
     histories = [list(csv.DictReader((tmp_path / name / "history.csv").open())) for name in ("whole", "killed")]
     assert [{**row, "seconds": ""} for row in histories[0]] == [{**row, "seconds": ""} for row in histories[1]]
+
+
+def test_the_weights_of_one_f_net_bundle_serve_the_other(phantoms, tmp_path, quiet_hooks):
+    """What S-MTL trains is an F-Net like that of S-TL: same names, same preprocessing, same segmentation."""
+    weights = {"ckpt_dir": str(tmp_path / "models"), "device": "cpu"}
+    multi_task, transfer = (ROOT / "bundles" / f"fnet_wtacae_{method}" for method in ("mtl", "stl"))
+    run(multi_task, "train.yaml", **weights, **SHORT, dataset_dir=str(phantoms), num_labeled=2, num_validation=1)
+    image = phantoms / "imagesTs" / "phantom_005.nii.gz"
+    for bundle in (multi_task, transfer):
+        output = str(tmp_path / bundle.name)
+        run(bundle, "inference.yaml", kind="infer", **weights, dataset_dir=str(image), output_dir=output)
+    first, second = (tmp_path / bundle.name / "phantom_005_seg.nii.gz" for bundle in (multi_task, transfer))
+    np.testing.assert_array_equal(np.asarray(nib.load(first).dataobj), np.asarray(nib.load(second).dataobj))
+
+
+@pytest.mark.parametrize("options", [{"alternate": True}, {"tie_norm": True}, {"gamma": 0.5}], ids=str)
+def test_every_way_of_multi_task_training_learns_and_is_recorded(options, phantoms, tmp_path, quiet_hooks):
+    bundle = ROOT / "bundles" / "fnet_wtacae_mtl"
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu", "num_validation": 1}
+    run(bundle, "train.yaml", **common, **options, max_epochs=3, iterations_per_epoch=8)
+    history = list(csv.DictReader((tmp_path / "history.csv").open()))
+    for name in ("train_loss", "segmentation_loss", "reconstruction_loss"):
+        assert float(history[-1][name]) < float(history[0][name])
+    for row in history:
+        total = float(row["segmentation_loss"]) + float(row["gamma"]) * float(row["reconstruction_loss"])
+        if "gamma" in options:
+            assert float(row["train_loss"]) == pytest.approx(total, rel=1e-4)

@@ -104,6 +104,16 @@ def test_pretraining_sees_validation_images_only_when_asked_to_and_never_test(tm
     assert all(list(case) == ["image"] for case in cases.pretraining())
 
 
+def test_fewer_unlabeled_cases_lie_inside_more_and_the_labeled_ones_stay(tmp_path, content):
+    cases = read_cases(tmp_path, num_labeled=2)
+    pools = [ids(cases.pretraining(num_unlabeled=number)) for number in range(len(cases.unlabeled) + 1)]
+    assert pools[0] == ids(cases.training)
+    assert all(more[: len(fewer)] == fewer and len(more) == len(fewer) + 1 for fewer, more in pairwise(pools))
+    assert pools[-1] == ids(cases.pretraining())
+    with pytest.raises(ValueError, match=r"num_unlabeled must be 0 or more, got -1"):
+        cases.pretraining(num_unlabeled=-1)
+
+
 def test_folds_of_the_file_are_followed(tmp_path, content):
     write_datalist(tmp_path, {**content, "folds": [["c3", "c1"], ["c2"]]})
     assert ids(read_cases(tmp_path, fold=0).validation) == ["c3", "c1"]

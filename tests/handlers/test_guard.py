@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from common.handlers import StopOnNonFiniteLoss
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -27,3 +30,23 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(make_training
     assert torch.load(training.save_dir / "training.ckpt", weights_only=True)["epoch"] == 2
     assert all(value.isfinite().all() for value in torch.load(training.save_dir / "model.pt").values())
     assert (training.save_dir / "history.csv").read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "cases"),
+    [
+        ({"labeled": {"case": ["a"]}, "unlabeled": {"case": ["b", "c"]}}, r"\['a', 'b', 'c'\]"),
+        (torch.zeros(1), "unknown"),
+    ],
+    ids=["several streams", "a tensor"],
+)
+def test_the_cases_of_every_stream_are_named(batch, cases):
+    def step(engine, batch):
+        engine.state.output = {"loss": torch.tensor(float("nan"))}
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+
+    engine = Engine(step)
+    engine.register_events(*IterationEvents)
+    StopOnNonFiniteLoss().attach(engine)
+    with pytest.raises(FloatingPointError, match=rf"look at these cases: {cases}\."):
+        engine.run([batch])

@@ -11,20 +11,37 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from common.handlers import InferenceReport, KernelPicture, OverlayPictures, ReconstructionPicture
-from common.networks import FNet, WTAAutoencoders
-from common.visualize import save_curves, save_overlay
+from common.networks import FNet, MultiTaskFNet, WTAAutoencoders
+from common.visualize import save_curves, save_kernels, save_overlay
 
 
 def is_picture(path):
     return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("network", [FNet(1, 2, (2, 3), 3), WTAAutoencoders(1, (2, 3), 3)], ids=["fnet", "wta"])
-def test_kernels_are_drawn_at_the_end(tmp_path, network):
+@pytest.mark.parametrize(
+    ("network", "titles"),
+    [
+        (FNet(1, 2, (2, 3), 3), ["level 0\nencoder", "level 1\nencoder"]),
+        (
+            WTAAutoencoders(1, (2, 3), 3),
+            [f"level {level}\n{part}" for part in ("encoder", "decoder") for level in (0, 1)],
+        ),
+        (MultiTaskFNet(FNet(1, 2, (2, 3), 3), (1,)), ["level 0\nencoder", "level 1\nencoder", "level 1\ndecoder"]),
+    ],
+    ids=["fnet", "wta", "multi-task"],
+)
+def test_kernels_are_drawn_at_the_end(tmp_path, monkeypatch, network, titles):
+    drawn = []
+    monkeypatch.setattr(
+        "common.handlers.pictures.save_kernels",
+        lambda kernels, path: (drawn.extend(kernels), save_kernels(kernels, path)),
+    )
     engine = Engine(lambda engine, batch: None)
     KernelPicture(tmp_path / "new" / "kernels.png", network).attach(engine)
     engine.run([0])
     assert is_picture(tmp_path / "new" / "kernels.png")
+    assert drawn == titles
 
 
 def test_reconstructions_are_drawn_in_between_and_at_the_end(tmp_path):
@@ -41,6 +58,16 @@ def test_reconstructions_are_drawn_in_between_and_at_the_end(tmp_path):
     engine.run([0], max_epochs=5)
     assert drawn == [False, False, True, False, True]
     assert is_picture(path)
+
+
+def test_reconstructions_are_found_by_name_and_drawn_with_their_levels(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("common.handlers.pictures.save_reconstructions", lambda *arguments: drawn.append(arguments))
+    output = {"label": 0, "pred": 1, "original": 2, "reconstruction": 3}
+    engine = Engine(lambda engine, batch: output)
+    ReconstructionPicture(tmp_path, 1, "original", "reconstruction", (1, 2)).attach(engine)
+    engine.run([0])
+    assert drawn[0] == (2, 3, tmp_path, (1, 2))
 
 
 @pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1, 1]), np.diag([-2.0, -1, 3, 1])])

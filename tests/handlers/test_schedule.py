@@ -6,7 +6,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from common.handlers import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, registered_states
+from common.handlers import MovingAveragePlateau, ScheduleLR, StopOnPlateau, registered_states
+from common.utils import MovingAverage
 
 
 def make_optimizer(*learning_rates):
@@ -15,18 +16,6 @@ def make_optimizer(*learning_rates):
 
 def rates(optimizer):
     return [group["lr"] for group in optimizer.param_groups]
-
-
-def test_the_moving_average_begins_with_its_first_value():
-    average = MovingAverage(0.9)
-    assert [average.update(value) for value in (2.0, 1.0, 1.0)] == pytest.approx([2.0, 1.9, 1.81])
-    assert average.value == pytest.approx(1.81)
-
-
-@pytest.mark.parametrize("coefficient", [1.0, -0.1])
-def test_a_coefficient_out_of_range_is_refused(coefficient):
-    with pytest.raises(ValueError, match=rf"coefficient must be in \[0, 1\), got {coefficient}"):
-        MovingAverage(coefficient)
 
 
 def test_every_learning_rate_falls_when_the_loss_has_not_fallen_for_longer_than_the_patience():

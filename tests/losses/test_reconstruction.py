@@ -17,6 +17,15 @@ def test_value_worked_out_by_hand():
     assert loss.item() == pytest.approx((0.125 + 1.5) / 2 + 1.5)
 
 
+def test_the_mean_over_levels_is_their_sum_divided_by_their_number():
+    patches = [torch.randn(2, 1, 3, 3, 3), torch.randn(2, 1, 2, 2, 2), torch.randn(2, 1, 1, 1, 1)]
+    targets = [torch.zeros_like(patch) for patch in patches]
+    mean = ReconstructionLoss(reduction="mean")(patches, targets)
+    torch.testing.assert_close(3 * mean, ReconstructionLoss()(patches, targets))
+    with pytest.raises(ValueError, match=r"reduction must be sum or mean, got 'none'"):
+        ReconstructionLoss(reduction="none")
+
+
 def test_delta_is_where_the_loss_becomes_linear():
     target = [torch.full((1, 1, 1, 1, 1), 10.0)]
     assert ReconstructionLoss(delta=2.0)([torch.zeros(1, 1, 1, 1, 1)], target).item() == pytest.approx(2 * (10 - 1))
