@@ -15,7 +15,14 @@ from typing import Any
 import fire
 import torch
 
-from tools._benchmark.fnet import FNetSize, decoder_rows, inference_rows, sampler_rows, training_rows
+from tools._benchmark.fnet import (
+    FNetSize,
+    decoder_rows,
+    inference_rows,
+    multi_task_rows,
+    sampler_rows,
+    training_rows,
+)
 from tools._benchmark.measure import Row, format_table, to_json
 
 __all__ = ["fnet", "fnet_rows"]
@@ -29,7 +36,7 @@ def fnet(
     quick: bool = False,
     **unknown: Any,
 ) -> None:
-    """Measure F-Net: training against U-Nets, dense inference, the sparse decoder, and the patch sampler.
+    """Measure F-Net: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler.
 
     Args:
         device: `cpu` or `cuda`. A CPU trains with batches of 1, CUDA with batches of 8 in bfloat16.
@@ -75,6 +82,7 @@ def fnet_rows(device: str, repeats: int, quick: bool) -> list[Row]:
     if is_cuda and not quick:
         rows += inference_rows(FNetSize(5, 32), 160, 72, device, repeats)
     rows += decoder_rows(32, 13, decoder_patch, 5, batch_size, device, repeats)
+    rows += multi_task_rows(sizes[0] if is_cuda else sizes[-1], 40 if quick else 72, (5, 8), device, repeats)
     rows += sampler_rows(sizes[-1], 40 if quick else 72, batch_size, device, repeats)
     return rows
 

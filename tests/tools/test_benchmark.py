@@ -12,6 +12,7 @@ from tools._benchmark.fnet import (
     FNetSize,
     decoder_rows,
     inference_rows,
+    multi_task_rows,
     receptive_field,
     sampler_rows,
     training_rows,
@@ -76,6 +77,12 @@ def test_sparse_and_dense_decoders_agree():
     forward, backward = decoder_rows(3, 5, 12, 2, batch_size=2, device="cpu", repeats=1)
     assert forward.notes["largest difference of the reconstruction"] < 1e-5
     assert backward.notes["largest difference of a gradient"] < 1e-5
+
+
+def test_multi_task_rows_tell_the_cost_in_steps_of_fnet_alone():
+    rows = multi_task_rows(TINY, 8, (2, 3), "cpu", repeats=1)
+    assert [row.side_a for row in rows] == [f"autoencoders on levels {levels}" for levels in ([0], [0, 1], [0, 1, 2])]
+    assert all(row.notes["cost in steps of F-Net alone"] == pytest.approx(1 / row.ratio) for row in rows)
 
 
 def test_sampler_row_is_in_patches_per_second():

@@ -16,10 +16,19 @@ from torch import nn
 
 from common.data import PatchBatchSampler, PatchDataset
 from common.inferers import FNetInferer
-from common.networks import FNet, FNetGeometry, SparseDecoder, winner_take_all
+from common.losses import ReconstructionLoss
+from common.networks import FNet, FNetGeometry, MultiTaskFNet, SparseDecoder, winner_take_all
 from tools._benchmark.measure import Row, Step, compare, peak_memory, time_interleaved
 
-__all__ = ["FNetSize", "decoder_rows", "inference_rows", "receptive_field", "sampler_rows", "training_rows"]
+__all__ = [
+    "FNetSize",
+    "decoder_rows",
+    "inference_rows",
+    "multi_task_rows",
+    "receptive_field",
+    "sampler_rows",
+    "training_rows",
+]
 
 NUM_CLASSES = 2
 U_NETS = {"BasicUNet": (32, 32, 64, 128, 256, 32), "UNet": (16, 32, 64, 128, 256)}  # feature maps
@@ -134,6 +143,55 @@ def training_rows(
             name = f"training step, batch {batch_size}, {patch_size}^3"
             pair = (seconds[size], seconds[u_net])
             rows.append(compare(name, (str(size), u_net), pair, "voxels/s", (voxels, voxels), notes))
+    return rows
+
+
+def multi_task_step(
+    size: FNetSize, levels: Sequence[int], patch_size: int, batch_sizes: tuple[int, int], device: str
+) -> Step:
+    """Return a training step of F-Net and its autoencoders together on random data; see `multi_task_rows`."""
+    torch.manual_seed(0)
+    network = MultiTaskFNet(size.network(), levels).to(device).train()
+    shapes = size.geometry.input_sizes(patch_size)
+    labeled = [torch.randn(batch_sizes[0], 1, *shape, device=device) for shape in shapes]
+    unlabeled = [torch.randn(batch_sizes[1], 1, *shapes[level], device=device) for level in levels]
+    label = torch.randint(NUM_CLASSES, (batch_sizes[0], *3 * [patch_size]), device=device)
+    loss = ReconstructionLoss(reduction="mean")
+    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits, *reconstructions = network(*labeled, unlabeled=unlabeled)
+        segmentation_loss = F.cross_entropy(logits.float(), label)
+        (segmentation_loss + loss([level.float() for level in reconstructions], unlabeled)).backward()
+        optimizer.step()
+
+    return step
+
+
+def multi_task_rows(
+    size: FNetSize, patch_size: int, batch_sizes: tuple[int, int], device: str, repeats: int
+) -> list[Row]:
+    """Compare a step of multi-task learning with one of F-Net alone on as many labeled patches.
+
+    Args:
+        size: of the F-Net.
+        patch_size: voxels of output along each axis.
+        batch_sizes: labeled and unlabeled patches in a step; the paper's are 5 and 8.
+        device: `cpu` or `cuda`.
+        repeats: of each step.
+    """
+    choices = [[0], [0, 1], list(range(size.num_levels))]
+    steps = [training_step(size, patch_size, batch_sizes[0], device)]
+    steps += [multi_task_step(size, levels, patch_size, batch_sizes, device) for levels in choices]
+    alone, *together = time_interleaved(steps, repeats, device)
+    name = f"multi-task step, {batch_sizes[0]} + {batch_sizes[1]} patches of {patch_size}^3"
+    rows = []
+    for levels, seconds in zip(choices, together, strict=True):
+        row = compare(name, (f"autoencoders on levels {levels}", f"{size} alone"), (seconds, alone))
+        row.notes["cost in steps of F-Net alone"] = row.median_a / row.median_b
+        rows.append(row)
     return rows
 
 
