@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.utils import write_atomically
+from common.utils import check_flags, write_atomically
 
 from .checks import SUFFIXES, check_grids, check_header
 
@@ -54,8 +54,10 @@ class Cases:
             num_unlabeled: unlabeled cases at most, None for all.
 
         Raises:
+            TypeError: when `include_val_images` is text.
             ValueError: when `num_unlabeled` is negative.
         """
+        check_flags(include_val_images=include_val_images)
         if num_unlabeled is not None and num_unlabeled < 0:
             raise ValueError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
         validation = self.validation if include_val_images else []

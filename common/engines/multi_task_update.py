@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from common.losses import TaskWeight
+from common.utils import check_flags
 
 from .prepare_patches import PreparePatches
 
@@ -50,8 +51,7 @@ class MultiTaskUpdate:
         alternate: bool = False,
         autoencoder_optimizer: Optimizer | None = None,
     ) -> None:
-        if not isinstance(alternate, bool):  # a command line delivers false as text
-            raise TypeError(f"alternate must be True or False, got {alternate!r}")
+        check_flags(alternate=alternate)
         if alternate and autoencoder_optimizer is None:
             raise ValueError("autoencoder_optimizer must be an optimizer when alternate is true, got None")
         self.reconstruction_loss = reconstruction_loss

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.utils import is_main_process, write_atomically
+from common.utils import check_flags, is_main_process, write_atomically
 
 from .state import Stateful, registered_states
 
@@ -48,8 +48,7 @@ class ResumableCheckpoint:
         settings: Mapping[str, Any] | None = None,
         resume: bool = True,
     ) -> None:
-        if not isinstance(resume, bool):  # a command line delivers false as text
-            raise TypeError(f"resume must be True or False, got {resume!r}")
+        check_flags(resume=resume)
         self.path = Path(path)
         self.objects = dict(objects)
         self.validator = validator

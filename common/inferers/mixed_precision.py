@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from monai.inferers import SimpleInferer
 
+from common.utils import check_flags
+
 __all__ = ["MixedPrecisionInferer", "has_bfloat16"]
 
 
@@ -27,10 +29,14 @@ class MixedPrecisionInferer(SimpleInferer):
 
     Args:
         enabled: use bfloat16 where the device has it; otherwise, and elsewhere, the precision of the input.
+
+    Raises:
+        TypeError: when `enabled` is text.
     """
 
     def __init__(self, enabled: bool = True) -> None:
         super().__init__()
+        check_flags(enabled=enabled)
         self.enabled = enabled
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.utils import check_flags
+
 from .fnet import FNet
 from .wta_autoencoder import WTAAutoencoder
 
@@ -35,6 +37,7 @@ class MultiTaskFNet(nn.Module):
         autoencoders: one `WTAAutoencoder` for each of `levels`.
 
     Raises:
+        TypeError: when `levels` is no list, or `tie_norm` is text.
         ValueError: when `levels` are not some of the network's, each once, in increasing order.
     """
 
@@ -47,6 +50,9 @@ class MultiTaskFNet(nn.Module):
         tie_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_flags(tie_norm=tie_norm)
+        if not isinstance(levels, (list, tuple)):
+            raise TypeError(f"levels must be a list such as [0, 1], got {levels!r}")
         existing = list(range(network.geometry.num_levels))
         if not levels or list(levels) != [level for level in existing if level in levels]:
             raise ValueError(f"levels must be some of {existing}, each once and in order, got {list(levels)}")

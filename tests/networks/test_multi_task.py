@@ -101,6 +101,11 @@ def test_levels_must_be_some_of_the_networks(make, levels):
         make(levels=levels)
 
 
+def test_levels_must_be_a_list(make):
+    with pytest.raises(TypeError, match=r"levels must be a list such as \[0, 1\], got 0"):
+        make(levels=0)
+
+
 def test_every_level_wants_its_patch(make):
     network = make()
     with pytest.raises(ValueError, match=r"one patch for each of the levels \(0, 1\), got 3 patches"):
