@@ -26,11 +26,20 @@ def test_every_data_set_is_read_and_divided(name):
 
 
 @needs_scans
-@pytest.mark.parametrize(("name", "air"), [("head_neck_ct", -500), ("hippocampus_mr", None)])
-def test_ct_and_mr_are_learned_from(name, air, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "name", "air", "options"),
+    [
+        ("stl", "head_neck_ct", -500, {"pretrained": "null"}),
+        ("stl", "hippocampus_mr", None, {"pretrained": "null"}),
+        ("mtl", "head_neck_ct", -500, {"num_unlabeled": 4}),
+        ("mtl", "hippocampus_mr", None, {"num_unlabeled": 4}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_ct_and_mr_are_learned_from(method, name, air, options, tmp_path, monkeypatch):
     """Three short epochs lower the loss, and every test case gets a score for every class."""
     monkeypatch.setattr("sys.excepthook", None)
-    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    bundle = ROOT / "bundles" / f"fnet_wtacae_{method}"
 
     def run(*names: str, **options) -> ConfigWorkflow:
         files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
@@ -52,7 +61,7 @@ def test_ct_and_mr_are_learned_from(name, air, tmp_path, monkeypatch):
         made.finalize()
         return made
 
-    run("train.yaml", pretrained="null", max_epochs=3, iterations_per_epoch=15)
+    run("train.yaml", **options, max_epochs=3, iterations_per_epoch=15)
     history = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert float(history[-1]["train_loss"]) < 0.9 * float(history[0]["train_loss"])
     run("train.yaml", "evaluate.yaml", evaluation_dir=str(tmp_path / "scores"), split="validation")
