@@ -5,4 +5,6 @@ from .list_images import list_images
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import FittedPreprocessing, fit_preprocessing, load_preprocessing
+from .sampling import EpochBatchSampler
+from .slices import SliceBatchSampler, SliceDataset, SliceRequest, slice_axis
 from .streams import ParallelLoader

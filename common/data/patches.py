@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from monai.data import CacheDataset
 from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple_rep
-from torch.utils.data import Sampler
 
 from common.networks import FNetGeometry
+
+from .sampling import EpochBatchSampler
 
 __all__ = ["PatchBatchSampler", "PatchDataset", "PatchRequest", "PatchSourced"]
 
@@ -141,12 +141,10 @@ class PatchDataset(CacheDataset):
         return (center.astype(int) - patch // 2).tolist()
 
 
-class PatchBatchSampler(Sampler[list[PatchRequest]]):
+class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
     """Minibatches of patch requests in which at least a given share demands foreground.
 
-    Cases come in random order, each as often as any other. Every epoch draws anew; the draws of an epoch depend on the
-    seed and on the epoch alone, so a resumed run goes on as if it had not stopped. In a distributed run every process
-    gets its own part of each epoch's draws.
+    Cases come in random order, each as often as any other. See `EpochBatchSampler` for seeds, epochs and processes.
 
     Args:
         dataset: the dataset whose cases are drawn.
@@ -154,7 +152,7 @@ class PatchBatchSampler(Sampler[list[PatchRequest]]):
         num_batches: minibatches in an epoch.
         foreground_fraction: smallest share of the patches of each minibatch that hold foreground.
         seed: of the draws.
-        fixed: every epoch draws what the first one drew, so that the losses of epochs can be compared.
+        fixed: every epoch draws what the first one drew.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -173,29 +171,20 @@ class PatchBatchSampler(Sampler[list[PatchRequest]]):
             raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
         if not 0 <= foreground_fraction <= 1:
             raise ValueError(f"foreground_fraction must be in [0, 1], got {foreground_fraction}")
+        super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.num_foreground = math.ceil(foreground_fraction * batch_size - 1e-9)
-        self.seed = seed
-        self.fixed = fixed
-        self.epoch = 0
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass through the sampler that of `epoch`, counted from 0."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[PatchRequest]]:
-        is_distributed = dist.is_available() and dist.is_initialized()
-        rank, world_size = (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
-        first = self.epoch * self.num_batches * self.batch_size * world_size
-        seeds = np.random.default_rng((self.seed, self.epoch)).integers(
+    def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[PatchRequest]]:
+        first = epoch * self.num_batches * self.batch_size * world_size
+        seeds = np.random.default_rng((self.seed, epoch)).integers(
             2**63, size=(self.num_batches, world_size, self.batch_size)
         )
-        self.epoch += not self.fixed
         for batch in range(self.num_batches):
             requests = []
             for index in range(self.batch_size):

@@ -1,0 +1,48 @@
+"""What the samplers of this library have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+__all__ = ["EpochBatchSampler"]
+
+Request = TypeVar("Request")
+
+
+class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
+    """Minibatches of requests that depend on a seed and on the epoch alone.
+
+    Every epoch draws anew, and a resumed run goes on as if it had not stopped. In a distributed run every process gets
+    its own part of each epoch's draws.
+
+    Args:
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew, so that the losses of epochs can be compared.
+    """
+
+    def __init__(self, seed: int = 0, fixed: bool = False) -> None:
+        self.seed = seed
+        self.fixed = fixed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass through the sampler that of `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        epoch = self.epoch
+        self.epoch += not self.fixed
+        yield from self._draw(epoch, *self._place())
+
+    def _place(self) -> tuple[int, int]:
+        """Return the number of this process and the number of processes."""
+        is_distributed = dist.is_available() and dist.is_initialized()
+        return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+
+    def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[Request]]:
+        """Yield the minibatches of one process in one epoch."""
+        raise NotImplementedError
