@@ -7,5 +7,6 @@ from .report import InferenceReport
 from .schedule import MovingAveragePlateau, ScheduleLR, StopOnPlateau
 from .scores import SaveScores
 from .state import register_state, registered_states
+from .unfreeze import UnfreezeAfter
 from .validate_at_end import ValidateAtEnd
 from .weights import LoadWeights

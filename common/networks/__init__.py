@@ -1,3 +1,4 @@
+from .context_transfer import transfer_context
 from .context_unet import ContextUNet, StandardizedConv2d
 from .fnet import FNet, FNetGeometry
 from .multi_task import MultiTaskFNet

@@ -1,0 +1,107 @@
+"""Transfer of a pretrained inpainting network to segmentation, and its controls.
+
+Source: A. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from .context_unet import ContextUNet
+from .transfer import RANDOM, is_scratch, load_weights
+
+__all__ = ["transfer_context"]
+
+logger = logging.getLogger(__name__)
+
+_PREFIXES = {
+    "encoder": ("encoder.",),
+    "encoder_decoder": ("encoder.", "decoder."),
+    "statistics": ("encoder.",),
+}
+
+
+def transfer_context(
+    network: ContextUNet,
+    path: str | Path | None,
+    parts: str = "encoder",
+    freeze: bool = False,
+    seed: int = 0,
+) -> ContextUNet:
+    """Copy a pretrained encoder, and perhaps its decoder, into a network; all of their tensors or none.
+
+    The paper's best choice is the encoder, with all weights trainable at once. A control tells whether what was learned
+    counts, or only its scale: `statistics` copies the biases and norms of the encoder and draws the weights of each
+    filter anew, from the normal distribution with the mean and the standard deviation of the pretrained filter.
+
+    Args:
+        network: of the same features and input channels as the pretrained one; changed in place.
+        path: state dict of a `ContextUNet`; `None` or `null` trains from scratch, `random` keeps the initial weights.
+        parts: `encoder`, `encoder_decoder` or `statistics`. The head is never transferred.
+        freeze: the tensors of these parts require no gradient, until `UnfreezeAfter` gives it back.
+        seed: of the weights that `statistics` draws.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        TypeError: when `freeze` is text.
+        ValueError: when the weights do not fit the network, or `parts` is unknown.
+    """
+    if parts not in _PREFIXES:
+        raise ValueError(f"parts must be one of {list(_PREFIXES)}, got {parts!r}")
+    if not isinstance(freeze, bool):  # a command line delivers false as text
+        raise TypeError(f"freeze must be True or False, got {freeze!r}")
+    if is_scratch(path):
+        logger.info("context U-Net: from scratch, nothing transferred")
+        return network
+    if path == RANDOM:
+        logger.info("context U-Net: initial weights, nothing transferred; %s %s", parts, _fate(freeze))
+    else:
+        target = network.state_dict()
+        source = _matching_weights(target, load_weights(path), parts, path)
+        if parts == "statistics":
+            generator = torch.Generator().manual_seed(seed)
+            source = {name: _redraw_filters(value, generator) for name, value in source.items()}
+        network.load_state_dict({**target, **source})
+        logger.info(
+            "context U-Net: %d of %d tensors transferred from %s, %s %s",
+            *(len(source), len(target), path, parts, _fate(freeze)),
+        )
+    if freeze:
+        for name, parameter in network.named_parameters():
+            if name.startswith(_PREFIXES[parts]):
+                parameter.requires_grad_(False)
+    return network
+
+
+def _matching_weights(
+    target: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], parts: str, path: str | Path | None
+) -> dict[str, torch.Tensor]:
+    """Return the weights of some parts, refusing any that the network or the file lacks."""
+    source = {name: value for name, value in weights.items() if name.startswith(_PREFIXES[parts])}
+    for name, value in target.items():
+        if name.startswith(_PREFIXES[parts]):
+            expected, found = tuple(value.shape), tuple(source[name].shape) if name in source else "nothing"
+            if found != expected:
+                raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+    beyond = [name for name in source if name not in target]
+    if beyond:
+        raise ValueError(f"{path}: weights must have no tensor that the network lacks, got {beyond[0]}")
+    return source
+
+
+def _redraw_filters(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return random kernels with each filter's mean and standard deviation; a bias or a norm stays as it is."""
+    if weight.ndim == 1:
+        return weight
+    std, mean = torch.std_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+    return mean + std * torch.randn(weight.shape, generator=generator)
+
+
+def _fate(freeze: bool) -> str:
+    return "frozen" if freeze else "trainable"
