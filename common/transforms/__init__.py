@@ -1,4 +1,14 @@
+from .base import SharedRandomd
 from .check_volume import CheckVolumed
+from .context_corruption import (
+    RandContextCorruption,
+    RandContextPrediction,
+    RandContextPredictiond,
+    RandContextRestoration,
+    RandContextRestorationd,
+    draw_poisson_places,
+    draw_uniform_places,
+)
 from .crop_body import CropBodyd
 from .isotropic_spacing import IsotropicSpacingd
 from .normalize_intensity import ClipAndNormalize, ClipAndNormalized
