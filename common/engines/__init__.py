@@ -1,2 +1,3 @@
 from .multi_task_update import MultiTaskUpdate
+from .prepare_context import PrepareContext
 from .prepare_patches import PreparePatches

@@ -1,2 +1,3 @@
+from .inpainting import InpaintingLoss
 from .reconstruction import ReconstructionLoss
 from .task_weight import TaskWeight
