@@ -16,7 +16,7 @@ import fire
 import numpy as np
 from monai.transforms import LoadImage
 
-from common.data.checks import SUFFIXES, check_label
+from common.data.checks import PICTURE_SUFFIX, SUFFIXES, check_label
 from common.data.datalist import case_id, write_datalist
 
 _PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|volume|vol)[-_]"
@@ -91,18 +91,18 @@ def datalist(
 
 
 def _list(root: Path, folder: str) -> list[Path]:
-    """Return the image files of a folder in order of name."""
+    """Return the image files of a folder in order of name: volumes or, where there are none, PNG pictures."""
     path = root / folder
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: must be a folder, got {'a file' if path.exists() else 'nothing there'}")
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{path}: must lie inside {root}, got a folder outside")
-    files = sorted(
-        file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
-    )
-    if not files:
-        raise ValueError(f"{path}: must hold {', '.join(SUFFIXES)} files, got none")
-    return files
+    visible = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    for suffixes in (SUFFIXES, PICTURE_SUFFIX):
+        files = [file for file in visible if file.name.lower().endswith(suffixes)]
+        if files:
+            return files
+    raise ValueError(f"{path}: must hold {', '.join((*SUFFIXES, PICTURE_SUFFIX))} files, got none")
 
 
 def _pair(images: list[Path], labels: list[Path]) -> tuple[list[tuple[Path, Path]], list[Path]]:

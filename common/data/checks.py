@@ -14,8 +14,10 @@ from typing import NoReturn
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from PIL import Image
 
 __all__ = [
+    "PICTURE_SUFFIX",
     "SUFFIXES",
     "Header",
     "check_grids",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+PICTURE_SUFFIX = ".png"  # the only format of 2D images that keeps every value and has no grid in millimeters
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ _WANTED = {
     ".nrrd": "an NRRD image",
     ".mha": "a MetaImage",
     ".mhd": "a MetaImage",
+    PICTURE_SUFFIX: "a PNG picture",
 }
 _NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
@@ -79,7 +83,7 @@ class _Payload:
     is_compressed: bool
 
 
-def check_header(path: str | Path, spatial_dims: int = 3) -> Header:
+def check_header(path: str | Path, spatial_dims: int = 3, allow_2d: bool = False) -> Header:
     """Read the header of an image file and refuse what no segmentation could be right for.
 
     Costs well below 5 ms for NIfTI, whatever the size of the volume; the voxels stay unread.
@@ -87,6 +91,8 @@ def check_header(path: str | Path, spatial_dims: int = 3) -> Header:
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd` file.
         spatial_dims: number of spatial axes; trailing axes of length 1 beyond them are dropped.
+        allow_2d: take a 2D image, and a `.png` file of any number of channels, for a volume with one slice. A PNG is
+            read to its end; see `EnsureVolume` for its grid.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -94,7 +100,9 @@ def check_header(path: str | Path, spatial_dims: int = 3) -> Header:
             shape, affine, unit or field of view that is not a volume's.
     """
     path = Path(path)
-    suffix = _check_kind(path)
+    suffix = _check_kind(path, (*SUFFIXES, PICTURE_SUFFIX) if allow_2d else SUFFIXES)
+    if suffix == PICTURE_SUFFIX:
+        return _check_picture(path)
     try:
         shape, affine = _read_nifti(path) if suffix in (".nii", ".nii.gz") else _read_itk(path)
     except FileNotFoundError:  # the voxels of an .mhd file
@@ -104,6 +112,8 @@ def check_header(path: str | Path, spatial_dims: int = 3) -> Header:
         raise ValueError(f"{path}: header must be readable, got {reason}") from error
     while len(shape) > spatial_dims and shape[-1] == 1:
         shape = shape[:-1]
+    if allow_2d and len(shape) == 2:
+        shape = (*shape, 1)
     return _check_geometry(path, shape, affine, spatial_dims)
 
 
@@ -137,17 +147,17 @@ def check_gzip(path: str | Path) -> int:
     return size
 
 
-def check_grids(image: Header, label: Header, path: str | Path) -> None:
-    """Refuse the label at `path` unless it lies on the grid of its image.
+def check_grids(image: Header, label: Header, path: str | Path, name: str = "label") -> None:
+    """Refuse the label at `path`, or what else it is called, unless it lies on the grid of its image.
 
     Raises:
         ValueError: when the shapes differ, or the affines by more than a hundredth of a voxel.
     """
     if label.shape != image.shape:
-        raise ValueError(f"{path}: label must have the shape of its image {image.shape}, got {label.shape}")
+        raise ValueError(f"{path}: {name} must have the shape of its image {image.shape}, got {label.shape}")
     difference = float(np.abs(label.affine - image.affine).max())
     if difference > _GRID_TOLERANCE * min(image.spacing):
-        raise ValueError(f"{path}: label must have the affine of its image, got a difference of {difference:.4g} mm")
+        raise ValueError(f"{path}: {name} must have the affine of its image, got a difference of {difference:.4g} mm")
 
 
 def check_image(array: np.ndarray, path: str | Path) -> str | None:
@@ -223,19 +233,32 @@ def _list(values: np.ndarray, limit: int = 8) -> str:
     return ", ".join(f"{value:.6g}" for value in different[:limit]) + (", ..." if len(different) > limit else "")
 
 
-def _check_kind(path: Path) -> str:
+def _check_kind(path: Path, suffixes: Sequence[str]) -> str:
     """Return the suffix of a file whose first bytes are what that suffix says."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: must be a file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+    suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
     with path.open("rb") as file:
         head = file.read(1024)
     kind = _name_kind(head)
     if suffix is None:
-        raise ValueError(f"{path}: name must end in {', '.join(SUFFIXES)}, got {kind}")
+        raise ValueError(f"{path}: name must end in {', '.join(suffixes)}, got {kind}")
     if kind != _WANTED[suffix]:
         raise ValueError(f"{path}: a {suffix} file must be {_WANTED[suffix]}, got {kind}")
     return suffix
+
+
+def _check_picture(path: Path) -> Header:
+    """Return the grid of a PNG file whose checksums are right."""
+    try:
+        with Image.open(path) as picture:
+            size = picture.size
+            picture.verify()
+    except (OSError, SyntaxError, EOFError, ValueError, zlib.error) as error:  # what Pillow raises for damage
+        raise ValueError(f"{path}: PNG must be intact, got {error}; copy the file again") from error
+    if max(size) == 1:
+        raise ValueError(f"{path}: must hold more than one pixel, got {size}")
+    return Header((*size, 1), np.diag([-1.0, -1.0, 1.0, 1.0]), (1.0, 1.0, 1.0))
 
 
 def _name_kind(head: bytes) -> str:

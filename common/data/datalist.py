@@ -15,7 +15,7 @@ import numpy as np
 
 from common.utils import check_flags, write_atomically
 
-from .checks import SUFFIXES, check_grids, check_header
+from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
 
 __all__ = ["Cases", "case_id", "read_cases", "write_datalist"]
 
@@ -27,6 +27,8 @@ Item = dict[str, str]
 @dataclass(frozen=True)
 class Cases:
     """The cases of one fold, each a dictionary of absolute paths.
+
+    A case with a label may have a `t2_map`, too: T2 in ms on the grid of its image, for the clinical metrics.
 
     Attributes:
         name: of the data set.
@@ -86,6 +88,7 @@ def read_cases(
     num_validation: int | None = None,
     seed: int = 0,
     check_headers: bool = True,
+    allow_2d: bool = False,
 ) -> Cases:
     """Read `dataset.json`, refuse what is wrong with it or with the headers of its files, and choose a fold's cases.
 
@@ -102,6 +105,7 @@ def read_cases(
         num_validation: validation cases at most, None for all; the others held out are not used at all.
         seed: of the folds and of the order of the training cases.
         check_headers: open every header; less than 5 ms per NIfTI file.
+        allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
 
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
@@ -119,7 +123,7 @@ def read_cases(
         raise ValueError(f"{path}: training or unlabeled must list a case, got none")
     _check_files([*training, *test, *unlabeled])
     if check_headers:
-        _check_headers([*training, *test, *unlabeled])
+        _check_headers([*training, *test, *unlabeled], allow_2d)
 
     held_out = _choose_fold(path, training, content["folds"], fold, num_folds, seed) if training else []
     rest = sorted((case for case in training if case not in held_out), key=lambda case: case["image"])
@@ -148,7 +152,7 @@ def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
 def case_id(path: str | Path) -> str:
     """Return the name of a file without its folder and suffix, as `case_1` for `imagesTr/case_1.nii.gz`."""
     name = Path(path).name
-    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    suffix = next((suffix for suffix in (*SUFFIXES, PICTURE_SUFFIX) if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
 
 
@@ -168,10 +172,10 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:
-    """Return the absolute paths of a case; it must have `keys`, and may have a label."""
+    """Return the absolute paths of a case; it must have `keys`, and may have a label and a T2 map."""
     if not isinstance(case, dict) or any(key not in case for key in keys):
         raise ValueError(f"{path}: every case must have {' and '.join(keys)}, got {case}")
-    return {key: _locate(path, case[key]) for key in ("image", "label") if key in case}
+    return {key: _locate(path, case[key]) for key in ("image", "label", "t2_map") if key in case}
 
 
 def _locate(path: Path, name: Any) -> str:
@@ -256,8 +260,9 @@ def _fingerprint(path: str, size: int) -> str:
         return hashlib.sha256(file.read(2**16)).hexdigest()
 
 
-def _check_headers(cases: list[Item]) -> None:
+def _check_headers(cases: list[Item], allow_2d: bool) -> None:
     for case in cases:
-        image = check_header(case["image"])
-        if "label" in case:
-            check_grids(image, check_header(case["label"]), case["label"])
+        image = check_header(case["image"], allow_2d=allow_2d)
+        for key in ("label", "t2_map"):
+            if key in case:
+                check_grids(image, check_header(case[key], allow_2d=allow_2d), case[key], key)

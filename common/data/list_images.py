@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from .checks import SUFFIXES, check_header
+from .checks import PICTURE_SUFFIX, SUFFIXES, check_header
 
 __all__ = ["list_images"]
 
 
-def list_images(path: str | Path) -> list[dict[str, str]]:
+def list_images(path: str | Path, allow_2d: bool = False) -> list[dict[str, str]]:
     """List the scans below a path, each with a header that makes sense.
 
     Args:
         path: one file, a folder of files (`.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`; sub-folders, too), or a folder
             with the `.dcm` files of one DICOM series.
+        allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
 
     Returns:
         One mapping with `image` for each scan, sorted by path.
@@ -26,36 +27,37 @@ def list_images(path: str | Path) -> list[dict[str, str]]:
             refuses, or when two scans would be written under one name.
     """
     path = Path(path)
+    suffixes = (*SUFFIXES, PICTURE_SUFFIX) if allow_2d else SUFFIXES
     if not path.exists():
         raise FileNotFoundError(f"{path}: dataset_dir must exist")
     if path.is_file():
-        if not path.name.lower().endswith(SUFFIXES):
-            raise ValueError(f"{path}: scan must be one of {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
-        check_header(path)
+        if not path.name.lower().endswith(suffixes):
+            raise ValueError(f"{path}: scan must be one of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}")
+        check_header(path, allow_2d=allow_2d)
         return [{"image": str(path)}]
     if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
-        if any(_is_scan(file) for file in path.rglob("*")):
+        if any(_is_scan(file, suffixes) for file in path.rglob("*")):
             raise ValueError(f"{path}: must hold one DICOM series or other scans, got both")
         return [{"image": str(path)}]
     if (path / "dataset.json").is_file():
         raise ValueError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
-    files = sorted(file for file in path.rglob("*") if _is_scan(file))
+    files = sorted(file for file in path.rglob("*") if _is_scan(file, suffixes))
     if not files:
-        raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(SUFFIXES)} or .dcm), got none")
+        raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or .dcm), got none")
     stems = Counter(_stem(file) for file in files)
     repeated = [str(file) for file in files if stems[_stem(file)] > 1]
     if repeated:
         raise ValueError(f"scans must have different names, since each names its segmentation, got {repeated[:4]}")
     for file in files:
-        check_header(file)
+        check_header(file, allow_2d=allow_2d)
     return [{"image": str(file)} for file in files]
 
 
-def _is_scan(file: Path) -> bool:
+def _is_scan(file: Path, suffixes: tuple[str, ...]) -> bool:
     """Tell whether a file below a folder is a scan; hidden ones, such as the `._` files of macOS, are not."""
-    return file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+    return file.is_file() and file.name.lower().endswith(suffixes) and not file.name.startswith(".")
 
 
 def _stem(file: Path) -> str:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 class CheckVolumed(MapTransform):
     """Check the voxels of an image and of its label right after `LoadImaged(ensure_channel_first=True)`.
 
+    A bundle that takes 2D images has `EnsureVolumed` in between; for the others they are refused here.
+
     The image must have its channels and finite values, the label one channel, allowed values and the image's grid;
     compressed files must be intact (each is read through once). What is only odd is logged as a warning: a constant
     image, an empty label, a CT that is not in Hounsfield units.
@@ -82,10 +84,14 @@ class CheckVolumed(MapTransform):
         return str(filename)
 
     def _check_channels(self, volume: torch.Tensor, path: str, num_channels: int) -> None:
+        if volume.ndim != 4:
+            raise ValueError(f"{path}: must hold one volume of 3 dimensions, got shape {tuple(volume.shape[1:])}")
         if volume.shape[0] != num_channels:
             raise ValueError(f"{path}: number of channels must be {num_channels}, got {volume.shape[0]}")
 
     def _check_image(self, image: torch.Tensor, path: str) -> torch.Tensor:
+        if getattr(image, "meta", {}).get("mode") == "P":  # fine for labels, whose values are the indices
+            raise ValueError(f"{path}: pixels must be gray or RGB, got indices into a palette; convert the file")
         if self.nan == "replace":
             image = _replace_nan(image, path)
         array = _to_array(image)

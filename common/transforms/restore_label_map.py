@@ -1,8 +1,8 @@
-"""From class probabilities on the network's grid to a label map on the scan's own."""
+"""From class probabilities on the network's grid to a label map, or to probabilities, on the scan's own."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,16 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform
 
-__all__ = ["RestoreLabelMapd"]
+__all__ = ["RestoreLabelMapd", "RestoreProbabilitiesd"]
 
 
-class RestoreLabelMapd(MapTransform):
-    """Bring probabilities back to the grid of the original image and keep the most probable class of each voxel.
+class RestoreProbabilitiesd(MapTransform):
+    """Bring probabilities back to the grid of the original image.
 
-    One class is resampled at a time, so the memory does not grow with the number of classes. Voxels that the
-    preprocessing cropped away are background.
+    Voxels that the preprocessing cropped away have probability 0.
 
     Args:
-        keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(1, *original size)`.
+        keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(num_classes, *original size)`.
         transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
         orig_keys: the preprocessed image.
         allow_missing_keys: skip the keys that an item lacks.
@@ -37,19 +36,55 @@ class RestoreLabelMapd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
-            invert = Invertd(key, self.transform, orig_keys=self.orig_keys, nearest_interp=False)
-            probabilities = out[key]
-            dtype = torch.uint8 if len(probabilities) <= np.iinfo(np.uint8).max + 1 else torch.int16
+            out[key] = torch.cat(list(self._restore(out[key], out[self.orig_keys])))
+        return out
+
+    def _restore(self, probabilities: torch.Tensor, image: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the probability of one class after the other, of shape `(1, *original size)`."""
+        invert = Invertd("pred", self.transform, orig_keys=self.orig_keys, nearest_interp=False)
+        for probability in probabilities:
+            yield invert({self.orig_keys: image, "pred": MetaTensor(probability[None].float())})["pred"]
+
+
+class RestoreLabelMapd(RestoreProbabilitiesd):
+    """Bring probabilities back to the grid of the original image and keep the most probable class of each voxel.
+
+    One class is resampled at a time, so the memory does not grow with the number of classes. Voxels that the
+    preprocessing cropped away are background.
+
+    Args:
+        keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(1, *original size)`.
+        transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
+        orig_keys: the preprocessed image.
+        allow_missing_keys: skip the keys that an item lacks.
+        threshold: `None`: the channels are background and the classes from 1 on, as after a softmax. Otherwise they are
+            the classes from 1 on, which may overlap, as after a sigmoid for each class, and a voxel in which none is
+            more probable than this is background.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        transform: Compose,
+        orig_keys: str = "image",
+        allow_missing_keys: bool = False,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__(keys, transform, orig_keys, allow_missing_keys)
+        self.threshold = threshold
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        first = 0 if self.threshold is None else 1  # class of the first channel
+        for key in self.key_iterator(out):
+            dtype = torch.uint8 if len(out[key]) + first <= np.iinfo(np.uint8).max + 1 else torch.int16
             best = labels = None
-            for index, probability in enumerate(probabilities):
-                restored = invert({self.orig_keys: out[self.orig_keys], key: MetaTensor(probability[None].float())})[
-                    key
-                ]
+            for label, restored in enumerate(self._restore(out[key], out[self.orig_keys]), start=first):
                 if best is None or labels is None:
-                    best, labels = restored, torch.zeros_like(restored, dtype=dtype)
-                    continue
+                    labels = torch.zeros_like(restored, dtype=dtype)
+                    best = restored if self.threshold is None else torch.full_like(restored, self.threshold)
                 is_better = restored > best
-                labels[is_better] = index
+                labels[is_better] = label
                 best[is_better] = restored[is_better]
             out[key] = labels
         return out

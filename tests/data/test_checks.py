@@ -10,6 +10,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import check_grids, check_gzip, check_header, check_hounsfield, check_image, check_label
 
@@ -324,3 +325,48 @@ def test_values_that_are_no_hounsfield_units_are_warned_of(caplog, low, high, is
     with caplog.at_level(logging.WARNING):
         check_hounsfield(np.array([low, high]), "a")
     assert ("Hounsfield" in caplog.text) is is_odd
+
+
+# ---- 2D images -----------------------------------------------------------------------------------
+
+
+def save_picture(path, mode="L"):
+    array = np.random.RandomState(0).randint(0, 256, (12, 10, 3)).astype(np.uint8)
+    Image.fromarray(array).convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 10, 1)])
+def test_a_2d_image_is_a_volume_with_one_slice_where_it_is_allowed(tmp_path, shape):
+    path = save(tmp_path / "a.nii.gz", np.zeros(shape, np.int16))
+    header = check_header(path, allow_2d=True)
+    assert header.shape == (12, 10, 1)
+    np.testing.assert_allclose(header.affine, AFFINE)
+    if len(shape) == 2:
+        with pytest.raises(ValueError, match=r"a.nii.gz: must hold one volume of 3 dimensions, got shape \(12, 10\)"):
+            check_header(path)
+    assert check_header(save_itk(tmp_path / "a.mha", np.zeros((12, 10))), allow_2d=True).shape == (12, 10, 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "P", "1"])
+def test_a_picture_is_a_2d_image_of_width_and_height_where_it_is_allowed(tmp_path, mode):
+    path = save_picture(tmp_path / "a.PNG", mode)
+    assert check_header(path, allow_2d=True).shape == (10, 12, 1)
+    with pytest.raises(ValueError, match=r"a.PNG: name must end in .nii.gz, .*, got a PNG picture"):
+        check_header(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda content: content[:-30], "PNG must be intact"),
+        (lambda content: content[:90] + bytes([content[90] ^ 1]) + content[91:], "PNG must be intact"),
+        (lambda content: b"\xff\xd8\xff" + content, "a .png file must be a PNG picture, got a JPEG picture"),
+        (lambda content: b"", "a .png file must be a PNG picture, got an empty file"),
+    ],
+)
+def test_a_damaged_picture_is_refused(tmp_path, damage, match):
+    path = save_picture(tmp_path / "a.png")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"a.png: {match}"):
+        check_header(path, allow_2d=True)

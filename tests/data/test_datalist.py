@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import case_id, read_cases, write_datalist
 
@@ -265,3 +266,29 @@ def test_writing_fails_as_a_whole(tmp_path, content):
     assert (tmp_path / "dataset.json").read_text() == before
     assert json.loads(before) == content
     assert not list(tmp_path.glob(".*"))
+
+
+def test_2d_cases_are_read_where_they_are_allowed(tmp_path):
+    names = [f"{folder}/c{index}.png" for folder in ("images", "labels") for index in range(2)]
+    for seed, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.RandomState(seed).randint(0, 2, (6, 5)).astype(np.uint8)).save(tmp_path / name)
+    training = [{"image": image, "label": label} for image, label in zip(names[:2], names[2:], strict=True)]
+    write_datalist(tmp_path, {"labels": LABELS, "training": training})
+    cases = read_cases(tmp_path, num_folds=2, allow_2d=True)
+    assert sorted(ids(cases.training + cases.validation)) == ["c0", "c1"]
+    with pytest.raises(ValueError, match=r"c0.png: name must end in .*, got a PNG picture"):
+        read_cases(tmp_path, num_folds=2)
+
+
+def test_a_t2_map_belongs_to_its_case_and_lies_on_the_grid_of_its_image(tmp_path, content):
+    content["training"][3]["t2_map"] = "t2/c3.nii.gz"
+    write_datalist(tmp_path, content)
+    save(tmp_path / "t2/c3.nii.gz", 99)
+    cases = read_cases(tmp_path)
+    found = [case for case in cases.training + cases.validation if "t2_map" in case]
+    assert [case["t2_map"] for case in found] == [str(tmp_path / "t2/c3.nii.gz")] and ids(found) == ["c3"]
+    assert not any("t2_map" in case for case in cases.pretraining(include_val_images=True))
+    save(tmp_path / "t2/c3.nii.gz", 99, shape=(6, 5, 3))
+    with pytest.raises(ValueError, match=r"c3.nii.gz: t2_map must have the shape of its image \(6, 5, 4\), got"):
+        read_cases(tmp_path)

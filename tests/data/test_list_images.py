@@ -6,6 +6,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import list_images
 
@@ -58,3 +59,17 @@ def test_what_holds_no_scan_is_refused_by_name(tmp_path):
     ):
         with pytest.raises(error, match=message):
             list_images(tmp_path / name)
+
+
+def test_2d_images_are_listed_where_they_are_allowed_and_else_refused_or_passed_over(tmp_path):
+    touch(tmp_path, "volume.nii")
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "picture.png")
+    assert names(tmp_path, list_images(tmp_path)) == ["volume.nii"]
+    nib.save(nib.Nifti1Image(np.zeros((6, 5), np.int16), np.eye(4)), tmp_path / "flat.nii")
+    listed = ["flat.nii", "picture.png", "volume.nii"]
+    assert names(tmp_path, list_images(tmp_path, allow_2d=True)) == listed
+    assert [names(tmp_path, list_images(tmp_path / name, allow_2d=True)) for name in listed] == [[n] for n in listed]
+    with pytest.raises(ValueError, match=r"picture.png: scan must be one of .nii.gz, .*, got .png"):
+        list_images(tmp_path / "picture.png")
+    with pytest.raises(ValueError, match=r"flat.nii: must hold one volume of 3 dimensions, got shape \(6, 5\)"):
+        list_images(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import read_cases
 from tools.datalist import datalist
@@ -164,3 +165,16 @@ def test_commands_run_with_names_that_look_like_numbers_and_code(tmp_path, monke
     run("datalist", str(root), "--label_names", "background,$liver,right kidney,a,b", "--modality=CT", "--overwrite")
     assert read(root)["name"] == "007"
     assert list(read(root)["labels"].values()) == ["background", "$liver", "right kidney", "a", "b"]
+
+
+def test_pictures_are_listed_where_a_folder_holds_no_volumes(make, tmp_path):
+    root = make("imagesTr", "a.nii")
+    make("labelsTr", "a.nii")
+    for folder, name in (("imagesTr", "preview.png"), ("pictures", "p_0000.png"), ("masks", "p.png")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.arange(30, dtype=np.uint8).reshape(6, 5) % 2).save(tmp_path / folder / name)
+    datalist(str(root))
+    assert read(root)["training"] == [{"image": "imagesTr/a.nii", "label": "labelsTr/a.nii"}]
+    datalist(str(root), images="pictures", labels="masks", overwrite=True)
+    assert read(root)["training"] == [{"image": "pictures/p_0000.png", "label": "masks/p.png"}]
+    assert read(root)["labels"] == {"0": "background", "1": "label_1"}

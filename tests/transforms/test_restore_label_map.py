@@ -10,7 +10,7 @@ from monai.networks.utils import one_hot
 from monai.transforms import Compose, LoadImaged, Orientationd
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
-from common.transforms import ClipAndNormalized, CropBodyd, IsotropicSpacingd, RestoreLabelMapd
+from common.transforms import ClipAndNormalized, CropBodyd, IsotropicSpacingd, RestoreLabelMapd, RestoreProbabilitiesd
 
 SIZE = (40, 36, 30)
 
@@ -133,3 +133,24 @@ def test_probabilities_are_interpolated_so_that_borders_fall_between_coarse_voxe
     restored = RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0, :, 18, 15]
     found = -30 + int(restored.argmax())  # mm; the border is at -11
     assert found in (-11, -10)
+
+
+def test_of_overlapping_classes_the_most_probable_above_the_threshold_wins(make_case):
+    case = make_case(spacing=(2.0, 2.0, 2.0))  # the network's own spacing: nothing is interpolated
+    image, preprocessing = preprocess(case)
+    pred = torch.zeros(3, *image.shape[1:])
+    voxels = [(0.2, 0.4, 0.5), (0.6, 0.0, 0.0), (0.6, 0.7, 0.9), (0.9, 0.7, 0.6), (0.51, 0.99, 0.1)]
+    for place, probabilities in enumerate(voxels):
+        pred[:, 5, 5, 5 + place] = torch.tensor(probabilities)
+    data = {"image": image, "pred": pred}
+    restored = RestoreLabelMapd("pred", preprocessing, threshold=0.5)(data)["pred"]
+    probabilities = RestoreProbabilitiesd("pred", preprocessing)(data)["pred"]
+    offset = np.argwhere(nib.load(case["image"]).get_fdata() > -500).min(0) + 5
+    line = (offset[0], offset[1], slice(offset[2], offset[2] + 5))
+    assert restored[(0, *line)].tolist() == [0, 1, 3, 1, 2]
+    assert (restored > 0).sum() == 4 and restored.dtype == torch.uint8
+    assert probabilities.shape == (3, *SIZE)
+    torch.testing.assert_close(
+        probabilities[(slice(None), *line)].as_tensor(), torch.tensor(voxels).T, atol=1e-4, rtol=0
+    )
+    np.testing.assert_allclose(probabilities.affine.numpy(), nib.load(case["image"]).affine, atol=1e-4)

@@ -1,0 +1,71 @@
+"""Laws of segmentations as files."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
+from PIL import Image
+
+from common.transforms import EnsureVolumed, RestoreLabelMapd, RestoreProbabilitiesd, SaveSegmentationd
+
+PIXELS = np.arange(30, dtype=np.uint8).reshape(6, 5)
+
+
+def write(path, pixels=PIXELS):
+    if path.suffix == ".png":
+        Image.fromarray(pixels.T).save(path)
+    else:
+        nib.save(nib.Nifti1Image(pixels, np.diag([-2.0, 3, 4, 1])), path)
+    return path
+
+
+def segment(path, save):
+    """Segment what is brighter than 10 and than 20, all the way from a file to a file."""
+    preprocessing = Compose(
+        [
+            LoadImaged("image", image_only=True, ensure_channel_first=True),
+            EnsureVolumed("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+        ]
+    )
+    image = preprocessing({"image": path})["image"]
+    data = {"image": image, "pred": torch.cat([(image > edge).float() * edge / 30 for edge in (10, 20)]).as_tensor()}
+    data["prob"] = data["pred"]
+    restore = [RestoreLabelMapd("pred", preprocessing, threshold=0.3), RestoreProbabilitiesd("prob", preprocessing)]
+    Compose([*restore, *save])(data)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (3, 5, 2)])
+def test_a_nifti_segmentation_lies_on_the_grid_of_its_file(tmp_path, shape):
+    path = write(tmp_path / "a.b.nii", PIXELS.reshape(shape))
+    segment(path, [SaveSegmentationd("pred", tmp_path / "out"), SaveSegmentationd("prob", tmp_path / "out", "prob")])
+    label = nib.load(tmp_path / "out" / "a.b_seg.nii.gz")
+    assert label.shape == shape and label.get_data_dtype() == np.uint8 and label.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(label.affine, nib.load(path).affine)
+    np.testing.assert_array_equal(np.asarray(label.dataobj), np.digitize(PIXELS, (11, 21)).reshape(shape))
+    probabilities = nib.load(tmp_path / "out" / "a.b_prob.nii.gz").get_fdata()
+    assert probabilities.shape == ((*shape, 2) if len(shape) == 3 else (*shape, 1, 2))
+    np.testing.assert_allclose(probabilities[..., 1].reshape(6, 5), (PIXELS > 20) * 2 / 3, atol=1e-6)
+
+
+def test_the_label_map_of_a_picture_is_a_picture_with_the_same_pixels(tmp_path):
+    segment(write(tmp_path / "a.png"), [SaveSegmentationd("pred", tmp_path / "out")])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_seg.png"]
+    with Image.open(tmp_path / "out" / "a_seg.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture).T, np.digitize(PIXELS, (11, 21)))
+
+
+def test_a_label_that_a_picture_cannot_hold_is_refused(tmp_path):
+    label = MetaTensor(torch.full((1, 4, 3, 1), 256, dtype=torch.int16))
+    label.meta.update(filename_or_obj="a.png", spatial_shape=np.array([4, 3]))
+    with pytest.raises(ValueError, match=r"a_seg.png: labels of a PNG must be at most 255, got 256"):
+        SaveSegmentationd("pred", tmp_path)({"pred": label})
+    assert not list(tmp_path.iterdir())
+
+
+def test_monai_label_leaves_it_out_as_it_does_with_the_class_that_it_knows():
+    assert isinstance(SaveSegmentationd("pred", "out"), SaveImaged)
