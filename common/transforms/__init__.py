@@ -10,6 +10,9 @@ from .context_corruption import (
     draw_uniform_places,
 )
 from .crop_body import CropBodyd
+from .ct_windows import CTWindows, CTWindowsd
+from .ensure_volume import EnsureVolume, EnsureVolumed
 from .isotropic_spacing import IsotropicSpacingd
 from .normalize_intensity import ClipAndNormalize, ClipAndNormalized
-from .restore_label_map import RestoreLabelMapd
+from .restore_label_map import RestoreLabelMapd, RestoreProbabilitiesd
+from .save_segmentation import SaveSegmentationd

@@ -33,7 +33,7 @@ class EnsureVolume(Transform):
         out = img[..., None]
         if isinstance(out, MetaTensor):
             is_picture = out.meta.get("format") == "PNG"
-            out.affine = torch.diag(torch.tensor([-1.0, -1, 1, 1])) if is_picture else to_affine_nd(3, img.affine)
+            out.affine = torch.diag(torch.tensor([-1.0, -1, 1, 1])) if is_picture else to_affine_nd(3, out.affine)
         return out
 
 

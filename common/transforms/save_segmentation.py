@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 from PIL import Image
 
@@ -47,12 +48,12 @@ class SaveSegmentationd(SaveImaged):
         self.output_dir = Path(output_dir)
         self.output_postfix = output_postfix
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(dict(data)):
             self._save(data[key])
         return dict(data)
 
-    def _save(self, volume: torch.Tensor) -> None:
+    def _save(self, volume: MetaTensor) -> None:
         source = Path(str(volume.meta["filename_or_obj"]))
         array = np.moveaxis(volume.cpu().numpy(), 0, -1)
         is_label_map = array.dtype.kind in "iu"
