@@ -1,4 +1,5 @@
 from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast
+from .clinical import SaveClinicalMetrics
 from .guard import StopOnNonFiniteLoss
 from .mean_loss import MeanLoss
 from .pictures import KernelPicture, OverlayPictures, ReconstructionPicture

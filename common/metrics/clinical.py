@@ -1,0 +1,110 @@
+"""What clinicians measure of a segmented tissue: its area, its volume, its density in a CT and its T2.
+
+Source: Dominic et al., Data-limited tissue segmentation using inpainting-based self-supervised learning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import nibabel as nib
+import numpy as np
+
+from common.data.slices import slice_axis
+
+__all__ = ["MEASURES", "compare_classes", "measure_class"]
+
+MEASURES = ("area_mm2", "volume_mm3", "mean_hu", "mean_t2_ms")
+
+
+def measure_class(
+    mask: np.ndarray,
+    affine: np.ndarray,
+    axis: int = 2,
+    image: np.ndarray | None = None,
+    t2_map: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Measure one class in one case.
+
+    Args:
+        mask: where the class is, of shape `(H, W, D)`.
+        affine: `(4, 4)`, from voxel indices to RAS millimeters.
+        axis: of the RAS volume, to which the slices are perpendicular; a 2D image is its own slice.
+        image: Hounsfield units, of the mask's shape.
+        t2_map: T2 in ms, of the mask's shape; voxels that are not finite do not count.
+
+    Returns:
+        `area_mm2`, the mean over the slices that show the class; `volume_mm3`, NaN for a 2D image; with an image
+        `mean_hu`, with a T2 map `mean_t2_ms`. Of a class that is absent, area and volume are 0 and the means are NaN.
+
+    Raises:
+        ValueError: when the image or the T2 map has another shape.
+    """
+    edges = np.asarray(affine, dtype=float)[:3, :3].T  # of a voxel, one row for each axis of the mask
+    closest = [int(world) for world in np.nan_to_num(nib.io_orientation(affine)[:, 0], nan=-1)]
+    across = slice_axis(mask.shape, closest.index(axis) if axis in closest else axis)
+    first, second = (edges[other] for other in range(3) if other != across)
+    areas = mask.sum(axis=tuple(other for other in range(3) if other != across)) * np.linalg.norm(
+        np.cross(first, second)
+    )
+    measures = {
+        "area_mm2": float(areas[areas > 0].mean()) if areas.any() else 0.0,
+        "volume_mm3": float(mask.sum() * abs(np.linalg.det(edges))) if mask.shape[across] > 1 else math.nan,
+    }
+    for name, values in (("mean_hu", image), ("mean_t2_ms", t2_map)):
+        if values is None:
+            continue
+        if values.shape != mask.shape:
+            raise ValueError(f"{name} must be taken of an image of the mask's shape {mask.shape}, got {values.shape}")
+        inside = values[mask]
+        inside = inside[np.isfinite(inside)]
+        measures[name] = float(inside.mean(dtype=float)) if inside.size else math.nan
+    return measures
+
+
+def compare_classes(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    labels: Iterable[int],
+    affine: np.ndarray,
+    axis: int = 2,
+    image: np.ndarray | None = None,
+    t2_map: np.ndarray | None = None,
+) -> dict[int, dict[str, float]]:
+    """Measure every class in the prediction and in the reference, and the error of the one against the other.
+
+    Args:
+        prediction: label map of shape `(H, W, D)`.
+        reference: label map of the same shape.
+        labels: values of the classes.
+        affine: see `measure_class`, as for the arguments that follow.
+        axis: of the slices.
+        image: Hounsfield units.
+        t2_map: T2 in ms.
+
+    Returns:
+        By the value of a class: `<measure>_pred`, `<measure>_label` and `<measure>_percent_error`, which is
+        `100 * (prediction - reference) / |reference|`: -100 for the volume of a class that was missed, NaN for
+        anything of a class that the reference lacks.
+
+    Raises:
+        ValueError: when a shape differs.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction must have the shape of the reference {reference.shape}, got {prediction.shape}")
+    compared = {}
+    for label in labels:
+        found, wanted = (
+            measure_class(label_map == label, affine, axis, image, t2_map) for label_map in (prediction, reference)
+        )
+        compared[label] = row = {}
+        for name in found:
+            row[f"{name}_pred"] = found[name]
+            row[f"{name}_label"] = wanted[name]
+            row[f"{name}_percent_error"] = _percent_error(found[name], wanted[name])
+    return compared
+
+
+def _percent_error(prediction: float, reference: float) -> float:
+    return 100 * (prediction - reference) / abs(reference) if reference else math.nan
