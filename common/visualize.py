@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from common.utils import write_atomically
 
-__all__ = ["save_curves", "save_kernels", "save_overlay", "save_reconstructions"]
+__all__ = ["save_curves", "save_kernels", "save_overlay", "save_reconstructions", "save_restorations"]
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume that a plane is perpendicular to
 
@@ -111,6 +111,33 @@ def save_reconstructions(
     _save(figure, path)
 
 
+def save_restorations(
+    originals: torch.Tensor, corrupted: torch.Tensor, restored: torch.Tensor, path: str | Path, max_images: int = 4
+) -> None:
+    """Draw images, what was made of them, and what a network made of that, side by side on the same gray scale.
+
+    Args:
+        originals: first channel of shape `(B, C, H, W)` is drawn; the images with the highest contrast are taken.
+        corrupted: input of the network, of the same shape.
+        restored: its output, of the same shape.
+        path: PNG file.
+        max_images: images to draw, one row each.
+    """
+    originals = originals.detach()
+    contrast = originals[:, 0].float().flatten(1).std(dim=1)
+    chosen = contrast.argsort(descending=True)[:max_images].tolist()
+    figure = Figure(figsize=(7.5, 2.5 * len(chosen) + 0.3), layout="constrained")
+    columns = {"original": originals, "corrupted": corrupted, "restored": restored}
+    for index, row in zip(chosen, figure.subplots(len(chosen), 3, squeeze=False), strict=True):
+        low, high = float(originals[index, 0].min()), float(originals[index, 0].max())
+        for axes, (title, images) in zip(row, columns.items(), strict=True):
+            image = images[index, 0].detach().float().cpu()
+            axes.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            axes.set_title(title, fontsize=9)
+            axes.set_axis_off()
+    _save(figure, path)
+
+
 def save_overlay(
     image: np.ndarray,
     spacing: Sequence[float],
@@ -120,13 +147,13 @@ def save_overlay(
     labels: Mapping[int, str] | None = None,
     title: str = "",
 ) -> None:
-    """Draw three planes through a segmented volume, one row for each segmentation.
+    """Draw three planes through a segmented volume, or a 2D image, one row for each segmentation.
 
     The planes go through the slices on which the segmentations have most voxels. Patients face up in axial slices;
     their right is on the left of the picture.
 
     Args:
-        image: volume of shape `(H, W, D)` in RAS orientation.
+        image: volume of shape `(H, W, D)` in RAS orientation; one axis of a 2D image has length 1.
         spacing: edge lengths of a voxel in mm.
         segmentations: by title, label maps of the volume's shape.
         path: PNG file.
@@ -144,10 +171,12 @@ def save_overlay(
     }
     present = sorted({int(value) for segmentation in segmentations.values() for value in np.unique(segmentation)} - {0})
     colors = {value: colormaps["tab10"](index % 10) for index, value in enumerate(present)}
-    figure = Figure(figsize=(9.5, 3.3 * len(segmentations) + 0.4), layout="constrained")
-    grid = figure.subplots(len(segmentations), 3, squeeze=False)
+    flat = [(plane, axis) for plane, axis in PLANES.items() if image.shape[axis] == 1]
+    planes = flat if len(flat) == 1 else list(PLANES.items())
+    figure = Figure(figsize=(3 * len(planes) + 0.5, 3.3 * len(segmentations) + 0.4), layout="constrained")
+    grid = figure.subplots(len(segmentations), len(planes), squeeze=False)
     for row, (name, segmentation) in zip(grid, segmentations.items(), strict=True):
-        for axes, (plane, axis) in zip(row, PLANES.items(), strict=True):
+        for axes, (plane, axis) in zip(row, planes, strict=True):
             across, up = (other for other in range(3) if other != axis)
             slice_image, slice_labels = (np.take(volume, center[axis], axis).T for volume in (image, segmentation))
             axes.imshow(

@@ -2,7 +2,7 @@ from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast
 from .clinical import SaveClinicalMetrics
 from .guard import StopOnNonFiniteLoss
 from .mean_loss import MeanLoss
-from .pictures import KernelPicture, OverlayPictures, ReconstructionPicture
+from .pictures import KernelPicture, OverlayPictures, ReconstructionPicture, RestorationPicture
 from .record import TrainingRecord
 from .report import InferenceReport
 from .schedule import MovingAveragePlateau, ScheduleLR, StopOnPlateau

@@ -13,10 +13,11 @@ from monai.transforms import Compose, LoadImage, Orientation
 from torch import nn
 
 from common.networks import MultiTaskFNet, WTAAutoencoders
+from common.transforms import EnsureVolume
 from common.utils import is_main_process
-from common.visualize import save_kernels, save_overlay, save_reconstructions
+from common.visualize import save_kernels, save_overlay, save_reconstructions, save_restorations
 
-__all__ = ["KernelPicture", "OverlayPictures", "ReconstructionPicture"]
+__all__ = ["KernelPicture", "OverlayPictures", "ReconstructionPicture", "RestorationPicture"]
 
 
 class KernelPicture:
@@ -87,8 +88,34 @@ class ReconstructionPicture:
             save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels)
 
 
+class RestorationPicture:
+    """Draw images of the last minibatch, with what was corrupted and what the network restored.
+
+    They are `label`, `image` and `pred` in the trainer's output, each of shape `(B, C, H, W)`.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+    """
+
+    def __init__(self, path: str | Path, interval: int = 10) -> None:
+        self.path = Path(path)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        output = engine.state.output
+        if output is not None:
+            save_restorations(output["label"], output["image"], output["pred"], self.path)
+
+
 class OverlayPictures:
     """Draw the segmentation of each case over its scan, beside the label where there is one.
+
+    The picture has the name of the scan's file, with `_overlay` when that is a PNG itself.
 
     Args:
         save_dir: folder for the PNG files.
@@ -109,7 +136,7 @@ class OverlayPictures:
         self.window = window
         self.remaining = max_cases
         self._reorient = Orientation(axcodes="RAS", labels=None)
-        self._load = Compose([LoadImage(image_only=True, ensure_channel_first=True), self._reorient])
+        self._load = Compose([LoadImage(image_only=True, ensure_channel_first=True), EnsureVolume(), self._reorient])
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
@@ -120,7 +147,7 @@ class OverlayPictures:
                 return
             self.remaining -= 1
             source = output["pred"].meta["filename_or_obj"]
-            name = Path(source).name.split(".")[0]
+            name = Path(source).name.split(".")[0] + ("_overlay" if source.lower().endswith(".png") else "")
             image = self._load(source)
             segmentations = {"segmentation": self._label_map(output["pred"])}
             if isinstance(output.get("label"), torch.Tensor):

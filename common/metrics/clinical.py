@@ -93,12 +93,12 @@ def compare_classes(
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction must have the shape of the reference {reference.shape}, got {prediction.shape}")
-    compared = {}
+    compared: dict[int, dict[str, float]] = {}
     for label in labels:
         found, wanted = (
             measure_class(label_map == label, affine, axis, image, t2_map) for label_map in (prediction, reference)
         )
-        compared[label] = row = {}
+        row = compared[label] = {}
         for name in found:
             row[f"{name}_pred"] = found[name]
             row[f"{name}_label"] = wanted[name]

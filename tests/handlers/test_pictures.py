@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from PIL import Image
 
-from common.handlers import InferenceReport, KernelPicture, OverlayPictures, ReconstructionPicture
+from common.handlers import (
+    InferenceReport,
+    KernelPicture,
+    OverlayPictures,
+    ReconstructionPicture,
+    RestorationPicture,
+)
 from common.networks import FNet, MultiTaskFNet, WTAAutoencoders
-from common.visualize import save_curves, save_kernels, save_overlay
+from common.visualize import save_curves, save_kernels, save_overlay, save_restorations
 
 
 def is_picture(path):
@@ -68,6 +76,55 @@ def test_reconstructions_are_found_by_name_and_drawn_with_their_levels(tmp_path,
     ReconstructionPicture(tmp_path, 1, "original", "reconstruction", (1, 2)).attach(engine)
     engine.run([0])
     assert drawn[0] == (2, 3, tmp_path, (1, 2))
+
+
+def test_restorations_are_drawn_in_between_and_at_the_end(tmp_path):
+    path, drawn = tmp_path / "new" / "restorations.png", []
+    image = torch.randn(5, 3, 12, 8, requires_grad=True)
+
+    def step(engine, batch):
+        drawn.append(path.exists())
+        path.unlink(missing_ok=True)
+        return {"label": image, "image": 0 * image, "pred": image.bfloat16()}
+
+    engine = Engine(step)
+    RestorationPicture(path, interval=2).attach(engine)
+    engine.run([0], max_epochs=5)
+    assert drawn == [False, False, True, False, True]
+    assert is_picture(path)
+
+
+def test_original_corrupted_and_restored_stand_side_by_side_on_one_gray_scale(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axes, image, **options: drawn.append((image, options)))
+    originals = torch.rand(3, 2, 6, 5) * torch.tensor([1.0, 9, 3]).view(3, 1, 1, 1)
+    save_restorations(originals, -originals, originals / 2, tmp_path / "restorations.png", max_images=2)
+    for row, index in enumerate((1, 2)):  # those with the highest contrast
+        image = originals[index, 0].T
+        for (shown, options), expected in zip(drawn[3 * row :][:3], (image, -image, image / 2), strict=True):
+            assert torch.equal(shown, expected)
+            assert (options["vmin"], options["vmax"]) == (image.min(), image.max())
+    assert len(drawn) == 6
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.png"])
+def test_a_2d_image_is_drawn_as_the_one_plane_that_it_is_and_stays_as_it_was(tmp_path, write_scan, monkeypatch, name):
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 8)).astype(np.uint8)
+    affine = np.diag([-1.0, -1, 1, 1])
+    path = write_scan("a.nii.gz", pixels, affine=affine)
+    if name == "a.png":
+        path = str(tmp_path / name)
+        Image.fromarray(pixels.T).save(path)
+    before = Path(path).read_bytes()
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axes, image, **options: drawn.append(np.asarray(image)))
+    pred = MetaTensor(torch.zeros(1, 9, 8, 1), torch.as_tensor(affine), meta={"filename_or_obj": path})
+    engine = Engine(lambda engine, batch: batch)
+    OverlayPictures(tmp_path).attach(engine)
+    engine.run([[{"pred": pred}]])
+    assert len(drawn) == 1 and np.array_equal(drawn[0], pixels[::-1, ::-1].T)
+    assert is_picture(tmp_path / ("a_overlay.png" if name == "a.png" else "a.png"))
+    assert Path(path).read_bytes() == before
 
 
 @pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1, 1]), np.diag([-2.0, -1, 3, 1])])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Orientationd
 
-from common.transforms import CTWindows, CTWindowsd
+from common.transforms import CropBodyd, CTWindows, CTWindowsd, RestoreLabelMapd
 
 WINDOWS = [(400, 50), (1800, 40), (500, 50)]
 
@@ -37,6 +38,20 @@ def test_the_dictionary_version_keeps_metadata_input_and_other_keys(scan):
     assert torch.equal(out["image"].affine, affine.double()) and out["image"].meta["filename_or_obj"] == "a"
     assert out["label"] is data["label"] and torch.equal(data["image"].as_tensor(), scan)
     torch.testing.assert_close(out["image"].as_tensor(), CTWindows()(scan))
+
+
+def test_the_way_back_to_the_grid_of_the_scan_leads_through_the_windows():
+    scan = torch.full((1, 9, 8, 7), -1000.0)
+    scan[0, 2:6, 3:5, 1:4] = torch.arange(24.0).view(4, 2, 3)
+    affine = torch.diag(torch.tensor([-1.0, 2, -3, 1]))
+    transforms = [Orientationd("image", axcodes="RAS", labels=None), CropBodyd("image", air=-500), CTWindowsd("image")]
+    preprocessing = Compose(transforms)
+    image = preprocessing({"image": MetaTensor(scan, affine)})["image"]
+    assert image.shape == (3, 4, 2, 3)
+    pred = (image[:1] > image[0].mean()).float().as_tensor()
+    restored = RestoreLabelMapd("pred", preprocessing, threshold=0.5)({"image": image, "pred": pred})["pred"]
+    assert torch.equal(restored.as_tensor(), (scan > 11.5).byte())
+    torch.testing.assert_close(restored.affine, affine.double())
 
 
 def test_several_channels_are_refused(scan):
