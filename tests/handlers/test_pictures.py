@@ -98,12 +98,16 @@ def test_original_corrupted_and_restored_stand_side_by_side_on_one_gray_scale(tm
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axes, image, **options: drawn.append((image, options)))
     originals = torch.rand(3, 2, 6, 5) * torch.tensor([1.0, 9, 3]).view(3, 1, 1, 1)
-    save_restorations(originals, -originals, originals / 2, tmp_path / "restorations.png", max_images=2)
-    for row, index in enumerate((1, 2)):  # those with the highest contrast
+    engine = Engine(lambda engine, batch: {"label": originals, "image": -originals, "pred": originals / 2})
+    RestorationPicture(tmp_path / "restorations.png").attach(engine)
+    engine.run([0])
+    for row, index in enumerate((1, 2, 0)):  # the highest contrast first
         image = originals[index, 0].T
         for (shown, options), expected in zip(drawn[3 * row :][:3], (image, -image, image / 2), strict=True):
             assert torch.equal(shown, expected)
             assert (options["vmin"], options["vmax"]) == (image.min(), image.max())
+    drawn.clear()
+    save_restorations(originals, originals, originals, tmp_path / "restorations.png", max_images=2)
     assert len(drawn) == 6
 
 
