@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 class SaveClinicalMetrics:
     """Write `clinical_raw.csv`: one row for each case and class, see `compare_classes`.
 
+    A measure that no case has, such as the volume of 2D images, has no column.
+
     The evaluator's output must hold `pred` and `label` on the grid of the scan, as label maps or one-hot. Hounsfield
     units are read from the scan's file again, since the network's input is normalized; T2 from the file that the case
     has as `t2_map`, if it has one.
@@ -83,8 +85,13 @@ class SaveClinicalMetrics:
         if not is_main_process():
             return
         rows = [json.loads(row) for row in dict.fromkeys(gathered)]  # processes may share cases
-        measures = [name for name in MEASURES if any(f"{name}_pred" in row for row in rows)]
-        columns = [f"{name}_{part}" for name in measures for part in ("pred", "label", "percent_error")]
+        parts = ("pred", "label", "percent_error")
+        measures = [
+            name
+            for name in MEASURES
+            if any(np.isfinite(row.get(f"{name}_{part}", np.nan)) for row in rows for part in parts)
+        ]
+        columns = [f"{name}_{part}" for name in measures for part in parts]
         table = [
             [row["filename"], row["class"], *(f"{row.get(column, float('nan')):.6f}" for column in columns)]
             for row in rows

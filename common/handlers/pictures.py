@@ -147,7 +147,8 @@ class OverlayPictures:
                 return
             self.remaining -= 1
             source = output["pred"].meta["filename_or_obj"]
-            name = Path(source).name.split(".")[0] + ("_overlay" if source.lower().endswith(".png") else "")
+            name = Path(source).name.split(".")[0]
+            suffix = "_overlay.png" if source.lower().endswith(".png") else ".png"
             image = self._load(source)
             segmentations = {"segmentation": self._label_map(output["pred"])}
             if isinstance(output.get("label"), torch.Tensor):
@@ -156,7 +157,7 @@ class OverlayPictures:
                 image[0].numpy(),
                 image.pixdim.tolist(),
                 segmentations,
-                self.save_dir / f"{name}.png",
+                self.save_dir / f"{name}{suffix}",
                 self.window,
                 self.labels,
                 name,

@@ -24,6 +24,7 @@ def measure_class(
     axis: int = 2,
     image: np.ndarray | None = None,
     t2_map: np.ndarray | None = None,
+    where: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Measure one class in one case.
 
@@ -33,9 +34,10 @@ def measure_class(
         axis: of the RAS volume, to which the slices are perpendicular; a 2D image is its own slice.
         image: Hounsfield units, of the mask's shape.
         t2_map: T2 in ms, of the mask's shape; voxels that are not finite do not count.
+        where: a mask whose slices the area is averaged over, all that it shows up in; the mask itself if not given.
 
     Returns:
-        `area_mm2`, the mean over the slices that show the class; `volume_mm3`, NaN for a 2D image; with an image
+        `area_mm2`, the mean over slices; `volume_mm3`, NaN for a 2D image; with an image
         `mean_hu`, with a T2 map `mean_t2_ms`. Of a class that is absent, area and volume are 0 and the means are NaN.
 
     Raises:
@@ -44,12 +46,12 @@ def measure_class(
     edges = np.asarray(affine, dtype=float)[:3, :3].T  # of a voxel, one row for each axis of the mask
     closest = [int(world) for world in np.nan_to_num(nib.io_orientation(affine)[:, 0], nan=-1)]
     across = slice_axis(mask.shape, closest.index(axis) if axis in closest else axis)
-    first, second = (edges[other] for other in range(3) if other != across)
-    areas = mask.sum(axis=tuple(other for other in range(3) if other != across)) * np.linalg.norm(
-        np.cross(first, second)
-    )
+    in_slice = tuple(other for other in range(3) if other != across)
+    first, second = (edges[other] for other in in_slice)
+    shown = (mask if where is None else where).any(axis=in_slice)
+    num_pixels = mask.sum(axis=in_slice)[shown].mean() if shown.any() else 0.0
     measures = {
-        "area_mm2": float(areas[areas > 0].mean()) if areas.any() else 0.0,
+        "area_mm2": float(num_pixels * np.linalg.norm(np.cross(first, second))),
         "volume_mm3": float(mask.sum() * abs(np.linalg.det(edges))) if mask.shape[across] > 1 else math.nan,
     }
     for name, values in (("mean_hu", image), ("mean_t2_ms", t2_map)):
@@ -74,6 +76,9 @@ def compare_classes(
 ) -> dict[int, dict[str, float]]:
     """Measure every class in the prediction and in the reference, and the error of the one against the other.
 
+    Areas are those on the slices that show the class in the reference, so that a stray voxel on another slice does not
+    halve the mean area of the prediction.
+
     Args:
         prediction: label map of shape `(H, W, D)`.
         reference: label map of the same shape.
@@ -95,9 +100,9 @@ def compare_classes(
         raise ValueError(f"prediction must have the shape of the reference {reference.shape}, got {prediction.shape}")
     compared: dict[int, dict[str, float]] = {}
     for label in labels:
-        found, wanted = (
-            measure_class(label_map == label, affine, axis, image, t2_map) for label_map in (prediction, reference)
-        )
+        masks = [prediction == label, reference == label]
+        where = masks[1] if masks[1].any() else None
+        found, wanted = (measure_class(mask, affine, axis, image, t2_map, where) for mask in masks)
         row = compared[label] = {}
         for name in found:
             row[f"{name}_pred"] = found[name]
