@@ -66,6 +66,14 @@ class Cases:
         cases = [*self.training, *self.unlabeled[:num_unlabeled], *validation]
         return [{"image": case["image"]} for case in cases]
 
+    def held_out(self) -> list[Item]:
+        """Return the `image` of every validation case or, where no case has a label, of a tenth of the unlabeled ones.
+
+        The latter are learned from, too: without labels, nothing is held out.
+        """
+        cases = self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)]
+        return [{"image": case["image"]} for case in cases]
+
     def labeled(self, split: str) -> list[Item]:
         """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.
 

@@ -1,3 +1,4 @@
 from .multi_task_update import MultiTaskUpdate
+from .prepare_classes import PrepareClasses
 from .prepare_context import PrepareContext
 from .prepare_patches import PreparePatches

@@ -1,6 +1,7 @@
 """Training of transferred weights that begins later than that of the rest.
 
-Source: A. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*
+Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv 2022
+(https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class UnfreezeAfter:
         epoch: number of epochs with frozen parameters; with 0, nothing stays frozen.
 
     Raises:
-        ValueError: when `epoch` is negative, or the trained network is parallel, whose processes do not exchange the
-            gradients of what was frozen when they were set up.
+        ValueError: when `epoch` is negative, or something is frozen in a network that is trained in parallel: its
+            processes do not exchange the gradients of what was frozen when they were set up.
     """
 
     def __init__(self, network: nn.Module, epoch: int) -> None:
@@ -38,8 +39,9 @@ class UnfreezeAfter:
         self.epoch = epoch
 
     def attach(self, engine: Engine) -> None:
-        trained = getattr(engine, "network", None)
-        if isinstance(trained, DistributedDataParallel) or isinstance(self.network, DistributedDataParallel):
+        networks = (self.network, getattr(engine, "network", None))
+        is_frozen = not all(parameter.requires_grad for parameter in self.network.parameters())
+        if is_frozen and any(isinstance(network, DistributedDataParallel) for network in networks):
             raise ValueError("network must be trained by one process to be unfrozen, got DistributedDataParallel")
         engine.add_event_handler(Events.EPOCH_STARTED, self._unfreeze)
 

@@ -1,6 +1,7 @@
 """Transfer of a pretrained inpainting network to segmentation, and its controls.
 
-Source: A. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*
+Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv 2022
+(https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
