@@ -1,7 +1,7 @@
 """Training of transferred weights that begins later than that of the rest.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv 2022
-(https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
+2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations

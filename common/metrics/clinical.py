@@ -1,7 +1,7 @@
 """What clinicians measure of a segmented tissue: its area, its volume, its density in a CT and its T2.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv 2022
-(https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
+2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations

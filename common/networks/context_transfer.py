@@ -1,7 +1,7 @@
 """Transfer of a pretrained inpainting network to segmentation, and its controls.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv 2022
-(https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
+2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import logging
 from pathlib import Path
 
 import torch
+
+from common.utils import check_flags
 
 from .context_unet import ContextUNet
 from .transfer import RANDOM, is_scratch, load_weights
@@ -55,8 +57,7 @@ def transfer_context(
     """
     if parts not in _PREFIXES:
         raise ValueError(f"parts must be one of {list(_PREFIXES)}, got {parts!r}")
-    if not isinstance(freeze, bool):  # a command line delivers false as text
-        raise TypeError(f"freeze must be True or False, got {freeze!r}")
+    check_flags(freeze=freeze)
     if is_scratch(path):
         logger.info("context U-Net: from scratch, nothing transferred")
         return network

@@ -65,9 +65,10 @@ def test_a_negative_number_of_epochs_is_refused():
         UnfreezeAfter(nn.Linear(1, 1), -1)
 
 
-def test_a_parallel_network_is_refused():
+def test_a_parallel_network_is_refused_when_something_is_frozen():
     """Its processes would train the unfrozen weights apart from each other."""
     engine = Engine(lambda engine, batch: None)
     engine.network = DistributedDataParallel.__new__(DistributedDataParallel)
+    UnfreezeAfter(nn.Linear(1, 1), 0).attach(engine)
     with pytest.raises(ValueError, match=r"network must be trained by one process .* got DistributedDataParallel"):
-        UnfreezeAfter(nn.Linear(1, 1), 1).attach(engine)
+        UnfreezeAfter(nn.Linear(1, 1).requires_grad_(False), 1).attach(engine)
