@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jsonschema
@@ -13,33 +13,54 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
 WORKFLOWS = ["pretrain.yaml", "train.yaml", "inference.yaml"]
-TWINS = {
+TRAININGS = ["pretrain.yaml", "train.yaml"]
+F_NET_TWINS = {
     "features": WORKFLOWS,
     "kernel_size": WORKFLOWS,
     "tile_size": ["train.yaml", "inference.yaml"],
     "network_def": ["train.yaml", "inference.yaml"],
-    "patch_size": ["pretrain.yaml", "train.yaml"],
-    "air": ["pretrain.yaml", "train.yaml"],
-    "normalization": ["pretrain.yaml", "train.yaml"],
+    "patch_size": TRAININGS,
+    "air": TRAININGS,
+    "normalization": TRAININGS,
+}
+TWINS = {  # what the files of a bundle have in common
+    "fnet_wtacae_stl": F_NET_TWINS,
+    "fnet_wtacae_mtl": F_NET_TWINS,
+    "context_restoration_unet": {
+        "axis": WORKFLOWS,
+        "image_channels": WORKFLOWS,
+        "in_channels": WORKFLOWS,
+        "intensity": WORKFLOWS,
+        "features": WORKFLOWS,
+        "num_groups": WORKFLOWS,
+        "network_def": ["train.yaml", "inference.yaml"],
+        "slice_size": TRAININGS,
+        "body_contrast": TRAININGS,
+    },
 }
 BASES = {  # the files that each override is written for
     "demo.yaml": WORKFLOWS,
     "small.yaml": WORKFLOWS,
-    "multi_gpu_train.yaml": ["pretrain.yaml", "train.yaml"],
+    "mr.yaml": WORKFLOWS,
+    "multi_gpu_train.yaml": TRAININGS,
     "evaluate.yaml": ["train.yaml"],
 }
+REQUIRED = {"train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "multi_gpu_train.yaml", "evaluate.yaml"}
 NEW = {"evaluate.yaml": {"split", "evaluation_dir", "num_pictures", "evaluation"}, "multi_gpu_train.yaml": {"finalize"}}
 # inference has no schedule and no patches: these overrides are only for the trainings
 TRAINING_ONLY = {
     "max_epochs",
     "iterations_per_epoch",
+    "val_iterations",
     "batch_size",
     "unlabeled_batch_size",
     "num_workers",
     "learning_rate",
     "lr_scheduler",
+    "patience",
     "patch_size",
 }
+PRETRAINING_ONLY = {"context_restoration_unet": {"patch_size"}}
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable
     ("fnet_wtacae_stl", "fnet_wtacae_mtl"): {
@@ -60,21 +81,31 @@ def present(bundle: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if (bundle / "configs" / name).is_file()]
 
 
+def pairs(table: Callable[[Path], Iterable[str]]) -> list:
+    """Return each bundle with each of the names that a table has for it."""
+    return [pytest.param(path, name, id=f"{name}-{path.name}") for path in BUNDLES for name in table(path)]
+
+
 @every_bundle
-@pytest.mark.parametrize("override", BASES)
+def test_files_are_those_whose_use_is_known(bundle):
+    names = {path.name for path in (bundle / "configs").glob("*.yaml")}
+    assert names >= REQUIRED and names <= {*WORKFLOWS, *BASES}
+
+
+@pytest.mark.parametrize(("bundle", "override"), pairs(lambda bundle: present(bundle, BASES)))
 def test_overrides_only_name_ids_that_exist(bundle, override):
     """MONAI adds an unknown id in silence: a typo would change nothing, and nobody would know."""
+    lacks = {"inference.yaml": TRAINING_ONLY, "train.yaml": PRETRAINING_ONLY.get(bundle.name, set())}
     for base in present(bundle, BASES[override]):
         parser = ConfigParser(load(bundle, base))
-        allowed = NEW.get(override, set()) | (TRAINING_ONLY if base == "inference.yaml" else set())
+        allowed = NEW.get(override, set()) | lacks.get(base, set())
         assert [name for name in load(bundle, override) if name not in parser and name not in allowed] == []
 
 
-@every_bundle
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: TWINS[bundle.name]))
 def test_twins_are_identical(bundle, name):
     """They are written twice because MONAI Label reads one file."""
-    first, *others = [load(bundle, file)[name] for file in present(bundle, TWINS[name])]
+    first, *others = [load(bundle, file)[name] for file in present(bundle, TWINS[bundle.name][name])]
     assert all(other == first for other in others)
 
 
@@ -90,14 +121,22 @@ def test_bundles_of_one_network_agree(bundles):
 def test_validation_and_inference_preprocess_the_image_alike(bundle):
     validation = load(bundle, "train.yaml")["validate"]["preprocessing"]["transforms"]
     inference = load(bundle, "inference.yaml")["preprocessing"]["transforms"]
-    assert [transform["_target_"] for transform in validation] == [transform["_target_"] for transform in inference]
-    assert validation[2:] == inference[2:]  # before, validation loads and checks the label, too
+    assert [for_image(transform) for transform in validation] == [for_image(transform) for transform in inference]
+    checked = [for_image(transform)["_target_"] for transform in validation].index("common.transforms.CheckVolumed")
+    assert validation[checked + 1 :] == inference[checked + 1 :]  # before, validation loads and checks the label, too
+
+
+def for_image(transform: dict | str) -> dict:
+    """Return what a transform does with the image; a reference stands for a whole one."""
+    if isinstance(transform, str):
+        return {"_target_": transform}
+    return {name: value for name, value in transform.items() if name not in ("keys", "label_key", "labels")}
 
 
 @every_bundle
 def test_handlers_are_mappings(bundle):
     """MONAI Label calls `.get` on each of them."""
-    for name in present(bundle, ["pretrain.yaml", "train.yaml"]):
+    for name in present(bundle, TRAININGS):
         assert all(isinstance(handler, dict) for handler in load(bundle, name)["train"]["handlers"])
 
 

@@ -115,6 +115,23 @@ def test_fewer_unlabeled_cases_lie_inside_more_and_the_labeled_ones_stay(tmp_pat
         cases.pretraining(num_unlabeled=-1)
 
 
+def test_held_out_are_the_images_of_the_validation_cases_and_none_is_learned_from(tmp_path, content):
+    cases = read_cases(tmp_path, num_labeled=2)
+    assert cases.held_out() == [{"image": case["image"]} for case in cases.validation]
+    assert not {*ids(cases.held_out())} & {*ids(cases.pretraining())}
+
+
+@pytest.mark.parametrize(("num_unlabeled", "num_held_out"), [(1, 1), (3, 1), (20, 2)])
+def test_without_labels_a_tenth_of_the_unlabeled_cases_stands_for_the_held_out(
+    tmp_path, content, num_unlabeled, num_held_out
+):
+    for index in range(num_unlabeled):
+        save(tmp_path / f"imagesUn/u{index}.nii.gz", index)
+    unlabeled = [f"imagesUn/u{index}.nii.gz" for index in range(num_unlabeled)]
+    write_datalist(tmp_path, {**content, "training": [], "unlabeled": unlabeled})
+    assert ids(read_cases(tmp_path).held_out()) == [f"u{index}" for index in range(num_held_out)]
+
+
 def test_folds_of_the_file_are_followed(tmp_path, content):
     write_datalist(tmp_path, {**content, "folds": [["c3", "c1"], ["c2"]]})
     assert ids(read_cases(tmp_path, fold=0).validation) == ["c3", "c1"]
