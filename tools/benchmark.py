@@ -1,6 +1,7 @@
 """Measure what a method costs on this machine, side by side with what would take its place.
 
     python -m tools.benchmark fnet [--device cpu] [--json fnet.json] [--repeats 5] [--threads 1] [--quick]
+    python -m tools.benchmark context [--device cpu] [--json context.json] [--repeats 5] [--threads 1] [--quick]
 
 The two sides of a row take turns, so that both meet the same load; the ratio is that of their medians.
 """
@@ -9,12 +10,21 @@ from __future__ import annotations
 
 import json as json_format
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import fire
 import torch
 
+from common.utils import check_flags
+from tools._benchmark.context import (
+    ContextSize,
+    corruption_rows,
+    mask_rows,
+    slice_inference_rows,
+    slice_loader_rows,
+)
 from tools._benchmark.fnet import (
     FNetSize,
     decoder_rows,
@@ -25,7 +35,7 @@ from tools._benchmark.fnet import (
 )
 from tools._benchmark.measure import Row, format_table, to_json
 
-__all__ = ["fnet", "fnet_rows"]
+__all__ = ["context", "context_rows", "fnet", "fnet_rows"]
 
 
 def fnet(
@@ -46,28 +56,29 @@ def fnet(
         quick: smaller sizes, a few minutes on two cores.
         unknown: refused; fire would measure before it complains.
     """
-    try:
-        if unknown:
-            raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
-        if device not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {device!r}")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device must be one that PyTorch finds, got cuda on a machine without it")
-        for name, value in {"repeats": repeats, "threads": 1 if threads is None else threads}.items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
-        if json is not None and not Path(json).parent.is_dir():
-            raise ValueError(f"json must lie in a folder that exists, got {json}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    rows = fnet_rows(device, repeats, quick)
-    result = to_json(rows, device)
-    print(format_table(rows))
-    print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))
-    if json is not None:
-        Path(json).write_text(json_format.dumps(result, indent=2) + "\n")
+    _measure(fnet_rows, device, json, repeats, threads, quick, unknown)
+
+
+def context(
+    device: str = "cpu",
+    json: str | None = None,
+    repeats: int = 5,
+    threads: int | None = None,
+    quick: bool = False,
+    **unknown: Any,
+) -> None:
+    """Measure context restoration: drawing masks, corruption against a training step, loader, inference.
+
+    Args:
+        device: `cpu` or `cuda`. A CPU trains with batches of 2, CUDA with the paper's batches of 9; both in bfloat16
+            where they have it.
+        json: file to write the rows to, with the machine.
+        repeats: of each side.
+        threads: CPU threads; those that PyTorch takes when not given.
+        quick: smaller sizes, less than a minute on two cores.
+        unknown: refused; fire would measure before it complains.
+    """
+    _measure(context_rows, device, json, repeats, threads, quick, unknown)
 
 
 def fnet_rows(device: str, repeats: int, quick: bool) -> list[Row]:
@@ -87,5 +98,56 @@ def fnet_rows(device: str, repeats: int, quick: bool) -> list[Row]:
     return rows
 
 
+def context_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of context restoration, in the sizes of the paper or, when `quick`, in smaller ones."""
+    is_cuda = device == "cuda"
+    size = ContextSize(128, features=(16, 32, 64, 128)) if quick else ContextSize()
+    if not is_cuda:
+        size = size._replace(batch_size=2)
+    patch_sizes = (32, 16, 8) if quick else (64, 32, 16, 8)  # no two of 64 make a quarter of 128^2
+    print(f"measuring on {device}; this takes minutes", file=sys.stderr)
+    rows = mask_rows(size.image_size, patch_sizes, repeats)
+    rows += corruption_rows(size, patch_sizes, device, repeats, aim=0.03 if is_cuda else 0.1)
+    rows += slice_loader_rows(size, device, repeats)
+    rows += slice_inference_rows(size._replace(batch_size=8), 64 if is_cuda else 8, device, repeats)
+    return rows
+
+
+def _measure(
+    make_rows: Callable[[str, int, bool], list[Row]],
+    device: str,
+    json: str | None,
+    repeats: int,
+    threads: int | None,
+    quick: bool,
+    unknown: Mapping[str, Any],
+) -> None:
+    """Check the options of a command, measure, print the rows and the machine, and write them."""
+    try:
+        if unknown:
+            raise ValueError(f"options must be those that `-- --help` shows, got {sorted(unknown)}")
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu or cuda, got {device!r}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device must be one that PyTorch finds, got cuda on a machine without it")
+        for name, value in {"repeats": repeats, "threads": 1 if threads is None else threads}.items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        check_flags(quick=quick)
+        if json is not None and not Path(json).parent.is_dir():
+            raise ValueError(f"json must lie in a folder that exists, got {json}")
+    except (TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = make_rows(device, repeats, quick)
+    result = to_json(rows, device)
+    print(format_table(rows))
+    print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))
+    if json is not None:
+        Path(json).write_text(json_format.dumps(result, indent=2) + "\n")
+
+
 if __name__ == "__main__":
-    fire.Fire({"fnet": fire.decorators.SetParseFn(str, "device", "json")(fnet)})
+    read_text = fire.decorators.SetParseFn(str, "device", "json")
+    fire.Fire({"fnet": read_text(fnet), "context": read_text(context)})

@@ -102,10 +102,11 @@ def test_table_shows_every_row_and_its_notes():
     assert all(part in text for part in ("decoder", "sparse", "dense", "100x", "largest difference: 2.0e-10"))
 
 
-def test_command_writes_the_rows_and_the_machine(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("method", ["fnet", "context"])
+def test_command_writes_the_rows_and_the_machine(method, tmp_path, monkeypatch, capsys):
     row = compare("decoder", ("sparse", "dense"), ([0.5], [50.0]))
-    monkeypatch.setattr(benchmark, "fnet_rows", lambda *arguments: [row])
-    benchmark.fnet(json=str(tmp_path / "rows.json"))
+    monkeypatch.setattr(benchmark, f"{method}_rows", lambda *arguments: [row])
+    getattr(benchmark, method)(json=str(tmp_path / "rows.json"))
     content = json.loads((tmp_path / "rows.json").read_text())
     assert content["rows"][0]["ratio"] == 100
     assert content["machine"]["threads"] == torch.get_num_threads()
@@ -113,24 +114,27 @@ def test_command_writes_the_rows_and_the_machine(tmp_path, monkeypatch, capsys):
     assert "100x" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["fnet", "context"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
         ({"repeats": 0}, "repeats must be a whole number from 1, got 0"),
         ({"repaets": 3}, "options must be"),
+        ({"quick": "no"}, "quick must be True or False, got 'no'"),
         ({"json": "/nowhere/rows.json"}, "json must lie in a folder that exists"),
     ],
 )
-def test_command_refuses_in_one_sentence(options, message):
+def test_command_refuses_in_one_sentence(method, options, message):
     with pytest.raises(SystemExit, match=message):
-        benchmark.fnet(**options)
+        getattr(benchmark, method)(**options)
 
 
-def test_command_refuses_cuda_where_there_is_none(monkeypatch):
+@pytest.mark.parametrize("method", ["fnet", "context"])
+def test_command_refuses_cuda_where_there_is_none(method, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="device must be one that PyTorch finds, got cuda"):
-        benchmark.fnet(device="cuda")
+        getattr(benchmark, method)(device="cuda")
 
 
 def test_training_step_takes_patches_that_are_no_multiple_of_the_u_nets_stride():
