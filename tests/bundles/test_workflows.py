@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +17,25 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from PIL import Image
 
-from common.data import write_phantoms
+from common.data import PHANTOM_LABELS, write_datalist, write_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 PRETRAINED = [bundle for bundle in BUNDLES if (bundle / "configs" / "pretrain.yaml").is_file()]
 every_pretrained_bundle = pytest.mark.parametrize("bundle", PRETRAINED, ids=lambda path: path.name)
+PICTURES = {  # drawn while a network is trained, besides its learning curves
+    "fnet_wtacae_stl": {"kernels.png", "reconstructions.png"},
+    "fnet_wtacae_mtl": {"kernels.png", "reconstructions.png"},
+    "context_restoration_unet": {"restorations.png"},
+}
+TABLES = {  # of an evaluation
+    "fnet_wtacae_stl": {"mean_dice_raw.csv"},
+    "fnet_wtacae_mtl": {"mean_dice_raw.csv"},
+    "context_restoration_unet": {"mean_dice_raw.csv", "clinical_raw.csv"},
+}
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
 
@@ -77,17 +89,14 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     trained = run(bundle, "train.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
     assert trained.parser.get_parsed_content("train::trainer").state.iteration == 2
     assert not list(weights.rglob("*.ckpt")), "a finished training leaves no checkpoint"
-    assert {path.name for path in weights.rglob("*.png")} == {
-        "kernels.png",
-        "learning_curve.png",
-        "reconstructions.png",
-    }
+    assert {path.name for path in weights.rglob("*.png")} == PICTURES[bundle.name] | {"learning_curve.png"}
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(scores))
     rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
     assert [Path(row["filename"]).name for row in rows] == ["phantom_005.nii.gz", "phantom_006.nii.gz"]
     assert list(rows[0]) == ["filename", "liver", "spleen", "right kidney", "left kidney", "mean"]
     assert len(list(scores.glob("*.png"))) == 2
+    assert {path.name for path in scores.glob("*.csv")} == TABLES[bundle.name]
 
     images = phantoms / "imagesTs"
     run(bundle, "inference.yaml", kind="infer", **{**common, "dataset_dir": str(images)}, output_dir=str(output))
@@ -273,3 +282,113 @@ def test_every_way_of_multi_task_training_learns_and_is_recorded(options, phanto
         total = float(row["segmentation_loss"]) + float(row["gamma"]) * float(row["reconstruction_loss"])
         if "gamma" in options:
             assert float(row["train_loss"]) == pytest.approx(total, rel=1e-4)
+
+
+CONTEXT = ROOT / "bundles" / "context_restoration_unet"
+
+
+def test_mr_is_learned_from_and_has_no_hounsfield_units(phantoms, tmp_path, quiet_hooks):
+    scans = tmp_path / "scans"
+    shutil.copytree(phantoms, scans)
+    content = json.loads((scans / "dataset.json").read_text())
+    write_datalist(scans, {**content, "modality": {"0": "MRI"}})
+    weights, scores = tmp_path / "models", tmp_path / "scores"
+    common = {"dataset_dir": str(scans), "ckpt_dir": str(weights), "device": "cpu"}
+    run(CONTEXT, "pretrain.yaml", "mr.yaml", **common, **SHORT)
+    trained = run(CONTEXT, "train.yaml", "mr.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
+    assert trained.parser.get_parsed_content("module").encoder[0].conv.in_channels == 1
+    run(CONTEXT, "train.yaml", "evaluate.yaml", "mr.yaml", **common, evaluation_dir=str(scores))
+    assert list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
+    assert not any("hu" in column for column in next(csv.DictReader((scores / "clinical_raw.csv").open())))
+    images = {**common, "dataset_dir": str(scans / "imagesTs")}
+    run(CONTEXT, "inference.yaml", "mr.yaml", kind="infer", **images, output_dir=str(tmp_path / "output"))
+    assert len(list((tmp_path / "output").glob("*_seg.nii.gz"))) == 2
+
+
+def test_prediction_empties_what_restoration_swaps(phantoms, tmp_path, quiet_hooks):
+    seen = {}
+    for name in ("RandContextPrediction", "RandContextRestoration"):
+        options = {"corruption::_target_": f"common.transforms.{name}", **SHORT, "device": "cpu"}
+        made = run(CONTEXT, "pretrain.yaml", dataset_dir=str(phantoms), ckpt_dir=str(tmp_path / name), **options)
+        output = made.parser.get_parsed_content("train::trainer").state.output
+        seen[name] = (output["image"], output["label"])
+        assert (tmp_path / name / "pretrained" / "context_unet.pt").is_file()
+    image, target = seen["RandContextPrediction"]
+    assert not image[image != target].any() and (image != target).any()
+    image, target = seen["RandContextRestoration"]
+    assert not torch.equal(image, target)
+    torch.testing.assert_close(image.flatten(2).sort().values, target.flatten(2).sort().values)
+
+
+def test_png_images_with_png_labels_get_png_label_maps(tmp_path, quiet_hooks):
+    """A picture of 40 x 56 pixels, wide as most are, keeps its pixels in their places."""
+    rng = np.random.default_rng(0)
+    listed: dict[str, list] = {"training": [], "test": [], "unlabeled": []}
+    for index, split in enumerate([*["training"] * 5, *["test"] * 2, *["unlabeled"] * 2]):
+        row, column = rng.integers(8, 24, 2)
+        label = np.zeros((40, 56), np.uint8)
+        label[row : row + 10, column : column + 20] = 1
+        image = (60 + 120 * label + rng.integers(0, 30, label.shape)).astype(np.uint8)
+        case = {"image": f"image_{index}.png", "label": f"label_{index}.png"}
+        for name, pixels in zip(case.values(), (image, label), strict=True):
+            Image.fromarray(pixels).save(tmp_path / name)
+        listed[split].append(case["image"] if split == "unlabeled" else case)
+    write_datalist(tmp_path, {"labels": {"0": "background", "1": "bone"}, "modality": {"0": "US"}, **listed})
+
+    weights, output = tmp_path / "models", tmp_path / "output"
+    common = {"dataset_dir": str(tmp_path), "ckpt_dir": str(weights), "device": "cpu"}
+    run(CONTEXT, "pretrain.yaml", "mr.yaml", **common, **SHORT)
+    run(CONTEXT, "train.yaml", "mr.yaml", **common, max_epochs=4, iterations_per_epoch=15, num_validation=1)
+    run(CONTEXT, "train.yaml", "evaluate.yaml", "mr.yaml", **common, evaluation_dir=str(tmp_path / "scores"))
+    rows = list(csv.DictReader((tmp_path / "scores" / "mean_dice_raw.csv").open()))
+    for case, row in zip(listed["test"], rows, strict=True):
+        image = {**common, "dataset_dir": str(tmp_path / case["image"])}
+        run(CONTEXT, "inference.yaml", "mr.yaml", kind="infer", **image, output_dir=str(output))
+        label = np.asarray(Image.open(tmp_path / case["label"]))
+        segmentation = np.asarray(Image.open(output / case["image"].replace(".png", "_seg.png")))
+        assert segmentation.shape == label.shape and segmentation.dtype == np.uint8
+        dice = 2 * np.sum(segmentation * label) / np.sum(segmentation + label)
+        assert dice > 0.5 and dice == pytest.approx(float(row["bone"]), abs=1e-6)
+
+
+def test_probabilities_are_one_file_with_a_map_for_each_class(phantoms, tmp_path, quiet_hooks):
+    common = {"ckpt_dir": str(tmp_path / "models"), "device": "cpu"}
+    run(CONTEXT, "train.yaml", **common, **SHORT, dataset_dir=str(phantoms), num_validation=1, pretrained="null")
+    image, output = phantoms / "imagesTs" / "phantom_005.nii.gz", tmp_path / "output"
+    options = {"dataset_dir": str(image), "output_dir": str(output), "save_probabilities": True}
+    run(CONTEXT, "inference.yaml", kind="infer", **common, **options)
+    (path,) = output.glob("*_probability.nii.gz")
+    probabilities = np.asarray(nib.load(path).dataobj)
+    assert probabilities.shape == (*nib.load(image).shape, 4)
+    assert 0 <= probabilities.min() < probabilities.max() <= 1
+    np.testing.assert_allclose(nib.load(path).affine, nib.load(image).affine, atol=1e-4)
+    segmentation = np.asarray(nib.load(output / "phantom_005_seg.nii.gz").dataobj)
+    expected = np.where(probabilities.max(-1) > 0.5, probabilities.argmax(-1) + 1, 0)
+    np.testing.assert_array_equal(segmentation, expected)
+
+
+@pytest.mark.parametrize("max_epochs", [1, 2])
+def test_the_encoder_is_frozen_for_as_long_as_asked(max_epochs, phantoms, tmp_path, quiet_hooks):
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu"}
+    run(CONTEXT, "pretrain.yaml", **common, **SHORT)
+    options = {"num_validation": 1, "freeze_epochs": 1, "iterations_per_epoch": 2, "max_epochs": max_epochs}
+    trained = run(CONTEXT, "train.yaml", **common, **options).parser.get_parsed_content("module").state_dict()
+    pretrained = torch.load(tmp_path / "pretrained" / "context_unet.pt", weights_only=True)
+    for name, value in pretrained.items():
+        if name.startswith("encoder."):
+            assert torch.equal(trained[name], value) == (max_epochs == 1), name
+    assert not torch.equal(trained["decoder.0.conv.weight"], pretrained["decoder.0.conv.weight"])
+
+
+def test_clinical_metrics_are_those_of_the_label_and_the_segmentation(phantoms, tmp_path, quiet_hooks):
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu"}
+    run(CONTEXT, "train.yaml", **common, **SHORT, num_validation=1, pretrained="null")
+    run(CONTEXT, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(tmp_path))
+    rows = list(csv.DictReader((tmp_path / "clinical_raw.csv").open()))
+    assert len(rows) == 2 * 4
+    for row in rows:
+        label = nib.load(row["filename"].replace("imagesTs", "labelsTs"))
+        mask = np.asarray(label.dataobj) == PHANTOM_LABELS.index(row["class"])
+        assert float(row["volume_mm3_label"]) == pytest.approx(mask.sum() * np.prod(label.header.get_zooms()), rel=1e-4)
+        hounsfield = np.asarray(nib.load(row["filename"]).dataobj)[mask].mean()
+        assert float(row["mean_hu_label"]) == pytest.approx(hounsfield, abs=1e-3)
