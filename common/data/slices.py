@@ -13,6 +13,8 @@ import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose, MapTransform
 
+from common.utils import check_whole_numbers
+
 from .sampling import EpochBatchSampler
 
 __all__ = ["SliceBatchSampler", "SliceDataset", "SliceRequest", "SliceSourced", "slice_axis"]
@@ -99,8 +101,9 @@ class SliceDataset(CacheDataset):
         progress: show a bar while the cache is filled.
 
     Raises:
-        ValueError: when an argument is out of range, there are no slices, or slices of several sizes without a
-            `patch_size`.
+        TypeError: when `patch_size` is no list.
+        ValueError: when an argument is out of range, there are no slices, slices of several sizes without a
+            `patch_size`, or labels without any foreground.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class SliceDataset(CacheDataset):
             raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
         if placement not in ("random", "center"):
             raise ValueError(f"placement must be random or center, got {placement!r}")
+        if isinstance(patch_size, (int, float, str)):
+            raise TypeError(f"patch_size must be height and width in pixels, got {patch_size!r}")
         if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):
             raise ValueError(f"patch_size must be height and width in pixels, got {patch_size!r}")
         if not 0 <= cache_rate <= 1 or window < 1:
@@ -171,15 +176,19 @@ class SliceDataset(CacheDataset):
 
     def _survey(self) -> list[np.ndarray]:
         """Return the slices of every case that may be requested."""
-        slices, sizes = [], {}
+        slices, sizes, has_label, has_foreground = [], {}, False, False
         for case in range(len(self)):
             source = self._source(case)
             sizes[tuple(source["image"].shape[2:])] = source["case"]
+            has_label = has_label or "label" in source
+            has_foreground = has_foreground or ("label" in source and bool(source["label"].any()))
             slices.append(np.flatnonzero(self._is_wanted(source)))
             if not len(slices[-1]):
                 logger.warning("%s: no slice shows a body, none is used", source["case"])
         if self.patch_size is None and len(sizes) > 1:
             raise ValueError(f"slices must be of one size unless patch_size is given, got {_few(sizes)}")
+        if has_label and not has_foreground:
+            raise ValueError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
         if not any(map(len, slices)):
             raise ValueError(f"data must hold slices that show a body, got none in {len(self)} cases")
         return slices
@@ -222,6 +231,7 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         num_workers: that of the loader, which matters only when not all volumes are cached.
 
     Raises:
+        TypeError: when `batch_size` or `num_batches` is no whole number.
         ValueError: when an argument is out of range.
     """
 
@@ -234,6 +244,7 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         fixed: bool = False,
         num_workers: int = 0,
     ) -> None:
+        check_whole_numbers(batch_size=batch_size, num_batches=1 if num_batches is None else num_batches)
         if batch_size < 1 or (num_batches is not None and num_batches < 1):
             raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
         super().__init__(seed, fixed)

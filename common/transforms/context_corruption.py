@@ -16,6 +16,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import RandomizableTransform
 
+from common.utils import check_whole_numbers
+
 from .base import SharedRandomd
 
 __all__ = [
@@ -112,6 +114,7 @@ class RandContextCorruption(RandomizableTransform):
         prob: probability of corrupting an image.
 
     Raises:
+        TypeError: when `patch_size` is no whole number.
         ValueError: when an argument is out of range.
     """
 
@@ -119,6 +122,7 @@ class RandContextCorruption(RandomizableTransform):
 
     def __init__(self, patch_size: int = 32, sampling: str = "poisson", prob: float = 1.0) -> None:
         super().__init__(prob)
+        check_whole_numbers(patch_size=patch_size)
         if patch_size < 1:
             raise ValueError(f"patch_size must be at least 1, got {patch_size}")
         if sampling not in _SAMPLERS:

@@ -266,3 +266,17 @@ def test_a_line_is_no_slice():
 def test_sampler_options_out_of_range_are_refused(batch_size, num_batches):
     with pytest.raises(ValueError, match=f"at least 1, got {batch_size} and {num_batches}"):
         SliceBatchSampler(make(), batch_size, num_batches)
+
+
+def test_labels_without_any_foreground_are_refused_and_one_with_some_is_enough():
+    case = {"image": make_body()["image"], "label": torch.zeros(1, *make_body()["image"].shape[1:])}
+    with pytest.raises(ValueError, match="labels must hold foreground in at least one of 2 cases, got none"):
+        SliceDataset([case, case], Compose([]))
+    marked = {**case, "label": torch.ones_like(case["label"])}
+    assert len(SliceDataset([case, marked], Compose([])).slices) == 2
+
+
+@pytest.mark.parametrize("patch_size", [32, "32,32"])
+def test_a_patch_size_that_is_no_list_is_refused(patch_size):
+    with pytest.raises(TypeError, match=f"patch_size must be height and width in pixels, got {patch_size!r}"):
+        SliceDataset([make_body()], Compose([]), patch_size=patch_size)

@@ -27,6 +27,17 @@ def test_the_parameters_are_as_many_as_the_papers(in_channels, out_channels, hea
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
+@pytest.mark.parametrize("features", [16, "16,32"])
+def test_features_that_are_no_list_are_refused(features):
+    with pytest.raises(TypeError, match=f"features must be a list of whole numbers, got {features!r}"):
+        ContextUNet(1, 2, features)
+
+
+def test_an_image_with_other_channels_is_refused(network):
+    with pytest.raises(ValueError, match="image must have in_channels 1, got 3 channels"):
+        network(torch.zeros(1, 3, 8, 8))
+
+
 def test_names_of_the_state_dict_stay(network):
     encoder = [f"encoder.{level}.{name}" for level in range(3) for name in ("conv", "standardized_conv", "norm")]
     decoder = [f"decoder.{level}.{name}" for level in range(2) for name in ("upsample", "conv", "norm")]
