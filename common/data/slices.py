@@ -101,7 +101,7 @@ class SliceDataset(CacheDataset):
         progress: show a bar while the cache is filled.
 
     Raises:
-        TypeError: when `patch_size` is no list.
+        TypeError: when `patch_size` is no list, or `body_contrast` is text.
         ValueError: when an argument is out of range, there are no slices, slices of several sizes without a
             `patch_size`, or labels without any foreground.
     """
@@ -128,6 +128,8 @@ class SliceDataset(CacheDataset):
             raise TypeError(f"patch_size must be height and width in pixels, got {patch_size!r}")
         if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):
             raise ValueError(f"patch_size must be height and width in pixels, got {patch_size!r}")
+        if isinstance(body_contrast, str):
+            raise TypeError(f"body_contrast must be a number or None, got {body_contrast!r}")
         if not 0 <= cache_rate <= 1 or window < 1:
             raise ValueError(f"cache_rate must be in [0, 1] and window at least 1, got {cache_rate} and {window}")
         if not data:

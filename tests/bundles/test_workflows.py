@@ -392,3 +392,35 @@ def test_clinical_metrics_are_those_of_the_label_and_the_segmentation(phantoms, 
         assert float(row["volume_mm3_label"]) == pytest.approx(mask.sum() * np.prod(label.header.get_zooms()), rel=1e-4)
         hounsfield = np.asarray(nib.load(row["filename"]).dataobj)[mask].mean()
         assert float(row["mean_hu_label"]) == pytest.approx(hounsfield, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("pretrain.yaml", {"patch_size": 64}, "patch_size must let two patches fit into a quarter of the image"),
+        ("pretrain.yaml", {"patch_size": "big"}, "patch_size must be a whole number, got 'big'"),
+        ("pretrain.yaml", {"sampling": "poison"}, "sampling must be poisson or uniform, got 'poison'"),
+        ("train.yaml", {"features": [10, 20]}, "features must be multiples of num_groups 8, got (10, 20)"),
+        ("train.yaml", {"features": "16,32"}, "features must be a list of whole numbers, got '16,32'"),
+        ("train.yaml", {"in_channels": 1}, "image must have in_channels 1, got 3 channels"),
+        ("train.yaml", {"axis": "axial"}, "axis must be 0, 1 or 2, got 'axial'"),
+        ("train.yaml", {"slice_size": 32}, "patch_size must be height and width in pixels, got 32"),
+        ("train.yaml", {"transferred_parts": "head"}, "parts must be one of ['encoder', "),
+        ("train.yaml", {"freeze_epochs": -1}, "epoch must be at least 0, got -1"),
+        ("inference.yaml", {"save_probabilities": "no"}, "save_probabilities must be True or False, got 'no'"),
+        ("inference.yaml", {}, "{phantoms}: is a data set with labels; name the folder of its scans"),
+    ],
+    ids=str,
+)
+def test_bad_options_end_in_one_sentence(name, options, sentence, phantoms, tmp_path, quiet_hooks, capsys):
+    common = {"ckpt_dir": str(tmp_path), "dataset_dir": str(phantoms), **FAST, **SHORT, "pretrained": "null"}
+    kind = "infer" if name == "inference.yaml" else "train"
+    made = workflow(CONTEXT, name, kind=kind, **{**common, **options})
+    with pytest.raises(Exception) as raised:  # MONAI wraps it
+        made.initialize()
+        made.run()
+    capsys.readouterr()
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: " + sentence.format(phantoms=phantoms))
+    assert not list(tmp_path.rglob("*.pt"))

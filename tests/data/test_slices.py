@@ -280,3 +280,8 @@ def test_labels_without_any_foreground_are_refused_and_one_with_some_is_enough()
 def test_a_patch_size_that_is_no_list_is_refused(patch_size):
     with pytest.raises(TypeError, match=f"patch_size must be height and width in pixels, got {patch_size!r}"):
         SliceDataset([make_body()], Compose([]), patch_size=patch_size)
+
+
+def test_text_for_the_contrast_of_the_body_is_refused():
+    with pytest.raises(TypeError, match="body_contrast must be a number or None, got 'some'"):
+        SliceDataset([make_body()], Compose([]), body_contrast="some")
