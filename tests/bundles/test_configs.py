@@ -35,7 +35,6 @@ TWINS = {  # what the files of a bundle have in common
         "num_groups": WORKFLOWS,
         "network_def": ["train.yaml", "inference.yaml"],
         "slice_size": TRAININGS,
-        "body_contrast": TRAININGS,
     },
 }
 BASES = {  # the files that each override is written for
@@ -56,6 +55,7 @@ TRAINING_ONLY = {
     "unlabeled_batch_size",
     "num_workers",
     "learning_rate",
+    "betas",
     "lr_scheduler",
     "patience",
     "patch_size",
