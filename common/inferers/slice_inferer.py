@@ -66,7 +66,9 @@ class WholeSliceInferer(Inferer):
         padding = (0, -width % self.divisor, 0, -height % self.divisor)
         outputs = []
         for part, value in zip(slices.split(self.batch_size), fill.split(self.batch_size), strict=True):
-            output = network(F.pad(part - value, padding) + value, *args, **kwargs)[..., :height, :width]
+            if any(padding):
+                part = F.pad(part - value, padding) + value
+            output = network(part, *args, **kwargs)[..., :height, :width]
             output = output.float().sigmoid() if self.sigmoid else output
             outputs.append(output.to(self.output_dtype or output.dtype))
         return torch.cat(outputs).unflatten(0, (len(volumes), -1)).movedim(1, axis)
