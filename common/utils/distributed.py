@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
+import sys
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["join_processes", "process_device"]
+__all__ = ["join_processes", "leave_processes", "process_device"]
 
 
 def join_processes() -> None:
@@ -22,6 +25,24 @@ def join_processes() -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def leave_processes() -> None:
+    """Leave together, and end each process without taking its interpreter apart.
+
+    Threads of gloo outlive the group while a network still refers to it. Now and then (3 in 100 runs) one of them met
+    an interpreter that was gone and aborted a training that had succeeded.
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+    atexit.register(_end)
+
+
+def _end() -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def process_device() -> torch.device:
