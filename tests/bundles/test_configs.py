@@ -59,8 +59,11 @@ TRAINING_ONLY = {
     "lr_scheduler",
     "patience",
     "patch_size",
+    "slice_size",
+    "cross_entropy_weight",
 }
 PRETRAINING_ONLY = {"context_restoration_unet": {"patch_size"}}
+SUPERVISED_ONLY = {"context_restoration_unet": {"cross_entropy_weight"}}
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable
     ("fnet_wtacae_stl", "fnet_wtacae_mtl"): {
@@ -95,7 +98,11 @@ def test_files_are_those_whose_use_is_known(bundle):
 @pytest.mark.parametrize(("bundle", "override"), pairs(lambda bundle: present(bundle, BASES)))
 def test_overrides_only_name_ids_that_exist(bundle, override):
     """MONAI adds an unknown id in silence: a typo would change nothing, and nobody would know."""
-    lacks = {"inference.yaml": TRAINING_ONLY, "train.yaml": PRETRAINING_ONLY.get(bundle.name, set())}
+    lacks = {
+        "inference.yaml": TRAINING_ONLY,
+        "train.yaml": PRETRAINING_ONLY.get(bundle.name, set()),
+        "pretrain.yaml": SUPERVISED_ONLY.get(bundle.name, set()),
+    }
     for base in present(bundle, BASES[override]):
         parser = ConfigParser(load(bundle, base))
         allowed = NEW.get(override, set()) | lacks.get(base, set())
