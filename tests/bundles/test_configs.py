@@ -99,7 +99,47 @@ def test_overrides_only_name_ids_that_exist(bundle, override):
     for base in present(bundle, BASES[override]):
         parser = ConfigParser(load(bundle, base))
         allowed = NEW.get(override, set()) | lacks.get(base, set())
-        assert [name for name in load(bundle, override) if name not in parser and name not in allowed] == []
+        names = [name.removeprefix("+") for name in load(bundle, override)]  # +: what is there gets longer
+        assert [name for name in names if name not in parser and name not in allowed] == []
+
+
+CHECK = "common.utils.check_options"
+CHECKED_BY_ITS_USER = {"axis", "phi"}  # whose own error has the option's name
+
+
+def initializers(*contents: dict) -> list:
+    return [entry for content in contents for id in ("initialize", "+initialize") for entry in content.get(id, [])]
+
+
+@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: present(bundle, [*WORKFLOWS, "evaluate.yaml"])))
+def test_every_number_and_flag_is_checked_by_its_own_name_before_it_is_used(bundle, name):
+    """Text for a number ended in a traceback from where it was used, which did not name the option."""
+    content = load(bundle, name)
+    users = [entry for entry in initializers(content) if "@" in str(entry).replace("@bundle_root", "")]
+    checks = [entry for entry in users if isinstance(entry, dict) and entry["_target_"] == CHECK]
+    assert users[0] == checks[0]
+    checked = {
+        name: value
+        for check in checks
+        for kind, options in check.items()
+        if kind != "_target_"
+        for name, value in options.items()
+    }
+    assert checked == {name: f"@{name}" for name in checked}
+    assert checked.keys() <= content.keys()
+    options = {name for name, value in content.items() if isinstance(value, (int, float)) and "::" not in name}
+    assert options - CHECKED_BY_ITS_USER <= checked.keys()
+
+
+@every_bundle
+def test_several_processes_check_the_options_before_they_join(bundle):
+    for base in present(bundle, TRAININGS):
+        targets = [
+            entry["_target_"] if isinstance(entry, dict) else entry
+            for entry in initializers(load(bundle, base), load(bundle, "multi_gpu_train.yaml"))
+        ]
+        assert targets[0] == "common.utils.explain_errors" and targets[-1] == "common.utils.join_processes"
+        assert CHECK in targets
 
 
 @pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: TWINS[bundle.name]))
