@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["check_options"]
 
 
-def _is_number(value: Any, kind: type = Real) -> bool:
+def _is_number(value: Any, kind: Any = Real) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 

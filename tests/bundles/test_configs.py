@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from monai.bundle import ConfigParser
+import torch
+from monai.bundle import ConfigParser, verify_net_in_out
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -201,6 +202,31 @@ def test_metadata_is_valid_and_its_version_is_in_the_changelog(bundle):
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     jsonschema.validate(metadata, json.loads((ROOT / "tools" / "metadata_schema.json").read_text()))
     assert metadata["version"] in metadata["changelog"]
+
+
+@every_bundle
+def test_the_network_takes_and_gives_what_the_metadata_says(bundle):
+    """Logits were said to lie between 0 and 1."""
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    metadata = bundle / "configs" / "metadata.json"
+    tensors = json.loads(metadata.read_text())["network_data_format"]
+    image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
+    classes = {"background", *pred["channel_def"].values()}
+    overrides = {"labels": dict(enumerate(classes))}
+    verify_net_in_out("network_def", str(metadata), files, device="cpu", any=16, **overrides)
+
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update(overrides)
+    network = parser.get_parsed_content("network_def").eval()
+    low, high = image["value_range"]
+    with torch.no_grad():
+        output = network(
+            low + (high - low) * torch.rand(2, image["num_channels"], *[16 for _ in image["spatial_shape"]])
+        )
+    assert output.ndim == 2 + len(pred["spatial_shape"])
+    assert len(pred["channel_def"]) == pred["num_channels"] == output.shape[1]
+    lowest, highest = pred["value_range"] or (-torch.inf, torch.inf)
+    assert lowest <= output.min() and output.max() <= highest
 
 
 @every_bundle
