@@ -54,12 +54,7 @@ class KernelPicture:
 
 
 class _OutputPicture:
-    """Draw the trainer's output for the last minibatch of an epoch.
-
-    Args:
-        path: PNG file.
-        interval: epochs between two drawings; the last epoch is always drawn.
-    """
+    """Draw the trainer's output for the last minibatch of every `interval` epochs, and of the last one."""
 
     def __init__(self, path: str | Path, interval: int = 10) -> None:
         self.path = Path(path)
