@@ -1,4 +1,7 @@
-"""Pictures of what a network has learned and of what it says, as PNG files."""
+"""Pictures of what a network has learned and of what it says, as PNG files.
+
+Slices are seen as radiologists see them: patients face up in axial ones, and their right is on the left.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def save_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path, max_kernels: int = 32) -> None:
-    """Draw the middle slice of convolution kernels, one row for each set, each kernel on its own gray scale.
+    """Draw the middle axial slice of convolution kernels, one row for each set, each kernel on its own gray scale.
 
     Args:
         kernels: by title, tensors of shape `(N, k, k, k)`.
@@ -69,7 +72,7 @@ def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path, max_kern
     for row, (title, group) in zip(grid, kernels.items(), strict=True):
         for axes, kernel in zip(row, group.detach().float().cpu(), strict=False):
             reach = float(kernel.abs().max()) or 1.0  # zero is mid-gray
-            axes.imshow(kernel[:, :, kernel.shape[-1] // 2].T, cmap="gray", vmin=-reach, vmax=reach, origin="lower")
+            _show_slice(axes, kernel[:, :, kernel.shape[-1] // 2], -reach, reach)
         for axes in row:
             axes.set_axis_off()
         row[0].text(-0.15, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=7)
@@ -85,7 +88,7 @@ def save_reconstructions(
     """Draw the middle axial slice of patches above that of their reconstructions, on the same gray scale.
 
     Args:
-        originals: one tensor of shape `(B, C, H, W, D)` for each level; two patches are drawn,
+        originals: one tensor of shape `(B, C, H, W, D)`, in RAS orientation, for each level; two patches are drawn,
             those with the highest contrast.
         reconstructions: tensors of the same shapes.
         path: PNG file.
@@ -105,14 +108,19 @@ def save_reconstructions(
         low, high = float(original.min()), float(original.max())
         for axes, patch, name in zip(column, (original, reconstruction), ("original", "reconstruction"), strict=True):
             middle = patch.detach().float().cpu()[:, :, patch.shape[-1] // 2]
-            axes.imshow(middle.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            _show_slice(axes, middle, low, high)
             axes.set_title(f"{title}\n{name}", fontsize=7)
             axes.set_axis_off()
     _save(figure, path)
 
 
 def save_restorations(
-    originals: torch.Tensor, corrupted: torch.Tensor, restored: torch.Tensor, path: str | Path, max_images: int = 4
+    originals: torch.Tensor,
+    corrupted: torch.Tensor,
+    restored: torch.Tensor,
+    path: str | Path,
+    axis: int = 2,
+    max_images: int = 4,
 ) -> None:
     """Draw images, what was made of them, and what a network made of that, side by side on the same gray scale.
 
@@ -121,6 +129,7 @@ def save_restorations(
         corrupted: input of the network, of the same shape.
         restored: its output, of the same shape.
         path: PNG file.
+        axis: of the RAS volumes, to which the images are perpendicular.
         max_images: images to draw, one row each.
     """
     originals = originals.detach()
@@ -131,8 +140,7 @@ def save_restorations(
     for index, row in zip(chosen, figure.subplots(len(chosen), 3, squeeze=False), strict=True):
         low, high = float(originals[index, 0].min()), float(originals[index, 0].max())
         for axes, (title, images) in zip(row, columns.items(), strict=True):
-            image = images[index, 0].detach().float().cpu()
-            axes.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+            _show_slice(axes, images[index, 0].detach().float().cpu(), low, high, axis)
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()
     _save(figure, path)
@@ -149,8 +157,7 @@ def save_overlay(
 ) -> None:
     """Draw three planes through a segmented volume, or a 2D image, one row for each segmentation.
 
-    The planes go through the slices on which the segmentations have most voxels. Patients face up in axial slices;
-    their right is on the left of the picture.
+    The planes go through the slices on which the segmentations have most voxels.
 
     Args:
         image: volume of shape `(H, W, D)` in RAS orientation; one axis of a 2D image has length 1.
@@ -178,21 +185,13 @@ def save_overlay(
     for row, (name, segmentation) in zip(grid, segmentations.items(), strict=True):
         for axes, (plane, axis) in zip(row, planes, strict=True):
             across, up = (other for other in range(3) if other != axis)
-            slice_image, slice_labels = (np.take(volume, center[axis], axis).T for volume in (image, segmentation))
-            axes.imshow(
-                slice_image,
-                cmap="gray",
-                vmin=low,
-                vmax=max(high, low + 1e-6),
-                origin="lower",
-                aspect=spacing[up] / spacing[across],
-            )
+            slice_image, slice_labels = (np.take(volume, center[axis], axis) for volume in (image, segmentation))
+            _show_slice(axes, slice_image, low, high, axis, aspect=spacing[up] / spacing[across])
             for value, color in colors.items():
-                if (slice_labels == value).any():
-                    axes.contourf(slice_labels == value, levels=[0.5, 1.5], colors=[color], alpha=0.3)
-                    axes.contour(slice_labels == value, levels=[0.5], colors=[color], linewidths=1.2)
-            if across == 0:
-                axes.invert_xaxis()
+                mask = (slice_labels == value).T
+                if mask.any():
+                    axes.contourf(mask, levels=[0.5, 1.5], colors=[color], alpha=0.3)
+                    axes.contour(mask, levels=[0.5], colors=[color], linewidths=1.2)
             axes.set_title(f"{name}, {plane}", fontsize=9)
             axes.set_axis_off()
     for value, color in colors.items():
@@ -201,6 +200,22 @@ def save_overlay(
         figure.legend(loc="outside lower center", ncols=min(len(colors), 6), fontsize=8)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def _show_slice(axes: Any, image: Any, low: float, high: float, axis: int = 2, **options: Any) -> None:
+    """Show a slice of a volume in RAS orientation as radiologists do: the patient's right is on the left.
+
+    Args:
+        axes: of matplotlib.
+        image: slice of two dimensions.
+        low: intensity that is black.
+        high: intensity that is white.
+        axis: of the volume, to which the slice is perpendicular.
+        options: of `imshow`.
+    """
+    axes.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", **options)
+    if axis != 0:  # the slice's first axis goes to the patient's right
+        axes.invert_xaxis()
 
 
 def _save(figure: Figure, path: str | Path) -> None:

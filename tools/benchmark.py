@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import fire
 import torch
 
 from common.utils import check_flags
@@ -34,6 +33,7 @@ from tools._benchmark.fnet import (
     training_rows,
 )
 from tools._benchmark.measure import Row, format_table, to_json
+from tools._command import run_command
 
 __all__ = ["context", "context_rows", "fnet", "fnet_rows"]
 
@@ -125,7 +125,7 @@ def _measure(
     """Check the options of a command, measure, print the rows and the machine, and write them."""
     try:
         if unknown:
-            raise ValueError(f"options must be those that `-- --help` shows, got {sorted(unknown)}")
+            raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
         if device not in ("cpu", "cuda"):
             raise ValueError(f"device must be cpu or cuda, got {device!r}")
         if device == "cuda" and not torch.cuda.is_available():
@@ -149,5 +149,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    read_text = fire.decorators.SetParseFn(str, "device", "json")
-    fire.Fire({"fnet": read_text(fnet), "context": read_text(context)})
+    run_command({"fnet": fnet, "context": context}, "device", "json")

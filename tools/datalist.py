@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 from monai.transforms import LoadImage
 
 from common.data.checks import PICTURE_SUFFIX, SUFFIXES, check_label
 from common.data.datalist import case_id, write_datalist
+from tools._command import run_command
 
 _PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|volume|vol)[-_]"
 _SUFFIX = r"[-_](0000|image|img|labels?|lbl|mask|segmentation|seg|gt)$"
@@ -158,4 +158,4 @@ def _name_labels(label_names: str | Sequence[str] | None, labels: list[Path]) ->
 
 if __name__ == "__main__":
     text = ("dataset_dir", "images", "labels", "test_images", "test_labels", "unlabeled", "modality", "label_names")
-    fire.Fire(fire.decorators.SetParseFn(str, *text)(datalist))
+    run_command(datalist, *text)

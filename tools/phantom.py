@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import fire
-
 from common.data.phantom import write_phantoms
+from tools._command import run_command
 
 
 def phantom(
@@ -49,4 +48,4 @@ def phantom(
 
 
 if __name__ == "__main__":
-    fire.Fire(fire.decorators.SetParseFn(str, "output_dir")(phantom))
+    run_command(phantom, "output_dir")

@@ -37,8 +37,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
-
+from tools._command import run_command
 from tools._study.conduct import Runner, conduct, is_finished, jobs_of, read_record, write_atomic
 from tools._study.plan import Run, Study, check_known, plan_runs, read_study
 from tools._study.report import Result, draw_curve, format_csv, format_table, read_dice
@@ -169,4 +168,4 @@ def _print_commands(runs: Sequence[Run], resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(study)
+    run_command(study, "study_file", "dataset_dir")

@@ -9,10 +9,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import fire
-
 from common.data.datalist import case_id
 from common.metrics import one_sided_wilcoxon
+from tools._command import run_command
 
 
 def wilcoxon(
@@ -93,5 +92,4 @@ def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    text = ("first", "second", "column", "alternative", "class_name")
-    fire.Fire(fire.decorators.SetParseFn(str, *text)(wilcoxon))
+    run_command(wilcoxon, "first", "second", "column", "alternative", "class_name")

@@ -40,7 +40,9 @@ def save_classes(save_dir: str | Path, labels: Mapping[int, str], modality: str 
         ValueError: when there is no class besides the background.
     """
     if len(labels) < 2:
-        raise ValueError(f"labels must name the background and at least one class, got {dict(labels)}")
+        raise ValueError(
+            f"labels must name the background and at least one class, got {dict(labels)}; name them in dataset.json"
+        )
     classes = Classes(dict(labels), modality)
     if is_main_process():
         text = json.dumps(dataclasses.asdict(classes), indent=1) + "\n"

@@ -84,7 +84,9 @@ class Cases:
             raise ValueError(f"split must be training, validation or test, got {split!r}")
         cases = [case for case in getattr(self, split) if "label" in case]
         if not cases:
-            raise ValueError(f"split {split} must hold cases with labels, got none")
+            raise ValueError(
+                f"split {split} must hold cases with labels, got none; look at training, folds and test in dataset.json"
+            )
         return cases
 
 

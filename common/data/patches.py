@@ -89,7 +89,9 @@ class PatchDataset(CacheDataset):
         if centers not in ("uniform", "gaussian"):
             raise ValueError(f"centers must be uniform or gaussian, got {centers!r}")
         if not data:
-            raise ValueError("data must hold at least one case, got none")
+            raise ValueError(
+                "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
+            )
         self.geometry = geometry
         self.patch_size = ensure_tuple_rep(patch_size, 3)
         geometry.input_sizes(self.patch_size)  # refuses a size that does not fit

@@ -92,7 +92,9 @@ def fit_preprocessing(
                 raise ValueError(f"{name} must be that of the pretraining of {like}, {stored}, got {wanted}")
     else:
         if not data:
-            raise ValueError("data must hold at least one training case, got none")
+            raise ValueError(
+                "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
+            )
         spacings, percentile_values = _survey(data, air, percentiles)
         low, high = percentile_values if clip is None else clip
         if not low < high:

@@ -88,7 +88,7 @@ class SliceDataset(CacheDataset):
         transform: preprocessing up to a normalized volume of shape `(C, H, W, D)`, without randomness.
         axis: of the volumes, to which the slices are perpendicular. A 2D image, whose third axis has length 1, is its
             own slice.
-        patch_size: height and width of the items in pixels: slices are cropped, and padded with the smallest intensity
+        slice_size: height and width of the items in pixels: slices are cropped, and padded with the smallest intensity
             of their volume (of each channel), labels with background. `None`: whole slices, which must be of one size.
         placement: of the crop, or of the slice within its padding: `random` or `center`.
         body_contrast: leave out slices of air. A pixel belongs to the body when it is brighter than the smallest
@@ -101,9 +101,9 @@ class SliceDataset(CacheDataset):
         progress: show a bar while the cache is filled.
 
     Raises:
-        TypeError: when `patch_size` is no list, or `body_contrast` is text.
+        TypeError: when `slice_size` is no list of whole numbers, or `body_contrast` is text.
         ValueError: when an argument is out of range, there are no slices, slices of several sizes without a
-            `patch_size`, or labels without any foreground.
+            `slice_size`, or labels without any foreground.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class SliceDataset(CacheDataset):
         data: Sequence[Mapping[str, str]],
         transform: Callable,
         axis: int = 2,
-        patch_size: Sequence[int] | None = None,
+        slice_size: Sequence[int] | None = None,
         placement: str = "random",
         body_contrast: float | None = None,
         min_body: float = 0.01,
@@ -124,18 +124,22 @@ class SliceDataset(CacheDataset):
             raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
         if placement not in ("random", "center"):
             raise ValueError(f"placement must be random or center, got {placement!r}")
-        if isinstance(patch_size, (int, float, str)):
-            raise TypeError(f"patch_size must be height and width in pixels, got {patch_size!r}")
-        if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):
-            raise ValueError(f"patch_size must be height and width in pixels, got {patch_size!r}")
+        if isinstance(slice_size, (int, float, str)):
+            raise TypeError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
+        for edge in slice_size or ():
+            check_whole_numbers(slice_size=edge)
+        if slice_size is not None and (len(slice_size) != 2 or min(slice_size) < 1):
+            raise ValueError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
         if isinstance(body_contrast, str):
             raise TypeError(f"body_contrast must be a number or None, got {body_contrast!r}")
         if not 0 <= cache_rate <= 1 or window < 1:
             raise ValueError(f"cache_rate must be in [0, 1] and window at least 1, got {cache_rate} and {window}")
         if not data:
-            raise ValueError("data must hold at least one case, got none")
+            raise ValueError(
+                "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
+            )
         self.axis = axis
-        self.patch_size = None if patch_size is None else (int(patch_size[0]), int(patch_size[1]))
+        self.slice_size = None if slice_size is None else (int(slice_size[0]), int(slice_size[1]))
         self.placement = placement
         self.body_contrast = body_contrast
         self.min_body = min_body
@@ -158,7 +162,7 @@ class SliceDataset(CacheDataset):
     def __getitem__(self, request: SliceRequest) -> dict[str, Any]:
         source = self._source(request.case)
         image = source["image"][request.slice]
-        size = image.shape[1:] if self.patch_size is None else self.patch_size
+        size = image.shape[1:] if self.slice_size is None else self.slice_size
         start = self._start(image.shape[1:], size, request.seed)
         item = {"image": _window(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
         if "label" in source:
@@ -187,8 +191,8 @@ class SliceDataset(CacheDataset):
             slices.append(np.flatnonzero(self._is_wanted(source)))
             if not len(slices[-1]):
                 logger.warning("%s: no slice shows a body, none is used", source["case"])
-        if self.patch_size is None and len(sizes) > 1:
-            raise ValueError(f"slices must be of one size unless patch_size is given, got {_few(sizes)}")
+        if self.slice_size is None and len(sizes) > 1:
+            raise ValueError(f"slices must be of one size unless slice_size is given, got {_few(sizes)}")
         if has_label and not has_foreground:
             raise ValueError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
         if not any(map(len, slices)):
@@ -206,9 +210,9 @@ class SliceDataset(CacheDataset):
             return np.array(wanted) | source["label"].flatten(1).any(1).numpy()
         return np.array(wanted)
 
-    def _start(self, size: Sequence[int], patch_size: Sequence[int], seed: int) -> list[int]:
+    def _start(self, size: Sequence[int], slice_size: Sequence[int], seed: int) -> list[int]:
         """Return the first pixel of a crop, negative where the slice is padded."""
-        room = [available - length for available, length in zip(size, patch_size, strict=True)]
+        room = [available - length for available, length in zip(size, slice_size, strict=True)]
         if self.placement == "center":
             return [free // 2 for free in room]
         rng = np.random.default_rng(seed)

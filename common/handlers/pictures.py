@@ -53,7 +53,26 @@ class KernelPicture:
         save_kernels(kernels, self.path)
 
 
-class ReconstructionPicture:
+class _OutputPicture:
+    """Draw the trainer's output for the last minibatch of every `interval` epochs, and of the last one."""
+
+    def __init__(self, path: str | Path, interval: int = 10) -> None:
+        self.path = Path(path)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        if engine.state.output is not None:
+            self._save(engine.state.output)
+
+    def _save(self, output: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class ReconstructionPicture(_OutputPicture):
     """Draw the last minibatch's patches and their reconstructions.
 
     Args:
@@ -72,23 +91,16 @@ class ReconstructionPicture:
         reconstruction: str = "pred",
         levels: Sequence[int] | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.interval = interval
+        super().__init__(path, interval)
         self.original = original
         self.reconstruction = reconstruction
         self.levels = levels
 
-    def attach(self, engine: Engine) -> None:
-        if is_main_process():
-            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, self._draw)
-
-    def _draw(self, engine: Engine) -> None:
-        output = engine.state.output
-        if output is not None:
-            save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels)
+    def _save(self, output: Mapping[str, Any]) -> None:
+        save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels)
 
 
-class RestorationPicture:
+class RestorationPicture(_OutputPicture):
     """Draw images of the last minibatch, with what was corrupted and what the network restored.
 
     They are `label`, `image` and `pred` in the trainer's output, each of shape `(B, C, H, W)`.
@@ -96,20 +108,15 @@ class RestorationPicture:
     Args:
         path: PNG file.
         interval: epochs between two drawings; the last epoch is always drawn.
+        axis: of the volumes, to which the images are perpendicular; see `SliceDataset`.
     """
 
-    def __init__(self, path: str | Path, interval: int = 10) -> None:
-        self.path = Path(path)
-        self.interval = interval
+    def __init__(self, path: str | Path, interval: int = 10, axis: int = 2) -> None:
+        super().__init__(path, interval)
+        self.axis = axis
 
-    def attach(self, engine: Engine) -> None:
-        if is_main_process():
-            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, self._draw)
-
-    def _draw(self, engine: Engine) -> None:
-        output = engine.state.output
-        if output is not None:
-            save_restorations(output["label"], output["image"], output["pred"], self.path)
+    def _save(self, output: Mapping[str, Any]) -> None:
+        save_restorations(output["label"], output["image"], output["pred"], self.path, self.axis)
 
 
 class OverlayPictures:

@@ -4,4 +4,5 @@ from .errors import explain_errors
 from .files import is_main_process, write_atomically
 from .flags import check_flags
 from .moving_average import MovingAverage
+from .options import check_options
 from .whole_numbers import check_whole_numbers

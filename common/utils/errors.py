@@ -52,8 +52,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_expected(error: BaseException) -> bool:
-    """Tell whether an error was raised by this library on purpose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, (ValueError, TypeError, OSError, ArithmeticError)) and any(
-        frame.filename.startswith(_LIBRARY) for frame in frames[-1:]
-    )
+    """Tell whether this library raised an error on purpose, or the system refused one of its files."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    if not last or not last[0].filename.startswith(_LIBRARY):
+        return False
+    is_raised = (last[0].line or "").startswith("raise ")
+    return isinstance(error, OSError) or (is_raised and isinstance(error, (ValueError, TypeError, ArithmeticError)))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from monai.bundle import ConfigParser
+import torch
+from monai.bundle import ConfigParser, verify_net_in_out
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -106,7 +107,47 @@ def test_overrides_only_name_ids_that_exist(bundle, override):
     for base in present(bundle, BASES[override]):
         parser = ConfigParser(load(bundle, base))
         allowed = NEW.get(override, set()) | lacks.get(base, set())
-        assert [name for name in load(bundle, override) if name not in parser and name not in allowed] == []
+        names = [name.removeprefix("+") for name in load(bundle, override)]  # +: what is there gets longer
+        assert [name for name in names if name not in parser and name not in allowed] == []
+
+
+CHECK = "common.utils.check_options"
+CHECKED_BY_ITS_USER = {"axis", "phi"}  # whose own error has the option's name
+
+
+def initializers(*contents: dict) -> list:
+    return [entry for content in contents for id in ("initialize", "+initialize") for entry in content.get(id, [])]
+
+
+@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: present(bundle, [*WORKFLOWS, "evaluate.yaml"])))
+def test_every_number_and_flag_is_checked_by_its_own_name_before_it_is_used(bundle, name):
+    """Text for a number ended in a traceback from where it was used, which did not name the option."""
+    content = load(bundle, name)
+    users = [entry for entry in initializers(content) if "@" in str(entry).replace("@bundle_root", "")]
+    checks = [entry for entry in users if isinstance(entry, dict) and entry["_target_"] == CHECK]
+    assert users[0] == checks[0]
+    checked = {
+        name: value
+        for check in checks
+        for kind, options in check.items()
+        if kind != "_target_"
+        for name, value in options.items()
+    }
+    assert checked == {name: f"@{name}" for name in checked}
+    assert checked.keys() <= content.keys()
+    options = {name for name, value in content.items() if isinstance(value, (int, float)) and "::" not in name}
+    assert options - CHECKED_BY_ITS_USER <= checked.keys()
+
+
+@every_bundle
+def test_several_processes_check_the_options_before_they_join(bundle):
+    for base in present(bundle, TRAININGS):
+        targets = [
+            entry["_target_"] if isinstance(entry, dict) else entry
+            for entry in initializers(load(bundle, base), load(bundle, "multi_gpu_train.yaml"))
+        ]
+        assert targets[0] == "common.utils.explain_errors" and targets[-1] == "common.utils.join_processes"
+        assert CHECK in targets
 
 
 @pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: TWINS[bundle.name]))
@@ -168,6 +209,31 @@ def test_metadata_is_valid_and_its_version_is_in_the_changelog(bundle):
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     jsonschema.validate(metadata, json.loads((ROOT / "tools" / "metadata_schema.json").read_text()))
     assert metadata["version"] in metadata["changelog"]
+
+
+@every_bundle
+def test_the_network_takes_and_gives_what_the_metadata_says(bundle):
+    """Logits were said to lie between 0 and 1."""
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    metadata = bundle / "configs" / "metadata.json"
+    tensors = json.loads(metadata.read_text())["network_data_format"]
+    image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
+    classes = {"background", *pred["channel_def"].values()}
+    overrides = {"labels": dict(enumerate(classes))}
+    verify_net_in_out("network_def", str(metadata), files, device="cpu", any=16, **overrides)
+
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update(overrides)
+    network = parser.get_parsed_content("network_def").eval()
+    low, high = image["value_range"]
+    with torch.no_grad():
+        output = network(
+            low + (high - low) * torch.rand(2, image["num_channels"], *[16 for _ in image["spatial_shape"]])
+        )
+    assert output.ndim == 2 + len(pred["spatial_shape"])
+    assert len(pred["channel_def"]) == pred["num_channels"] == output.shape[1]
+    lowest, highest = pred["value_range"] or (-torch.inf, torch.inf)
+    assert lowest <= output.min() and output.max() <= highest
 
 
 @every_bundle

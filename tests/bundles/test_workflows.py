@@ -394,19 +394,106 @@ def test_clinical_metrics_are_those_of_the_label_and_the_segmentation(phantoms, 
         assert float(row["mean_hu_label"]) == pytest.approx(hounsfield, abs=1e-3)
 
 
+def last_words(made: ConfigWorkflow, capsys) -> list[str]:
+    """Run a workflow that fails, and return the lines that a user sees."""
+    with pytest.raises(Exception) as raised:  # MONAI wraps it
+        made.initialize()
+        made.run()
+    capsys.readouterr()
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    return capsys.readouterr().err.splitlines()
+
+
+OPTIONS = {  # what text and numbers out of range are given for
+    "max_epochs": 0,
+    "iterations_per_epoch": 0,
+    "val_interval": 0,
+    "val_iterations": 0.5,
+    "batch_size": 0,
+    "unlabeled_batch_size": -1,
+    "num_workers": -1,
+    "learning_rate": 0,
+    "transferred_learning_rate": -1,
+    "patience": 0,
+    "freeze_epochs": -1,
+    "seed": -1,
+    "num_labeled": 1.5,
+    "num_validation": 0,
+    "num_unlabeled": -1,
+    "num_pictures": -1,
+    "tile_size": 0,
+    "kernel_size": 2.5,
+    "gain": 0,
+    "features": [8, 0],
+    "image_channels": 0,
+    "in_channels": 0,
+    "num_groups": 0,
+    "cache_rate": 2,
+    "save_probabilities": 1,
+}
+
+
+@every_bundle
+@pytest.mark.parametrize(
+    "names", [["pretrain.yaml"], ["train.yaml"], ["train.yaml", "evaluate.yaml"], ["inference.yaml"]]
+)
+def test_text_and_numbers_out_of_range_end_in_one_sentence_with_the_name_of_the_option(
+    bundle, names, phantoms, tmp_path, quiet_hooks, capsys
+):
+    if not (bundle / "configs" / names[0]).is_file():
+        pytest.skip("its method is a single training")
+    kind = "infer" if names[0] == "inference.yaml" else "train"
+    tried = 0
+    for option, out_of_range in OPTIONS.items():
+        for value in ("abc", out_of_range):
+            common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path)}
+            made = workflow(bundle, *names, kind=kind, **common, **{option: value})
+            if f"@{option}" in str(made.parser["initialize"]):
+                tried += 1
+                (line,) = last_words(made, capsys)
+                assert line.startswith(f"error: {option} must be ") and line.endswith(f", got {value!r}")
+    assert tried >= 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_for_a_number_ends_in_one_sentence_on_a_command_line(phantoms, tmp_path):
+    done = bundle_run("training", CONTEXT, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, learning_rate="abc")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "error: learning_rate must be a number above 0, got 'abc'"
+
+
+@every_bundle
+def test_a_data_set_without_cases_to_learn_from_ends_in_what_to_look_at(
+    bundle, phantoms, tmp_path, quiet_hooks, capsys
+):
+    content = json.loads((phantoms / "dataset.json").read_text())
+    images = [case["image"] for case in content["training"]]
+    scans = shutil.copytree(phantoms, tmp_path / "scans")
+    ids = [Path(image).name.split(".")[0] for image in images]
+    for change, split in (
+        ({"training": [], "unlabeled": images}, "training"),
+        ({"folds": [ids, []]}, "training"),
+        ({"folds": [[], ids]}, "validation"),
+    ):
+        write_datalist(scans, {**content, **change})
+        common = {"dataset_dir": str(scans), "ckpt_dir": str(tmp_path), **FAST, **SHORT, **scratch(bundle)}
+        (line,) = last_words(workflow(bundle, "train.yaml", **common), capsys)
+        assert line.startswith(f"error: split {split} must hold cases with labels, got none; look at training, folds")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
         ("pretrain.yaml", {"patch_size": 64}, "patch_size must let two patches fit into a quarter of the image"),
-        ("pretrain.yaml", {"patch_size": "big"}, "patch_size must be a whole number, got 'big'"),
+        ("pretrain.yaml", {"patch_size": "big"}, "patch_size must be a whole number from 1, got 'big'"),
         ("pretrain.yaml", {"sampling": "poison"}, "sampling must be poisson or uniform, got 'poison'"),
         ("train.yaml", {"features": [10, 20]}, "features must be multiples of num_groups 8, got (10, 20)"),
-        ("train.yaml", {"features": "16,32"}, "features must be a list of whole numbers, got '16,32'"),
+        ("train.yaml", {"features": "16,32"}, "features must be a list, each entry a whole number from 1, got '16,32'"),
         ("train.yaml", {"in_channels": 1}, "image must have in_channels 1, got 3 channels"),
         ("train.yaml", {"axis": "axial"}, "axis must be 0, 1 or 2, got 'axial'"),
-        ("train.yaml", {"slice_size": 32}, "patch_size must be height and width in pixels, got 32"),
+        ("train.yaml", {"slice_size": 32}, "slice_size must be height and width in pixels, such as [256, 256], got 32"),
         ("train.yaml", {"transferred_parts": "head"}, "parts must be one of ['encoder', "),
-        ("train.yaml", {"freeze_epochs": -1}, "epoch must be at least 0, got -1"),
+        ("train.yaml", {"freeze_epochs": -1}, "freeze_epochs must be a whole number from 0, got -1"),
         ("inference.yaml", {"save_probabilities": "no"}, "save_probabilities must be True or False, got 'no'"),
         ("inference.yaml", {}, "{phantoms}: is a data set with labels; name the folder of its scans"),
     ],
@@ -416,11 +503,6 @@ def test_bad_options_end_in_one_sentence(name, options, sentence, phantoms, tmp_
     common = {"ckpt_dir": str(tmp_path), "dataset_dir": str(phantoms), **FAST, **SHORT, "pretrained": "null"}
     kind = "infer" if name == "inference.yaml" else "train"
     made = workflow(CONTEXT, name, kind=kind, **{**common, **options})
-    with pytest.raises(Exception) as raised:  # MONAI wraps it
-        made.initialize()
-        made.run()
-    capsys.readouterr()
-    sys.excepthook(raised.type, raised.value, raised.tb)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = last_words(made, capsys)
     assert line.startswith("error: " + sentence.format(phantoms=phantoms))
     assert not list(tmp_path.rglob("*.pt"))

@@ -122,7 +122,7 @@ def test_what_cannot_be_fitted_is_refused(cases, tmp_path, write_scan):
     constant = [{"image": write_scan("constant.nii.gz", np.ones((3, 3, 3)))}]
     empty = [{**constant[0], "label": write_scan("empty.nii.gz", np.zeros((3, 3, 3)))}]
     for data, options, message in (
-        ([], {}, "data must hold at least one training case, got none"),
+        ([], {}, "data must hold at least one case, got none; look at .* dataset.json"),
         (empty, {}, "data must hold voxels inside a label or above air .* got none; are the labels empty?"),
         (constant, {"air": 5}, r"data must hold voxels inside a label or above air \(5\), got none"),
         (constant, {}, r"clip must be two increasing intensities, got \[1.0, 1.0\]; are the images constant"),

@@ -73,7 +73,7 @@ def test_changing_an_item_leaves_the_cache_as_it_was():
 
 @pytest.mark.parametrize("placement", ["random", "center"])
 def test_a_slice_is_cropped_along_one_side_and_padded_along_the_other_with_the_minimum(placement):
-    dataset, case = make(patch_size=(3, 10), placement=placement), make_case(2)
+    dataset, case = make(slice_size=(3, 10), placement=placement), make_case(2)
     for seed in range(20):
         item = dataset[SliceRequest(2, 4, seed)]
         assert item["image"].shape == (2, 3, 10) and item["label"].shape == (1, 3, 10)
@@ -91,19 +91,19 @@ def test_a_slice_is_cropped_along_one_side_and_padded_along_the_other_with_the_m
 
 
 def test_random_placement_reaches_every_place_and_depends_on_the_seed_alone():
-    dataset = make(1, patch_size=(2, 8))
+    dataset = make(1, slice_size=(2, 8))
     crops = [dataset[SliceRequest(0, 0, seed)]["image"] for seed in range(100)]
     assert len({tuple(crop.flatten().tolist()) for crop in crops}) == 4 * 3
-    assert torch.equal(crops[7], make(1, patch_size=(2, 8))[SliceRequest(0, 0, 7)]["image"])
+    assert torch.equal(crops[7], make(1, slice_size=(2, 8))[SliceRequest(0, 0, 7)]["image"])
 
 
-def test_slices_of_several_sizes_need_a_patch_size():
+def test_slices_of_several_sizes_need_a_slice_size():
     cases = [make_case(0), make_case(1, (5, 5, 7))]
     with pytest.raises(
-        ValueError, match=r"slices must be of one size unless patch_size .* \(5, 6\) in 0.nii, \(5, 5\)"
+        ValueError, match=r"slices must be of one size unless slice_size .* \(5, 6\) in 0.nii, \(5, 5\)"
     ):
         SliceDataset(cases, Compose([]))
-    assert len(SliceDataset(cases, Compose([]), patch_size=(4, 4)).slices) == 2
+    assert len(SliceDataset(cases, Compose([]), slice_size=(4, 4)).slices) == 2
 
 
 # ---- slices without a body -----------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_an_epoch_of_a_resumed_run_is_that_of_an_uninterrupted_one(num_batches):
 def test_any_number_of_workers_gives_the_same_batches_of_cached_volumes():
     epochs = []
     for num_workers in (0, 2):
-        dataset = make(patch_size=(4, 8))
+        dataset = make(slice_size=(4, 8))
         sampler = SliceBatchSampler(dataset, 5, seed=1, num_workers=num_workers)
         epochs.append(list(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers)))
     for first, second in zip(*epochs, strict=True):
@@ -246,10 +246,10 @@ def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(monkeyp
     [
         ({"axis": 3}, "axis must be 0, 1 or 2, got 3"),
         ({"placement": "corner"}, "placement must be random or center, got 'corner'"),
-        ({"patch_size": (4, 4, 4)}, r"patch_size must be height and width in pixels, got \(4, 4, 4\)"),
+        ({"slice_size": (4, 4, 4)}, r"slice_size must be height and width in pixels, such as .*, got \(4, 4, 4\)"),
         ({"cache_rate": 1.5}, r"cache_rate must be in \[0, 1\] and window at least 1, got 1.5 and 4"),
         ({"window": 0}, r"cache_rate must be in \[0, 1\] and window at least 1, got 1.0 and 0"),
-        ({"cases": 0}, "data must hold at least one case, got none"),
+        ({"cases": 0}, "data must hold at least one case, got none; look at .* dataset.json"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -276,10 +276,19 @@ def test_labels_without_any_foreground_are_refused_and_one_with_some_is_enough()
     assert len(SliceDataset([case, marked], Compose([])).slices) == 2
 
 
-@pytest.mark.parametrize("patch_size", [32, "32,32"])
-def test_a_patch_size_that_is_no_list_is_refused(patch_size):
-    with pytest.raises(TypeError, match=f"patch_size must be height and width in pixels, got {patch_size!r}"):
-        SliceDataset([make_body()], Compose([]), patch_size=patch_size)
+@pytest.mark.parametrize(
+    ("slice_size", "message"),
+    [
+        (32, "height and width in pixels, such as .*, got 32"),
+        ("32,32", "height and width in pixels, such as .*, got '32,32'"),
+        ([32, "32"], "a whole number, got '32'"),
+        ([32.5, 32], "a whole number, got 32.5"),
+    ],
+    ids=str,
+)
+def test_a_slice_size_that_is_no_list_of_whole_numbers_is_refused(slice_size, message):
+    with pytest.raises(TypeError, match=f"slice_size must be {message}"):
+        SliceDataset([make_body()], Compose([]), slice_size=slice_size)
 
 
 def test_text_for_the_contrast_of_the_body_is_refused():

@@ -20,7 +20,7 @@ from common.handlers import (
     RestorationPicture,
 )
 from common.networks import FNet, MultiTaskFNet, WTAAutoencoders
-from common.visualize import save_curves, save_kernels, save_overlay, save_restorations
+from common.visualize import save_curves, save_kernels, save_overlay, save_reconstructions, save_restorations
 
 
 def is_picture(path):
@@ -109,6 +109,43 @@ def test_original_corrupted_and_restored_stand_side_by_side_on_one_gray_scale(tm
     drawn.clear()
     save_restorations(originals, originals, originals, tmp_path / "restorations.png", max_images=2)
     assert len(drawn) == 6
+
+
+def restore(path, axis):
+    images = torch.rand(1, 1, 6, 5)
+    engine = Engine(lambda engine, batch: {"label": images, "image": images, "pred": images})
+    RestorationPicture(path, axis=axis).attach(engine)
+    engine.run([0])
+
+
+@pytest.mark.parametrize(
+    ("draw", "axes"),
+    [
+        (
+            lambda path: save_overlay(np.random.rand(6, 5, 4), (1, 1, 1), {"label": np.ones((6, 5, 4), int)}, path),
+            [0, 1, 2],
+        ),
+        (lambda path: save_overlay(np.random.rand(6, 1, 4), (1, 1, 1), {"label": np.ones((6, 1, 4), int)}, path), [1]),
+        (lambda path: save_reconstructions([torch.rand(1, 1, 6, 5, 4)], [torch.rand(1, 1, 6, 5, 4)], path), [2, 2]),
+        (lambda path: save_kernels({"level 0": torch.randn(1, 3, 3, 3)}, path), [2]),
+        (lambda path: restore(path, 2), [2, 2, 2]),
+        (lambda path: restore(path, 1), [1, 1, 1]),
+        (lambda path: restore(path, 0), [0, 0, 0]),
+    ],
+    ids=["overlay", "coronal image", "reconstructions", "kernels", "axial", "coronal", "sagittal"],
+)
+def test_the_patients_right_is_on_the_left_and_the_front_or_the_head_up(tmp_path, monkeypatch, draw, axes):
+    """Restorations were mirrored, against the previews of the same scans."""
+    figures = []
+    monkeypatch.setattr("common.visualize._save", lambda figure, path: figures.append(figure))
+    draw(tmp_path / "picture.png")
+    panels = [panel for panel in figures[0].axes if panel.images]
+    assert len(panels) == len(axes)
+    for panel, axis in zip(panels, axes, strict=True):
+        assert panel.images[0].origin == "lower"
+        (left, low), (right, high) = panel.transData.transform([(0, 0), (1, 1)])
+        assert low < high  # the slice's second axis goes up: to the front or to the head
+        assert (right < left) == (axis != 0)  # its first goes to the patient's right or, in sagittal ones, to the front
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.png"])

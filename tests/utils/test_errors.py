@@ -40,6 +40,14 @@ def test_an_unexpected_error_keeps_its_traceback_and_ends_in_its_cause():
     assert lines[-1] == "error: IndexError: list index out of range"
 
 
+def test_an_operation_that_goes_wrong_in_the_library_keeps_its_traceback():
+    """A comparison of text with a number was printed alone, as if it told a user what to do."""
+    status, lines = run("from common.networks import FNetGeometry\nFNetGeometry(num_levels='three')")
+    assert status == 1
+    assert "Traceback" in "\n".join(lines)
+    assert lines[-1].startswith("error: TypeError: '<' not supported")
+
+
 def test_a_termination_signal_is_an_interruption():
     status, lines = run("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
     assert status != 0

@@ -1,0 +1,29 @@
+"""What the commands have in common: how fire is given their arguments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import fire
+
+__all__ = ["run_command"]
+
+
+def run_command(tools: Callable | Mapping[str, Callable], *text: str) -> None:
+    """Call a function, or the one of several that is named first, with the arguments of the command line.
+
+    `--help` shows the help wherever it stands. To fire alone it is an option like any other, which a function that
+    takes unknown ones, so as to refuse them by name, is given.
+
+    Args:
+        tools: the function, or functions by name.
+        text: names of the options that stay text, whatever they look like.
+    """
+    name, arguments = f"tools.{Path(sys.argv[0]).stem}", sys.argv[1:]
+    functions = {} if callable(tools) else dict(tools)
+    if {"-h", "--help"} & {*arguments}:
+        fire.Fire(tools, [*(argument for argument in arguments[:1] if argument in functions), "--", "--help"], name)
+    read_text = fire.decorators.SetParseFn(str, *text)
+    fire.Fire(read_text(tools) if callable(tools) else {key: read_text(tool) for key, tool in functions.items()})
