@@ -2,8 +2,6 @@ from .context_transfer import transfer_context
 from .context_unet import ContextUNet, StandardizedConv2d
 from .fnet import FNet, FNetGeometry
 from .multi_task import MultiTaskFNet
-from .neighbors import nearest_neighbors, vote
 from .pyramid import Pyramid
 from .transfer import RANDOM, is_scratch, load_weights, parameter_groups, transfer_extraction
-from .voxel_grid import VoxelGrid
 from .wta_autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.networks import VoxelGrid
+from common.atlas import VoxelGrid
 
 SIZES = [(13, 8, 5), (1, 7, 2), (4, 4, 4), (3, 1, 30)]
 

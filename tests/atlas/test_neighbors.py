@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.networks import nearest_neighbors, neighbors, vote
+from common.atlas import nearest_neighbors, neighbors, vote
 
 
 @pytest.fixture(params=["faiss", "torch"], autouse=True)

@@ -1,0 +1,2 @@
+from .neighbors import nearest_neighbors, vote
+from .voxel_grid import VoxelGrid
