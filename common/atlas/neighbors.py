@@ -13,7 +13,7 @@ from monai.utils import optional_import
 
 from common.utils import check_whole_numbers
 
-__all__ = ["VOTES", "nearest_neighbors", "vote"]
+__all__ = ["VOTES", "nearest_neighbors", "vote", "vote_confidence"]
 
 VOTES = ("majority", "distance")
 
@@ -88,6 +88,11 @@ def vote(labels: torch.Tensor, distances: torch.Tensor, num_classes: int, weight
     weights = torch.ones_like(distances) if weighting == "majority" else 1 / distances.clamp(min=1e-6)
     weights = weights / weights.sum(dim=1, keepdim=True)
     return torch.stack([(weights * (labels == value)).sum(dim=1) for value in range(num_classes)], dim=1)
+
+
+def vote_confidence(votes: torch.Tensor) -> torch.Tensor:
+    """Return the share of the winning class, of shape `(..., 1, H, W, D)`, given shares of `(..., C, H, W, D)`."""
+    return votes.amax(dim=-4, keepdim=True)
 
 
 class _Search:
