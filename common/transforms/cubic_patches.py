@@ -16,7 +16,7 @@ import torch
 
 from common.utils import check_whole_numbers
 
-from .patch_pairs import RandPatchPair, sample_patches
+from .patch_pairs import Lattice, RandPatchPair, sample_patches
 
 __all__ = ["RandCubePair", "sample_cubes"]
 
@@ -44,8 +44,8 @@ def sample_cubes(
     Returns:
         Tensor of shape `(N, 1, num_samples, num_samples, num_samples)`.
     """
-    offsets = [torch.linspace(-half_width, half_width, num_samples, device=volume.device)] * 3
-    return sample_patches([volume], centers.unsqueeze(0), offsets, mode, padding_mode).movedim(0, 1)
+    lattice = _cube_lattice(half_width, num_samples)
+    return sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).movedim(0, 1)
 
 
 class RandCubePair(RandPatchPair):
@@ -94,7 +94,7 @@ class RandCubePair(RandPatchPair):
             raise ValueError(
                 f"distance must exceed the width of a cube {2 * half_width} by the jitter, got {distance} and {jitter}"
             )
-        self.offsets = [torch.linspace(-half_width, half_width, num_samples)] * 3
+        self.lattice = _cube_lattice(half_width, num_samples)
         self.distance = distance
         self.jitter = jitter
         self.neighbors = np.empty(0, dtype=int)
@@ -104,12 +104,15 @@ class RandCubePair(RandPatchPair):
         displacements = self.R.uniform(-self.jitter, self.jitter, (num_pairs, 3))
         axis, is_opposite = np.divmod(self.neighbors, 2)
         displacements[np.arange(num_pairs), axis] += np.where(is_opposite, -self.distance, self.distance)
-        self.centers = self._place(displacements, self.offsets)
+        self.centers = self._place(displacements, self.lattice)
 
     def _sample(self, volumes: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
         centers = torch.from_numpy(self.centers).float().to(device, non_blocking=True)
-        offsets = [offset.to(device, non_blocking=True) for offset in self.offsets]
-        return sample_patches(volumes, centers, offsets, self.mode, self.padding_mode).unsqueeze(2)
+        return sample_patches(volumes, centers, self.lattice, self.mode, self.padding_mode).unsqueeze(2)
 
     def _target(self) -> torch.Tensor:
         return torch.from_numpy(self.neighbors)
+
+
+def _cube_lattice(half_width: float, num_samples: int) -> Lattice:
+    return Lattice((half_width,) * 3, (num_samples,) * 3)

@@ -18,7 +18,7 @@ import torch
 
 from common.utils import check_whole_numbers
 
-from .patch_pairs import RandPatchPair, sample_patches
+from .patch_pairs import Lattice, RandPatchPair, sample_patches
 
 __all__ = ["RandSlabPair", "displacement_heatmap", "sample_slabs"]
 
@@ -56,11 +56,11 @@ def sample_slabs(
     Raises:
         ValueError: when `axis` is out of range, or a shape does not fit.
     """
-    offsets = _slab_offsets(axis, half_width, num_samples, half_depth, num_planes, volume.device)
+    lattice = _slab_lattice(axis, half_width, num_samples, half_depth, num_planes)
     if volume.ndim == 5:
-        slabs = sample_patches(list(volume), centers.unsqueeze(1), offsets, mode, padding_mode).squeeze(1)
+        slabs = sample_patches(list(volume), centers.unsqueeze(1), lattice, mode, padding_mode).squeeze(1)
     else:
-        slabs = sample_patches([volume], centers.unsqueeze(0), offsets, mode, padding_mode).squeeze(0)
+        slabs = sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0)
     return slabs.movedim(axis + 1, 1)
 
 
@@ -154,7 +154,7 @@ class RandSlabPair(RandPatchPair):
             raise ValueError(f"gap must be larger than the depth of a slab {2 * half_depth}, got {gap!r}")
         self.axes = tuple(axes)
         self.target = target
-        self.offsets = {axis: _slab_offsets(axis, half_width, num_samples, half_depth, num_planes) for axis in axes}
+        self.lattices = {axis: _slab_lattice(axis, half_width, num_samples, half_depth, num_planes) for axis in axes}
         self.gap = tuple(gap)
         self.displacements = np.array([first_displacement, last_displacement])
         self.heatmap_size = heatmap_size
@@ -166,15 +166,14 @@ class RandSlabPair(RandPatchPair):
             displacements = self.R.uniform(low, high, (num_pairs, 3))
             displacements[:, axis] = self.R.uniform(*self.gap, num_pairs)
             displacements *= self.R.choice((-1, 1), (num_pairs, 3))
-            centers.append(self._place(displacements, self.offsets[axis]))
+            centers.append(self._place(displacements, self.lattices[axis]))
         self.centers = np.stack(centers, axis=1)
 
     def _sample(self, volumes: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
         centers = torch.from_numpy(self.centers).float().to(device, non_blocking=True)
         pairs = []
         for index, axis in enumerate(self.axes):
-            offsets = [offset.to(device, non_blocking=True) for offset in self.offsets[axis]]
-            slabs = sample_patches(volumes, centers[:, index], offsets, self.mode, self.padding_mode)
+            slabs = sample_patches(volumes, centers[:, index], self.lattices[axis], self.mode, self.padding_mode)
             pairs.append(slabs.movedim(axis + 2, 2))
         return torch.stack(pairs, dim=1)
 
@@ -185,17 +184,9 @@ class RandSlabPair(RandPatchPair):
         return displacement_heatmap(target, self.heatmap_size) if self.target == "heatmap" else target
 
 
-def _slab_offsets(
-    axis: int,
-    half_width: float,
-    num_samples: int,
-    half_depth: float,
-    num_planes: int,
-    device: torch.device | None = None,
-) -> list[torch.Tensor]:
-    """Return the offsets of a slab's samples from its center along each axis of the volume."""
+def _slab_lattice(axis: int, half_width: float, num_samples: int, half_depth: float, num_planes: int) -> Lattice:
     if axis not in (0, 1, 2):
         raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
-    offsets = [torch.linspace(-half_width, half_width, num_samples, device=device) for _ in range(3)]
-    offsets[axis] = torch.linspace(-half_depth, half_depth, num_planes, device=device)
-    return offsets
+    widths, numbers = [half_width] * 3, [num_samples] * 3
+    widths[axis], numbers[axis] = half_depth, num_planes
+    return Lattice((widths[0], widths[1], widths[2]), (numbers[0], numbers[1], numbers[2]))

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.transforms import RandSlabPair, sample_patches
+from common.transforms import Lattice, RandSlabPair, sample_patches
 
 SIZE = (7, 5, 9)
-LINE = torch.tensor([-0.2, 0.0, 0.1, 0.3])
+LATTICE = Lattice((0.3, 0.2, 0.1), (4, 2, 3))
 
 
 @pytest.fixture
@@ -18,68 +18,76 @@ def volume():
 
 
 def test_points_on_voxels_have_the_intensities_of_the_voxels(volume):
-    axes = [torch.linspace(-1, 1, size) for size in SIZE]
     for mode in ("bilinear", "nearest"):
-        patches = sample_patches([volume], torch.zeros(1, 1, 3), axes, mode)
+        patches = sample_patches([volume], torch.zeros(1, 1, 3), Lattice((1, 1, 1), SIZE), mode)
         torch.testing.assert_close(patches[0], volume, atol=1e-4, rtol=0)
 
 
 def test_between_voxels_intensities_are_interpolated_along_each_axis(volume):
     center = torch.tensor([0.1, -0.25, 0.33])
-    patch = sample_patches([volume], center.view(1, 1, 3), [torch.zeros(1)] * 3).item()
+    patch = sample_patches([volume], center.view(1, 1, 3), Lattice((0, 0, 0), (1, 1, 1)))
     block = volume[0]
     for coordinate, size in zip(center.tolist(), SIZE, strict=True):
         place = (coordinate + 1) / 2 * (size - 1)
         low, share = int(place), place - int(place)
         block = (1 - share) * block[low] + share * block[low + 1]
-    assert patch == pytest.approx(block.item(), abs=1e-5)
+    torch.testing.assert_close(patch, block.view(1, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
 
 
-def test_halfway_between_voxels_the_nearest_one_is_the_later_one():
+@pytest.mark.parametrize("num_points", [100, 34])  # a voxel apart, and three
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])  # sliced, and not
+def test_halfway_between_voxels_the_nearest_one_is_the_later_one(num_points, padding_mode):
     volume = torch.arange(101.0).view(1, 101, 1, 1).expand(1, 101, 3, 3)
-    between = torch.linspace(-0.99, 0.99, 100)  # of which float32 puts some below and some above the middle
-    zero = torch.zeros(1)
-    patches = sample_patches([volume], torch.zeros(1, 1, 3), [between, zero, zero], "nearest")
-    assert patches.flatten().tolist() == list(range(1, 101))
+    lattice = Lattice((0.99, 1, 1), (num_points, 3, 3))  # float32 puts some points below, and some above the middle
+    patches = sample_patches([volume], torch.zeros(1, 1, 3), lattice, "nearest", padding_mode)
+    assert patches[0, 0, :, 1, 1].tolist() == list(range(1, 101, 99 // (num_points - 1)))
+
+
+@pytest.mark.parametrize("steps", [(1, 1, 1), (2, 1, 3)])
+def test_slices_are_what_grid_sample_says_the_nearest_voxels_are(monkeypatch, steps):
+    volume, num_points = torch.randn(1, 21, 17, 31), (8, 3, 6)
+    sizes = zip(steps, num_points, volume.shape[1:], strict=True)
+    lattice = Lattice(tuple(step * (num - 1) / (size - 1) for step, num, size in sizes), num_points)
+    centers = torch.cat([torch.rand(1, 200, 3) * 4 - 2, torch.full((1, 1, 3), 9.0), torch.full((1, 1, 3), -9.0)], 1)
+    x, y, z = (centers[0, :, axis, None] + 1e-5 + offset for axis, offset in enumerate(lattice.offsets()))
+    points = torch.broadcast_tensors(z[:, None, None, :], y[:, None, :, None], x[:, :, None, None])
+    volumes = volume.expand(202, 1, -1, -1, -1)
+    expected = F.grid_sample(volumes, torch.stack(points, dim=-1), "nearest", align_corners=True)
+    monkeypatch.delattr(F, "grid_sample")  # slices do without it
+    patches = sample_patches([volume], centers, lattice, "nearest")
+    assert torch.equal(patches[0], expected[:, 0])
+    assert 0.1 < (patches == 0).float().mean() < 0.9  # some are inside, some across the border, some outside
 
 
 def test_many_volumes_of_several_sizes_are_sampled_as_each_one_alone(volume):
     other = torch.randn(1, 4, 12, 3)
     centers = torch.rand(2, 3, 3) * 2 - 1
-    patches = sample_patches([volume, other], centers, [LINE, LINE[:2], LINE[1:]])
+    patches = sample_patches([volume, other], centers, LATTICE)
     assert patches.shape == (2, 3, 4, 2, 3)
     for index, alone in enumerate((volume, other)):
         for place in range(3):
-            expected = sample_patches([alone], centers[index, place].view(1, 1, 3), [LINE, LINE[:2], LINE[1:]])
+            expected = sample_patches([alone], centers[index, place].view(1, 1, 3), LATTICE)
             torch.testing.assert_close(patches[index, place], expected[0, 0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_outside_are_zeros_or_the_border(volume, mode):
-    corner = torch.full((1, 1, 3), 1.0)
-    far = [torch.tensor([0.0, 0.6])] * 3
-    zeros = sample_patches([volume], corner, far, mode)
-    border = sample_patches([volume], corner, far, mode, "border")
+    beyond = torch.full((1, 1, 3), 1.4)
+    lattice = Lattice((0.4, 0.4, 0.4), (2, 2, 2))
+    zeros = sample_patches([volume], beyond, lattice, mode)
+    border = sample_patches([volume], beyond, lattice, mode, "border")
     torch.testing.assert_close(zeros[0, 0, 0, 0, 0], volume[0, -1, -1, -1], atol=1e-3, rtol=0)
     assert zeros.count_nonzero() == 1
     torch.testing.assert_close(border, volume[0, -1, -1, -1].expand(1, 1, 2, 2, 2))
 
 
-def test_volumes_in_half_precision_are_sampled_in_single_precision(volume):
+@pytest.mark.parametrize("lattice", [LATTICE, Lattice((1 / 3, 0.5, 0.25), (3, 3, 3))])  # not on voxels, and on voxels
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_volumes_in_half_precision_are_sampled_in_single_precision(volume, lattice, mode):
     centers = torch.rand(1, 4, 3) - 0.5
-    patches = sample_patches([volume.half()], centers, [LINE] * 3)
+    patches = sample_patches([volume.half()], centers, lattice, mode)
     assert patches.dtype == torch.float32
-    torch.testing.assert_close(patches, sample_patches([volume.half().float()], centers, [LINE] * 3))
-
-
-def test_patches_are_those_of_grid_sample(volume):
-    centers = torch.rand(1, 2, 3) * 2 - 1
-    patches = sample_patches([volume], centers, [LINE, LINE[:2], LINE[1:]])
-    for place in range(2):
-        x, y, z = (centers[0, place, axis] + line for axis, line in enumerate((LINE, LINE[:2], LINE[1:])))
-        grid = torch.stack(torch.meshgrid(x, y, z, indexing="ij")[::-1], dim=-1)
-        expected = F.grid_sample(volume[None], grid[None], align_corners=True)[0, 0]
-        torch.testing.assert_close(patches[0, place], expected)
+    torch.testing.assert_close(patches, sample_patches([volume.half().float()], centers, lattice, mode))
 
 
 def test_limit_on_the_outside_keeps_patches_inside_and_displacements_as_they_are():
@@ -112,7 +120,7 @@ def test_a_limit_that_leaves_no_room_is_refused():
 )
 def test_arguments_that_do_not_fit_are_refused(volume, arguments, message):
     with pytest.raises(ValueError, match=message):
-        sample_patches(**{"volumes": [volume], "centers": torch.zeros(1, 1, 3), "offsets": [LINE] * 3, **arguments})
+        sample_patches(**{"volumes": [volume], "centers": torch.zeros(1, 1, 3), "lattice": LATTICE, **arguments})
 
 
 @pytest.mark.parametrize("name", ["max_center", "max_outside"])
