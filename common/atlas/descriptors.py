@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from common.networks import RANDOM, CubicDescriptor, PlanarDescriptor, is_scratch, load_weights
-from common.transforms import sample_cubes, sample_patches, sample_slabs
+from common.transforms import Lattice, sample_cubes, sample_patches, sample_slabs
 from common.utils import check_whole_numbers
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_POINT = Lattice((0.0, 0.0, 0.0), (1, 1, 1))
 _CPU_BATCH_SIZE = 32
 _GPU_BATCH_SIZE = 2048
 
@@ -165,8 +166,7 @@ class GreyValueDifference(VoxelDescriptor):
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Describe places of a volume, see `VoxelDescriptor`."""
         places = (centers.view(-1, 1, 1, 3) + self.offsets).view(1, -1, 3)
-        here = [centers.new_zeros(1)] * 3
-        values = sample_patches([volume], places, here, self.mode, self.padding_mode)
+        values = sample_patches([volume], places, _POINT, self.mode, self.padding_mode)
         first, second = values.view(-1, self.out_channels, 2).unbind(2)
         return first - second
 

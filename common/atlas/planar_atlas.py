@@ -191,7 +191,7 @@ class PlanarAtlas(nn.Module):
         chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, seed)
         rows = {"centers": grid.centers(indices[chosen]).to(self.centers), "labels": labels[chosen].to(self.labels)}
         rows["descriptors"] = self._describe(image, rows["centers"])
-        is_described = rows["descriptors"].any(dim=1)
+        is_described = _is_described(rows["descriptors"])
         if not is_described.any():
             raise ValueError(f"image must show something that can be described, got nothing in {volume_id}")
         self._append(identifier, _fingerprint(image), {name: value[is_described] for name, value in rows.items()})
@@ -244,7 +244,7 @@ class PlanarAtlas(nn.Module):
         grid = VoxelGrid(volume.shape[1:], self.step)
         centers = grid.centers(grid.indices()).to(self.centers)
         descriptors = self._describe(volume, centers)
-        is_described = descriptors.any(dim=1)
+        is_described = _is_described(descriptors)
         queries = self._features(descriptors[is_described], centers[is_described])
         squares, indices = nearest_neighbors(queries, features, min(self.num_neighbors, len(features)))
         distances = squares / 2 if self.distance == "cosine" else squares.sqrt()
@@ -295,6 +295,11 @@ class PlanarAtlas(nn.Module):
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
+def _is_described(descriptors: torch.Tensor) -> torch.Tensor:
+    """Tell which descriptors are not zero, but for rounding errors: below its normal numbers, half precision fades."""
+    return (descriptors.abs() >= torch.finfo(torch.float16).smallest_normal).any(dim=1)
 
 
 def _hash(content: bytes | memoryview) -> int:
