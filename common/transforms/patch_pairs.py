@@ -58,8 +58,8 @@ def sample_patches(
         volumes: tensors of shape `(1, H, W, D)`, which need not be of one size.
         centers: `K` positions in each of the volumes, of shape `(N, K, 3)`, in single precision or better.
         lattice: points of a patch.
-        mode: `bilinear` between voxels, or the `nearest` one, and halfway between two the later one. On a CPU, that is
-            ten times as fast where the distance of the points is a whole number of voxels: patches are plain slices.
+        mode: `bilinear` between voxels, or the `nearest` one, and halfway between two the later one. On a CPU, the
+            latter is many times as fast where points are whole numbers of voxels apart: patches are plain slices.
         padding_mode: outside of the volume are `zeros`, or the values of its `border`.
 
     Returns:

@@ -41,7 +41,7 @@ def test_the_neighbor_lies_where_its_class_says(coordinates):
         assert 0.4 - 1e-5 < direction[axis].abs() < 0.5 + 1e-5  # far enough to share no sample
         assert direction.abs().sort().values[:2].max() < 0.05 + 1e-5
     jitter = torch.stack(moved).abs().sort(dim=0).values[0]
-    assert 0 < jitter.min() and jitter.max() > 0.02
+    assert jitter.min() > 0 and jitter.max() > 0.02
 
 
 def test_neighbors_are_drawn_alike():
