@@ -167,6 +167,6 @@ class _Search:
             is_near = self._products(some, slice(None)) <= reaches.unsqueeze(1)
             for query, row in zip(some.unsqueeze(1), is_near, strict=True):
                 parts = [self._rank(query, part)[1] for part in row.nonzero().T.split(_NUM_REFERENCES, dim=1)]
-                found.append(self._rank(query, torch.cat(parts, dim=1).sort(dim=1).values))
+                found.append(self._rank(query, torch.cat(parts, dim=1)))
         distances, indices = (torch.cat(part)[inverse] for part in zip(*found, strict=True))
         return distances, indices

@@ -187,8 +187,7 @@ class PlanarAtlas(nn.Module):
         grid = VoxelGrid(image.shape[1:], self.atlas_step)
         indices = grid.indices()
         labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
-        seed = (self.seed + identifier) % 2**63
-        chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, seed)
+        chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, self.seed)
         rows = {"centers": grid.centers(indices[chosen]).to(self.centers), "labels": labels[chosen].to(self.labels)}
         rows["descriptors"] = self._describe(image, rows["centers"])
         is_described = _is_described(rows["descriptors"])

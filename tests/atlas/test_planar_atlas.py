@@ -60,16 +60,44 @@ def test_a_voxel_of_the_atlas_finds_itself_first(volume, label, descriptor):
     assert torch.equal(nearest_neighbors(queries, atlas.descriptors, 1)[1].squeeze(1), torch.arange(num_voxels))
 
 
-def test_votes_are_shares_of_the_neighbors_at_the_grid_and_interpolated_between(volume, label):
+@pytest.mark.parametrize("descriptor", [GreyValueDifference(16), PositionDescriptor()])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalization": "l2"},
+        {"normalization": "standardize", "voting": "distance"},
+        {"distance": "cosine", "voting": "distance"},
+        {"normalization": "l2", "position_weight": 2.0},
+        {"normalization": "standardize", "distance": "cosine", "position_weight": 0.3},
+    ],
+)
+def test_votes_are_shares_of_the_neighbors_at_the_grid_and_interpolated_between(volume, label, descriptor, options):
     """Worked out again from the buffers, with a matrix of all distances."""
-    atlas = make_atlas(step=(2, 3, 4), num_neighbors=5, atlas_step=2)
+    atlas = make_atlas(descriptor, step=(2, 3, 4), num_neighbors=5, atlas_step=2, **options)
     atlas.add(volume, label, "case")
     image = torch.rand(1, 8, 9, 13, generator=torch.Generator().manual_seed(1))
     grid = VoxelGrid(image.shape[1:], (2, 3, 4))
-    queries = extract_descriptors(image, atlas.descriptor, grid.centers(grid.indices())).half().double()
-    nearest = torch.cdist(queries, atlas.descriptors.double()).topk(5, largest=False).indices
-    shares = torch.nn.functional.one_hot(atlas.labels[nearest].long(), 3).float().mean(dim=1)
-    torch.testing.assert_close(atlas(image.unsqueeze(0))[0], grid.upsample(shares))
+    centers = grid.centers(grid.indices())
+
+    def features(descriptors, centers):
+        if options.get("normalization") == "l2":
+            descriptors = descriptors / descriptors.norm(dim=1, keepdim=True)
+        if options.get("normalization") == "standardize":
+            std, mean = torch.std_mean(atlas.descriptors.double(), dim=0, correction=0)
+            descriptors = (descriptors - mean) / (std + std.eq(0))
+        return torch.cat((descriptors, options.get("position_weight", 0) * centers.double()), dim=1)
+
+    queries = features(extract_descriptors(image, descriptor, centers).half().double(), centers)
+    references = features(atlas.descriptors.double(), atlas.centers)
+    distances = torch.cdist(queries, references)
+    if options.get("distance") == "cosine":
+        distances = 1 - queries @ references.T / queries.norm(dim=1, keepdim=True) / references.norm(dim=1)
+    distances, nearest = distances.sort(dim=1, stable=True)
+    weights = 1 / distances[:, :5] if options.get("voting") == "distance" else torch.ones(len(queries), 5)
+    votes = (torch.nn.functional.one_hot(atlas.labels[nearest[:, :5]].long(), 3) * weights.unsqueeze(2)).sum(dim=1)
+    expected = grid.upsample((votes / votes.sum(dim=1, keepdim=True)).float())
+    torch.testing.assert_close(atlas(image.unsqueeze(0))[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_votes_add_up_to_one_and_the_winner_is_the_confidence(volume, label):
