@@ -59,8 +59,8 @@ def nearest_neighbors(
         if not rows.isfinite().all():
             raise ValueError(f"{name} must be finite, got NaN or Inf")
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
-        search = _Search(references.float().contiguous(), num_neighbors)
-        found = [search(part) for part in queries.float().contiguous().split(_NUM_QUERIES) if len(part)]
+        search = _Search(references.detach().float().contiguous(), num_neighbors)
+        found = [search(part) for part in queries.detach().float().contiguous().split(_NUM_QUERIES) if len(part)]
         if not found:
             empty = queries.new_empty((0, num_neighbors))
             return empty.double(), empty.long()

@@ -194,8 +194,9 @@ class PlanarAtlas(nn.Module):
         if not is_described.any():
             raise ValueError(f"image must show something that can be described, got nothing in {volume_id}")
         self._append(identifier, _fingerprint(image), {name: value[is_described] for name, value in rows.items()})
-        kept = set(self.labels[self.volumes == len(self.volume_ids) - 1].tolist())
-        lost = [value for value in classes.unique().tolist() if value not in kept]
+        is_present = classes.flatten().bincount(minlength=self.num_classes).cpu() > 0
+        is_kept = rows["labels"][is_described].long().bincount(minlength=self.num_classes).cpu() > 0
+        lost = (is_present & ~is_kept).nonzero().flatten().tolist()
         if lost:
             logger.warning("%s: classes %s are not in the atlas; a smaller atlas_step may find them", volume_id, lost)
         return int(is_described.sum())

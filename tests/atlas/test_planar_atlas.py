@@ -75,7 +75,7 @@ def test_a_voxel_of_the_atlas_finds_itself_first(volume, label, descriptor):
 def test_votes_are_shares_of_the_neighbors_at_the_grid_and_interpolated_between(volume, label, descriptor, options):
     """Worked out again from the buffers, with a matrix of all distances."""
     atlas = make_atlas(descriptor, step=(2, 3, 4), num_neighbors=5, atlas_step=2, **options)
-    atlas.add(volume, label, "case")
+    assert atlas.add(volume, label, "case") == len(VoxelGrid(SIZE, 2).indices())
     image = torch.rand(1, 8, 9, 13, generator=torch.Generator().manual_seed(1))
     grid = VoxelGrid(image.shape[1:], (2, 3, 4))
     centers = grid.centers(grid.indices())
