@@ -6,6 +6,7 @@ from .list_images import list_images
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import FittedPreprocessing, fit_preprocessing, load_preprocessing
+from .resident_volumes import PairLoader, ResidentVolumes
 from .sampling import EpochBatchSampler
 from .slices import SliceBatchSampler, SliceDataset, SliceRequest, slice_axis
 from .streams import ParallelLoader

@@ -2,6 +2,15 @@ from .context_transfer import transfer_context
 from .context_unet import ContextUNet, StandardizedConv2d
 from .fnet import FNet, FNetGeometry
 from .multi_task import MultiTaskFNet
+from .planar_descriptor import (
+    CubicDescriptor,
+    HeatmapDecoder,
+    NeighborClassifier,
+    OffsetRegressor,
+    PlanarDescriptor,
+    SiameseNetwork,
+    TriplanarPretext,
+)
 from .pyramid import Pyramid
 from .transfer import RANDOM, is_scratch, load_weights, parameter_groups, transfer_extraction
 from .wta_autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all

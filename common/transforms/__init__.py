@@ -11,8 +11,11 @@ from .context_corruption import (
 )
 from .crop_body import CropBodyd
 from .ct_windows import CTWindows, CTWindowsd
+from .cubic_patches import RandCubePair, sample_cubes
 from .ensure_volume import EnsureVolume, EnsureVolumed
 from .isotropic_spacing import IsotropicSpacingd
 from .normalize_intensity import ClipAndNormalize, ClipAndNormalized
+from .patch_pairs import Lattice, RandPatchPair, sample_patches
+from .planar_slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .restore_label_map import RestoreLabelMapd, RestoreProbabilitiesd
 from .save_segmentation import SaveSegmentationd

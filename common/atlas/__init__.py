@@ -1,0 +1,13 @@
+from .descriptors import (
+    GreyValueDifference,
+    LearnedCubeDescriptor,
+    LearnedDescriptor,
+    PositionDescriptor,
+    VoxelDescriptor,
+    extract_descriptors,
+    load_descriptors,
+)
+from .neighbors import nearest_neighbors, vote, vote_confidence
+from .planar_atlas import PlanarAtlas
+from .voxel_choice import choose_voxels
+from .voxel_grid import VoxelGrid

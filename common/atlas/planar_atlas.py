@@ -1,0 +1,311 @@
+"""Segmentation with few labels: every voxel takes the classes of the most similar voxels of labeled volumes.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from torch import nn
+
+from common.utils import check_whole_numbers
+
+from .descriptors import VoxelDescriptor, extract_descriptors
+from .neighbors import VOTES, nearest_neighbors, vote
+from .voxel_choice import choose_voxels
+from .voxel_grid import VoxelGrid
+
+__all__ = ["PlanarAtlas"]
+
+logger = logging.getLogger(__name__)
+
+_DISTANCES = ("l2", "cosine")
+_NORMALIZATIONS = ("none", "l2", "standardize")
+_BUFFERS = ("descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "class_counts")
+
+
+class PlanarAtlas(nn.Module):
+    """A descriptor, and an atlas: descriptors and classes of voxels of labeled volumes.
+
+    Training means `add`ing labeled volumes, and inference is an ordinary call. The atlas is part of the state dict and
+    takes its size, and the number of classes, from the one that is loaded.
+
+    Args:
+        descriptor: of places in a volume, such as `LearnedDescriptor`.
+        num_classes: background (0) included.
+        step: between described voxels along each axis; 4 in the paper.
+        num_neighbors: voxels of the atlas which vote on a voxel; 21 in the paper, fewer are better for a small atlas.
+        distance: of descriptors, `l2` or `cosine`.
+        voting: `majority`, or `distance` for the weights of `vote`.
+        normalization: of descriptors: `none`, `l2` to unit length, or `standardize`, which gives each of the numbers
+            mean 0 and standard deviation 1 in the atlas.
+        position_weight: factor of the coordinates (-1 to 1 along each axis) which are appended to the normalized
+            descriptors; 0 appends nothing.
+        atlas_step: as `step`, for volumes that are added; the same if not given.
+        max_foreground: voxels of one added volume that are kept besides the background; rare classes lose the fewest.
+        max_background: voxels of the background that are kept of one added volume, evenly in space.
+        max_voxels: of the whole atlas. Caps that are not given are infinite.
+        batch_size: voxels described at once, see `extract_descriptors`.
+        seed: of the choice of voxels beyond a cap.
+
+    Attributes:
+        descriptors: of the atlas, in half precision, of shape `(M, F)`.
+        centers: coordinates of the atlas' voxels, of shape `(M, 3)`.
+        labels: their classes, of shape `(M,)`.
+        volumes: index into `volume_ids` of the volume that each of them comes from, of shape `(M,)`.
+        volume_ids: hash of the identifier of each volume.
+        fingerprints: hash of the intensities of each volume.
+        class_counts: voxels of each class, of shape `(num_classes,)`.
+
+    Raises:
+        TypeError: when a count is no whole number.
+        ValueError: when an argument is out of range.
+    """
+
+    descriptors: torch.Tensor
+    centers: torch.Tensor
+    labels: torch.Tensor
+    volumes: torch.Tensor
+    volume_ids: torch.Tensor
+    fingerprints: torch.Tensor
+    class_counts: torch.Tensor
+
+    def __init__(
+        self,
+        descriptor: VoxelDescriptor,
+        num_classes: int = 2,
+        step: int | Sequence[int] = 4,
+        num_neighbors: int = 21,
+        distance: str = "l2",
+        voting: str = "majority",
+        normalization: str = "none",
+        position_weight: float = 0.0,
+        atlas_step: int | Sequence[int] | None = None,
+        max_foreground: int | None = None,
+        max_background: int | None = None,
+        max_voxels: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        caps = {"max_foreground": max_foreground, "max_background": max_background, "max_voxels": max_voxels}
+        counts = {"num_neighbors": num_neighbors, **{name: cap for name, cap in caps.items() if cap is not None}}
+        check_whole_numbers(num_classes=num_classes, **counts)
+        if not 2 <= num_classes <= 2**15:
+            raise ValueError(f"num_classes must be from 2 to {2**15}, got {num_classes}")
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        choices = {"distance": _DISTANCES, "voting": VOTES, "normalization": _NORMALIZATIONS}
+        for name, value in (("distance", distance), ("voting", voting), ("normalization", normalization)):
+            if value not in choices[name]:
+                raise ValueError(f"{name} must be one of {list(choices[name])}, got {value!r}")
+        if not position_weight >= 0:
+            raise ValueError(f"position_weight must not be negative, got {position_weight}")
+        self.descriptor = descriptor
+        self.step = step
+        self.atlas_step = step if atlas_step is None else atlas_step
+        self.num_neighbors = num_neighbors
+        self.distance = distance
+        self.voting = voting
+        self.normalization = normalization
+        self.position_weight = position_weight
+        self.max_foreground = max_foreground
+        self.max_background = max_background
+        self.max_voxels = max_voxels
+        self.batch_size = batch_size
+        self.seed = seed
+        self.register_buffer("descriptors", torch.empty((0, descriptor.out_channels), dtype=torch.float16))
+        self.register_buffer("centers", torch.empty((0, 3)))
+        self.register_buffer("labels", torch.empty(0, dtype=torch.uint8 if num_classes <= 256 else torch.int16))
+        self.register_buffer("volumes", torch.empty(0, dtype=torch.int32))
+        self.register_buffer("volume_ids", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("fingerprints", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("class_counts", torch.zeros(num_classes, dtype=torch.int64))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_counts)
+
+    @torch.no_grad()
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the share of each class among the neighbors of each voxel.
+
+        Voxels between the described ones take interpolated shares. Where nothing is to be seen, the descriptor being
+        all zero, the vote is for the background.
+
+        Args:
+            image: normalized intensities of shape `(B, 1, H, W, D)`.
+
+        Returns:
+            Votes of shape `(B, num_classes, H, W, D)`, which add up to 1 in each voxel: the largest one tells its
+            class, see also `vote_confidence`.
+
+        Raises:
+            ValueError: when the image has another shape, or the atlas has no voxel of some class.
+        """
+        if image.ndim != 5 or image.shape[1] != 1:
+            raise ValueError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
+        empty = [value for value, count in enumerate(self.class_counts.tolist()) if count == 0]
+        if empty:
+            raise ValueError(f"atlas must have voxels of every class, got none of {empty}; add volumes that have them")
+        if self.num_neighbors > len(self.labels):
+            logger.warning(
+                "num_neighbors %d is more than the atlas has, all %d vote", self.num_neighbors, len(self.labels)
+            )
+        if any(_fingerprint(volume) in self.fingerprints.tolist() for volume in _plain(image)):
+            logger.warning("image is in the atlas: it finds itself, which tells nothing about other images")
+        features = self._features(self.descriptors, self.centers)
+        return torch.stack([self._votes(volume, features) for volume in _plain(image)])
+
+    @torch.no_grad()
+    def add(self, image: torch.Tensor, label: torch.Tensor, volume_id: str) -> int:
+        """Add a labeled volume, in place of the one of the same identifier if there is one.
+
+        Args:
+            image: normalized intensities of shape `(1, H, W, D)`.
+            label: classes of the same shape.
+            volume_id: of the volume.
+
+        Returns:
+            The number of its voxels in the atlas.
+
+        Raises:
+            ValueError: when a shape or a class is wrong, nothing can be described, or the atlas would become too large.
+        """
+        image, classes = self._check(_plain(image), _plain(label))
+        identifier = _hash(str(volume_id).encode())
+        grid = VoxelGrid(image.shape[1:], self.atlas_step)
+        indices = grid.indices()
+        labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
+        chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, self.seed)
+        rows = {"centers": grid.centers(indices[chosen]).to(self.centers), "labels": labels[chosen].to(self.labels)}
+        rows["descriptors"] = self._describe(image, rows["centers"])
+        is_described = _is_described(rows["descriptors"])
+        if not is_described.any():
+            raise ValueError(f"image must show something that can be described, got nothing in {volume_id}")
+        self._append(identifier, _fingerprint(image), {name: value[is_described] for name, value in rows.items()})
+        is_present = classes.flatten().bincount(minlength=self.num_classes).cpu() > 0
+        is_kept = rows["labels"][is_described].long().bincount(minlength=self.num_classes).cpu() > 0
+        lost = (is_present & ~is_kept).nonzero().flatten().tolist()
+        if lost:
+            logger.warning("%s: classes %s are not in the atlas; a smaller atlas_step may find them", volume_id, lost)
+        return int(is_described.sum())
+
+    def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return an image and its classes as whole numbers, refusing what is neither."""
+        if image.ndim != 4 or image.shape[0] != 1:
+            raise ValueError(f"image must have shape (1, H, W, D), got {tuple(image.shape)}")
+        if label.shape != image.shape:
+            raise ValueError(f"label must have the shape of image {tuple(image.shape)}, got {tuple(label.shape)}")
+        classes = label.long()
+        is_wrong = (label != classes) | (classes < 0) | (classes >= self.num_classes)
+        if is_wrong.any():
+            found = label[is_wrong].unique().tolist()
+            raise ValueError(f"label must have classes from 0 to {self.num_classes - 1}, got {found}")
+        return image, classes
+
+    def _describe(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Return descriptors as the atlas holds them."""
+        volume = volume.to(self.centers.device, torch.float32)
+        for axis in (1, 2, 3):
+            if volume.shape[axis] == 1:  # between two voxels, one can sample
+                volume = torch.cat((volume, volume), dim=axis)
+        descriptors = extract_descriptors(volume, self.descriptor, centers, self.batch_size).half()
+        if not descriptors.isfinite().all():
+            raise ValueError(
+                "image must be finite and normalized, got descriptors that are NaN or Inf in half precision"
+            )
+        return descriptors
+
+    def _features(self, descriptors: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Return what is compared, in single precision."""
+        features = descriptors.float()
+        if self.normalization == "l2":
+            features = F.normalize(features)
+        elif self.normalization == "standardize":
+            std, mean = torch.std_mean(self.descriptors.float(), dim=0, correction=0)
+            features = (features - mean) / std.where(std > 0, 1)
+        if self.position_weight:
+            features = torch.cat((features, self.position_weight * centers), dim=1)
+        return F.normalize(features) if self.distance == "cosine" else features
+
+    def _votes(self, volume: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Return the votes for one volume of shape `(1, H, W, D)`, given the features of the atlas."""
+        grid = VoxelGrid(volume.shape[1:], self.step)
+        centers = grid.centers(grid.indices()).to(self.centers)
+        descriptors = self._describe(volume, centers)
+        is_described = _is_described(descriptors)
+        queries = self._features(descriptors[is_described], centers[is_described])
+        squares, indices = nearest_neighbors(queries, features, min(self.num_neighbors, len(features)))
+        distances = squares / 2 if self.distance == "cosine" else squares.sqrt()
+        votes = features.new_zeros((len(centers), self.num_classes))
+        votes[:, 0] = 1
+        votes[is_described] = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
+        return grid.upsample(votes).to(volume.device)
+
+    def _append(self, identifier: int, fingerprint: int, rows: dict[str, torch.Tensor]) -> None:
+        """Put a volume behind the others, and take the one of the same identifier away."""
+        is_other = self.volume_ids != identifier
+        is_kept = is_other[self.volumes.long()]
+        size = int(is_kept.sum()) + len(rows["labels"])
+        if self.max_voxels is not None and size > self.max_voxels:
+            raise ValueError(f"max_voxels must be at least {size} for one more volume, got {self.max_voxels}")
+        number = is_other.cumsum(0) - 1  # of each volume that stays
+        rows["volumes"] = self.volumes.new_full((len(rows["labels"]),), int(is_other.sum()))
+        self.volumes = number[self.volumes.long()].to(self.volumes)
+        for name, added in rows.items():
+            setattr(self, name, torch.cat((getattr(self, name)[is_kept], added)))
+        for name, value in (("volume_ids", identifier), ("fingerprints", fingerprint)):
+            buffer = getattr(self, name)
+            setattr(self, name, torch.cat((buffer[is_other], buffer.new_tensor([value]))))
+        self.class_counts = self.labels.long().bincount(minlength=self.num_classes)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Give the atlas the sizes that it has in a state dict, before this is copied."""
+        for name in _BUFFERS:
+            value, own = state_dict.get(prefix + name), getattr(self, name)
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, own.new_empty(value.shape, dtype=value.dtype if name == "labels" else own.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        shapes = {name: tuple(getattr(self, name).shape) for name in _BUFFERS}
+        rows, volumes = len(self.labels), len(self.volume_ids)
+        expected = {
+            "descriptors": (rows, self.descriptor.out_channels),
+            "centers": (rows, 3),
+            "volumes": (rows,),
+            "fingerprints": (volumes,),
+        }
+        wrong = [
+            f"{name} must have shape {shape}, got {shapes[name]}"
+            for name, shape in expected.items()
+            if shapes[name] != shape
+        ]
+        args[-1].extend(wrong)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
+def _is_described(descriptors: torch.Tensor) -> torch.Tensor:
+    """Tell which descriptors are not zero, but for rounding errors: below its normal numbers, half precision fades."""
+    return (descriptors.abs() >= torch.finfo(torch.float16).smallest_normal).any(dim=1)
+
+
+def _hash(content: bytes | memoryview) -> int:
+    """Return a 64-bit hash, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
+def _fingerprint(volume: torch.Tensor) -> int:
+    return _hash(volume.float().cpu().contiguous().numpy().data)

@@ -1,0 +1,286 @@
+"""Networks that describe a voxel by what surrounds it, and the heads that teach them to.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). All norms are group
+norms, so that what a pair gives depends on the pair alone; in the authors' code, two norms of the heatmap decoder are
+batch norms, with as many parameters:
+https://github.com/multimodallearning/miccai19_self_supervision/blob/428ff1f66b0ab7885a07a16eb32f5160c2bbf348/miccai_train.ipynb
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = [
+    "CubicDescriptor",
+    "HeatmapDecoder",
+    "NeighborClassifier",
+    "OffsetRegressor",
+    "PlanarDescriptor",
+    "SiameseNetwork",
+    "TriplanarPretext",
+]
+
+_NUM_GROUPS = 4  # of channels, in each norm
+
+
+class PlanarDescriptor(nn.Sequential):
+    """Describe a slab: a stack of a few planes of 42 x 42 samples.
+
+    All convolutions are valid ones, and what is left of the plane is one pixel. A larger image is not described pixel
+    by pixel: the norms would take their statistics from all of it.
+
+    Args:
+        in_channels: planes of a slab.
+        out_channels: numbers that describe it; a multiple of 4.
+        features: feature maps of the first two convolutions; a multiple of 4.
+    """
+
+    size = 42
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 64, features: int = 32) -> None:
+        widths = (in_channels, features, features, *[out_channels] * 4)
+        super().__init__(
+            *(
+                _block(nn.Conv2d(*pair, 3, bias=False), nn.MaxPool2d(2) if index < 2 else None)
+                for index, pair in enumerate(itertools.pairwise(widths))
+            )
+        )
+        _initialize(self)
+
+    def forward(self, slabs: torch.Tensor) -> torch.Tensor:
+        """Return the descriptors of slabs of shape `(B, in_channels, 42, 42)`, of shape `(B, out_channels, 1, 1)`.
+
+        Raises:
+            ValueError: when the slabs have another size.
+        """
+        if slabs.shape[2:] != (self.size, self.size):
+            raise ValueError(f"slabs must have {self.size} x {self.size} samples, got {tuple(slabs.shape[2:])}")
+        if slabs.device.type == "cpu":  # several times as fast there
+            slabs = slabs.contiguous(memory_format=torch.channels_last)
+        return super().forward(slabs)
+
+
+class CubicDescriptor(nn.Sequential):
+    """Describe a cube of 25 x 25 x 25 samples.
+
+    Args:
+        in_channels: channels of the cube.
+        out_channels: numbers that describe it; a multiple of 4.
+        features: feature maps of the convolutions but the first, which has half as many, and the last; a multiple of 8.
+    """
+
+    size = 25
+
+    def __init__(self, in_channels: int = 1, out_channels: int = 192, features: int = 32) -> None:
+        widths = (in_channels, features // 2, *[features] * 5, out_channels)
+        kernels = ((5, 1), (3, 2), (3, 2), (3, 2), (3, 1), (5, 1), (3, 1))  # sizes and dilations
+        super().__init__(
+            *(
+                _block(nn.Conv3d(*pair, kernel_size, dilation=dilation, bias=False))
+                for pair, (kernel_size, dilation) in zip(itertools.pairwise(widths), kernels, strict=True)
+            )
+        )
+        _initialize(self)
+
+    def forward(self, cubes: torch.Tensor) -> torch.Tensor:
+        """Return the descriptors of cubes of shape `(B, in_channels, 25, 25, 25)`, of `(B, out_channels, 1, 1, 1)`.
+
+        Raises:
+            ValueError: when the cubes have another size.
+        """
+        if cubes.shape[2:] != (self.size,) * 3:
+            raise ValueError(f"cubes must have {self.size} samples a side, got {tuple(cubes.shape[2:])}")
+        return super().forward(cubes)
+
+
+class OffsetRegressor(nn.Sequential):
+    """Tell from the descriptors of two slabs by how much the second one is displaced in the plane.
+
+    Args:
+        in_channels: numbers that describe both slabs together.
+        features: feature maps of the layers but the last; multiples of 4.
+    """
+
+    def __init__(self, in_channels: int = 128, features: Sequence[int] = (128, 64, 32)) -> None:
+        super().__init__(*_pointwise(nn.Conv2d, (in_channels, *features)), nn.Conv2d(features[-1], 2, 1))
+        _initialize(self)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Return displacements of shape `(B, 2)`, from descriptors of shape `(B, in_channels, 1, 1)`."""
+        return super().forward(descriptors).flatten(1)
+
+
+class NeighborClassifier(nn.Sequential):
+    """Tell from the descriptors of two cubes which of the six neighbors of the first one the second one is.
+
+    Args:
+        in_channels: numbers that describe both cubes together.
+        features: feature maps of the layers but the last; multiples of 4.
+    """
+
+    def __init__(self, in_channels: int = 384, features: Sequence[int] = (64, 64, 32)) -> None:
+        super().__init__(*_pointwise(nn.Conv3d, (in_channels, *features)), nn.Conv3d(features[-1], 6, 1))
+        _initialize(self)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Return logits of shape `(B, 6)`, from descriptors of shape `(B, in_channels, 1, 1, 1)`."""
+        return super().forward(descriptors).flatten(1)
+
+
+class HeatmapDecoder(nn.Sequential):
+    """Draw from the descriptors of two slabs where the second one lies in the plane.
+
+    Args:
+        in_channels: numbers that describe both slabs together.
+        size: pixels of the heatmap along each axis; the paper's are 19.
+    """
+
+    def __init__(self, in_channels: int = 128, size: int = 19) -> None:
+        super().__init__(
+            *_pointwise(nn.Conv2d, (in_channels, 64, 32, 16)),
+            _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 5 x 5 pixels
+            _block(nn.Conv2d(16, 16, 3, bias=False)),  # 3 x 3
+            _Resize(11),
+            _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 15 x 15
+            _block(nn.Conv2d(16, 8, 3, bias=False)),  # 13 x 13
+            nn.AvgPool2d(3, stride=1, padding=1),
+            _block(nn.ConvTranspose2d(8, 4, 5, bias=False)),  # 17 x 17
+            _Resize(size),
+            nn.Conv2d(4, 1, 3, padding=1),
+        )
+        _initialize(self)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Return heatmaps of shape `(B, 1, size, size)`, from descriptors of shape `(B, in_channels, 1, 1)`."""
+        return super().forward(descriptors)
+
+
+class SiameseNetwork(nn.Module):
+    """Describe both patches of a pair with the same network, and let a head compare the descriptors.
+
+    Args:
+        descriptor: network that describes a patch; afterwards, only it is needed.
+        head: takes the descriptors of both patches, one after the other, as channels.
+    """
+
+    def __init__(self, descriptor: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.head = head
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        """Return what the head tells about pairs of patches of shape `(B, 2, C, ...)`."""
+        return _compare(self.descriptor, self.head, pairs)
+
+
+class TriplanarPretext(nn.Module):
+    """A siamese network for each normal axis, trained side by side: they share nothing but the minibatch.
+
+    The loss is a mean over the axes, too. Adam takes no notice of the factor, so that each network learns as if it had
+    been alone.
+
+    Args:
+        axes: normal axes of the slabs, as in `RandSlabPair`.
+        target: what the heads predict: `heatmap` or `displacement`.
+        in_channels: planes of a slab.
+        out_channels: numbers that describe a slab; a multiple of 4.
+        features: see `PlanarDescriptor`.
+        heatmap_size: pixels of a heatmap along each axis.
+
+    Attributes:
+        descriptors: by axis, `"0"` to `"2"`; afterwards, only they are needed.
+        heads: by axis.
+
+    Raises:
+        ValueError: when `target` is unknown, or `axes` are not some of 0, 1 and 2, each once and in order.
+    """
+
+    def __init__(
+        self,
+        axes: Sequence[int] = (0, 1, 2),
+        target: str = "heatmap",
+        in_channels: int = 3,
+        out_channels: int = 64,
+        features: int = 32,
+        heatmap_size: int = 19,
+    ) -> None:
+        super().__init__()
+        if not axes or list(axes) != [axis for axis in (0, 1, 2) if axis in axes]:
+            raise ValueError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
+        if target not in ("heatmap", "displacement"):
+            raise ValueError(f"target must be heatmap or displacement, got {target!r}")
+        self.axes = tuple(axes)
+        self.descriptors = nn.ModuleDict()
+        self.heads = nn.ModuleDict()
+        for axis in map(str, axes):
+            self.descriptors[axis] = PlanarDescriptor(in_channels, out_channels, features)
+            self.heads[axis] = (
+                HeatmapDecoder(2 * out_channels, heatmap_size)
+                if target == "heatmap"
+                else OffsetRegressor(2 * out_channels)
+            )
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        """Return heatmaps or displacements for pairs of slabs.
+
+        Args:
+            pairs: tensor of shape `(B, A, 2, in_channels, 42, 42)`, for `A` axes.
+
+        Returns:
+            Tensor of shape `(B, A, 1, heatmap_size, heatmap_size)` or `(B, A, 2)`.
+
+        Raises:
+            ValueError: when the pairs are not those of as many axes.
+        """
+        if pairs.shape[1] != len(self.axes):
+            raise ValueError(f"pairs must be those of the {len(self.axes)} axes {self.axes}, got {pairs.shape[1]}")
+        networks = zip(self.descriptors.values(), self.heads.values(), pairs.unbind(1), strict=True)
+        return torch.stack([_compare(*network) for network in networks], dim=1)
+
+
+class _Resize(nn.Module):
+    """Interpolate an image so that its corner pixels stay where they are."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = (size, size)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(image, self.size, mode="bilinear", align_corners=True)
+
+
+def _compare(descriptor: nn.Module, head: nn.Module, pairs: torch.Tensor) -> torch.Tensor:
+    """Describe both patches of all pairs in one pass."""
+    descriptors = descriptor(pairs.flatten(0, 1))
+    return head(descriptors.unflatten(0, (-1, 2)).flatten(1, 2))
+
+
+def _block(conv: Any, pool: nn.Module | None = None) -> nn.Sequential:
+    layers: dict[str, nn.Module] = {"conv": conv}
+    if pool is not None:
+        layers["pool"] = pool
+    layers["norm"] = nn.GroupNorm(_NUM_GROUPS, conv.out_channels)
+    layers["relu"] = nn.LeakyReLU(0.01, inplace=True)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _pointwise(conv: type[nn.Conv2d] | type[nn.Conv3d], features: Sequence[int]) -> list[nn.Sequential]:
+    """Return layers that see one point only."""
+    return [_block(conv(*pair, 1, bias=False)) for pair in itertools.pairwise(features)]
+
+
+def _initialize(network: nn.Module) -> None:
+    """Draw the weights from Xavier's normal distribution."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

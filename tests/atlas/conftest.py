@@ -1,0 +1,14 @@
+"""What the tests of the atlas share: a volume in which every place looks different."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+
+@pytest.fixture
+def volume():
+    """Return smooth noise of shape `(1, 14, 11, 9)`."""
+    noise = torch.randn(1, 1, 7, 6, 5, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(noise, (14, 11, 9), mode="trilinear", align_corners=True)[0]
