@@ -490,7 +490,9 @@ def start(content, monkeypatch):
     def start():
         command = [sys.executable, "-m", "tools.study", "study.yaml"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        own = signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it, and hand that on
         started.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **pipes))
+        signal.signal(signal.SIGINT, own)
         return started[-1]
 
     yield start
