@@ -8,6 +8,6 @@ from .descriptors import (
     load_descriptors,
 )
 from .neighbors import nearest_neighbors, vote, vote_confidence
-from .planar_atlas import PlanarAtlas
+from .planar_atlas import PlanarAtlas, transfer_descriptors
 from .voxel_choice import choose_voxels
 from .voxel_grid import VoxelGrid

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from scipy.spatial import cKDTree
 from torch import nn
 
 from common.utils import check_whole_numbers
 
-from .descriptors import VoxelDescriptor, extract_descriptors
+from .descriptors import VoxelDescriptor, extract_descriptors, load_descriptors
 from .neighbors import VOTES, nearest_neighbors, vote
 from .voxel_choice import choose_voxels
 from .voxel_grid import VoxelGrid
 
-__all__ = ["PlanarAtlas"]
+__all__ = ["PlanarAtlas", "transfer_descriptors"]
 
 logger = logging.getLogger(__name__)
 
 _DISTANCES = ("l2", "cosine")
 _NORMALIZATIONS = ("none", "l2", "standardize")
-_BUFFERS = ("descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "class_counts")
+_BUFFERS = ("descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "recipes", "class_counts")
+_ROWS = ("descriptors", "centers", "labels")  # one for each voxel
+_NUM_PROBES = 8  # voxels that are described to see whether a volume's descriptors would be those that are known
 
 
 class PlanarAtlas(nn.Module):
@@ -49,6 +54,9 @@ class PlanarAtlas(nn.Module):
             mean 0 and standard deviation 1 in the atlas.
         position_weight: factor of the coordinates (-1 to 1 along each axis) which are appended to the normalized
             descriptors; 0 appends nothing.
+        search_radius: farther than this from every voxel of the atlas that is not background, in normalized
+            coordinates, a voxel is background without being described, and the atlas takes no background; `None`: all
+            voxels are described. It supposes that all volumes show the same field of view.
         atlas_step: as `step`, for volumes that are added; the same if not given.
         max_foreground: voxels of one added volume that are kept besides the background; rare classes lose the fewest.
         max_background: voxels of the background that are kept of one added volume, evenly in space.
@@ -63,6 +71,7 @@ class PlanarAtlas(nn.Module):
         volumes: index into `volume_ids` of the volume that each of them comes from, of shape `(M,)`.
         volume_ids: hash of the identifier of each volume.
         fingerprints: hash of the intensities of each volume.
+        recipes: hash of all that the rows of each volume come from: intensities, label, choice and descriptor.
         class_counts: voxels of each class, of shape `(num_classes,)`.
 
     Raises:
@@ -76,6 +85,7 @@ class PlanarAtlas(nn.Module):
     volumes: torch.Tensor
     volume_ids: torch.Tensor
     fingerprints: torch.Tensor
+    recipes: torch.Tensor
     class_counts: torch.Tensor
 
     def __init__(
@@ -88,6 +98,7 @@ class PlanarAtlas(nn.Module):
         voting: str = "majority",
         normalization: str = "none",
         position_weight: float = 0.0,
+        search_radius: float | None = None,
         atlas_step: int | Sequence[int] | None = None,
         max_foreground: int | None = None,
         max_background: int | None = None,
@@ -110,6 +121,8 @@ class PlanarAtlas(nn.Module):
                 raise ValueError(f"{name} must be one of {list(choices[name])}, got {value!r}")
         if not position_weight >= 0:
             raise ValueError(f"position_weight must not be negative, got {position_weight}")
+        if search_radius is not None and not search_radius > 0:
+            raise ValueError(f"search_radius must be above 0, got {search_radius}")
         self.descriptor = descriptor
         self.step = step
         self.atlas_step = step if atlas_step is None else atlas_step
@@ -118,17 +131,20 @@ class PlanarAtlas(nn.Module):
         self.voting = voting
         self.normalization = normalization
         self.position_weight = position_weight
+        self.search_radius = search_radius
         self.max_foreground = max_foreground
         self.max_background = max_background
         self.max_voxels = max_voxels
         self.batch_size = batch_size
         self.seed = seed
+        self.recalled: dict[int, dict[str, torch.Tensor]] = {}
         self.register_buffer("descriptors", torch.empty((0, descriptor.out_channels), dtype=torch.float16))
         self.register_buffer("centers", torch.empty((0, 3)))
         self.register_buffer("labels", torch.empty(0, dtype=torch.uint8 if num_classes <= 256 else torch.int16))
         self.register_buffer("volumes", torch.empty(0, dtype=torch.int32))
         self.register_buffer("volume_ids", torch.empty(0, dtype=torch.int64))
         self.register_buffer("fingerprints", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("recipes", torch.empty(0, dtype=torch.int64))
         self.register_buffer("class_counts", torch.zeros(num_classes, dtype=torch.int64))
 
     @property
@@ -184,22 +200,41 @@ class PlanarAtlas(nn.Module):
         """
         image, classes = self._check(_plain(image), _plain(label))
         identifier = _hash(str(volume_id).encode())
-        grid = VoxelGrid(image.shape[1:], self.atlas_step)
-        indices = grid.indices()
-        labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
-        chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, self.seed)
-        rows = {"centers": grid.centers(indices[chosen]).to(self.centers), "labels": labels[chosen].to(self.labels)}
-        rows["descriptors"] = self._describe(image, rows["centers"])
-        is_described = _is_described(rows["descriptors"])
-        if not is_described.any():
-            raise ValueError(f"image must show something that can be described, got nothing in {volume_id}")
-        self._append(identifier, _fingerprint(image), {name: value[is_described] for name, value in rows.items()})
+        centers, labels = self._choose(classes)
+        recipe = self._recipe(image, centers, labels)
+        rows = self._known(recipe)
+        if rows is None:
+            descriptors = self._describe(image, centers)
+            is_described = _is_described(descriptors)
+            if not is_described.any():
+                raise ValueError(f"image must show something that can be described, got nothing in {volume_id}")
+            rows = {"centers": centers, "labels": labels, "descriptors": descriptors}
+            rows = {name: value[is_described] for name, value in rows.items()}
+        self._append(identifier, _fingerprint(image), recipe, rows)
         is_present = classes.flatten().bincount(minlength=self.num_classes).cpu() > 0
-        is_kept = rows["labels"][is_described].long().bincount(minlength=self.num_classes).cpu() > 0
+        is_kept = rows["labels"].long().bincount(minlength=self.num_classes).cpu() > 0
         lost = (is_present & ~is_kept).nonzero().flatten().tolist()
         if lost:
             logger.warning("%s: classes %s are not in the atlas; a smaller atlas_step may find them", volume_id, lost)
-        return int(is_described.sum())
+        return len(rows["labels"])
+
+    def recall(self, weights: Mapping[str, torch.Tensor]) -> int:
+        """Keep the volumes of another atlas, which `add` then takes over instead of describing them again.
+
+        Args:
+            weights: state dict of the other atlas.
+
+        Returns:
+            The number of its volumes, 0 when its descriptor is of another kind.
+        """
+        if any(name not in weights for name in _BUFFERS):
+            return 0
+        if weights["descriptors"].shape[1:] != self.descriptors.shape[1:]:
+            return 0
+        for index, recipe in enumerate(weights["recipes"].tolist()):
+            is_own = weights["volumes"] == index
+            self.recalled[recipe] = {name: weights[name][is_own].to(getattr(self, name)) for name in _ROWS}
+        return len(weights["recipes"])
 
     def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return an image and its classes as whole numbers, refusing what is neither."""
@@ -213,6 +248,39 @@ class PlanarAtlas(nn.Module):
             found = label[is_wrong].unique().tolist()
             raise ValueError(f"label must have classes from 0 to {self.num_classes - 1}, got {found}")
         return image, classes
+
+    def _choose(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return coordinates and labels of the voxels of a volume that the atlas takes."""
+        grid = VoxelGrid(classes.shape[1:], self.atlas_step)
+        indices = grid.indices()
+        labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
+        if labels.any():
+            centers = grid.centers(indices)
+            is_near = self._is_near(centers, centers[labels > 0])
+            indices, labels = indices[is_near], labels[is_near]
+        chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, self.seed)
+        return grid.centers(indices[chosen]).to(self.centers), labels[chosen].to(self.labels)
+
+    def _is_near(self, centers: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+        """Return which places lie within the search radius of those of a foreground."""
+        if self.search_radius is None:
+            return torch.ones(len(centers), dtype=torch.bool)
+        distances, _ = cKDTree(foreground.cpu()).query(centers.cpu(), distance_upper_bound=self.search_radius)
+        return torch.from_numpy(np.isfinite(distances))
+
+    def _recipe(self, image: torch.Tensor, centers: torch.Tensor, labels: torch.Tensor) -> int:
+        """Return a hash of all that a volume's rows come from."""
+        probes = self._describe(image, centers[:: max(len(centers) // _NUM_PROBES, 1)])
+        return _hash(
+            b"".join(part.cpu().numpy().tobytes() for part in (_plain(image).float(), centers, labels, probes))
+        )
+
+    def _known(self, recipe: int) -> dict[str, torch.Tensor] | None:
+        """Return the rows of a volume that this atlas, or a recalled one, has already."""
+        if recipe in self.recipes.tolist():
+            is_own = self.volumes == self.recipes.tolist().index(recipe)
+            return {name: getattr(self, name)[is_own] for name in _ROWS}
+        return self.recalled.get(recipe)
 
     def _describe(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Return descriptors as the atlas holds them."""
@@ -243,17 +311,19 @@ class PlanarAtlas(nn.Module):
         """Return the votes for one volume of shape `(1, H, W, D)`, given the features of the atlas."""
         grid = VoxelGrid(volume.shape[1:], self.step)
         centers = grid.centers(grid.indices()).to(self.centers)
-        descriptors = self._describe(volume, centers)
+        places = self._is_near(centers, self.centers[self.labels > 0]).to(centers.device).nonzero().squeeze(1)
+        descriptors = self._describe(volume, centers[places])
         is_described = _is_described(descriptors)
-        queries = self._features(descriptors[is_described], centers[is_described])
+        places = places[is_described]
+        queries = self._features(descriptors[is_described], centers[places])
         squares, indices = nearest_neighbors(queries, features, min(self.num_neighbors, len(features)))
         distances = squares / 2 if self.distance == "cosine" else squares.sqrt()
         votes = features.new_zeros((len(centers), self.num_classes))
         votes[:, 0] = 1
-        votes[is_described] = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
+        votes[places] = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
         return grid.upsample(votes).to(volume.device)
 
-    def _append(self, identifier: int, fingerprint: int, rows: dict[str, torch.Tensor]) -> None:
+    def _append(self, identifier: int, fingerprint: int, recipe: int, rows: Mapping[str, torch.Tensor]) -> None:
         """Put a volume behind the others, and take the one of the same identifier away."""
         is_other = self.volume_ids != identifier
         is_kept = is_other[self.volumes.long()]
@@ -261,11 +331,11 @@ class PlanarAtlas(nn.Module):
         if self.max_voxels is not None and size > self.max_voxels:
             raise ValueError(f"max_voxels must be at least {size} for one more volume, got {self.max_voxels}")
         number = is_other.cumsum(0) - 1  # of each volume that stays
-        rows["volumes"] = self.volumes.new_full((len(rows["labels"]),), int(is_other.sum()))
+        rows = {**rows, "volumes": self.volumes.new_full((len(rows["labels"]),), int(is_other.sum()))}
         self.volumes = number[self.volumes.long()].to(self.volumes)
         for name, added in rows.items():
             setattr(self, name, torch.cat((getattr(self, name)[is_kept], added)))
-        for name, value in (("volume_ids", identifier), ("fingerprints", fingerprint)):
+        for name, value in (("volume_ids", identifier), ("fingerprints", fingerprint), ("recipes", recipe)):
             buffer = getattr(self, name)
             setattr(self, name, torch.cat((buffer[is_other], buffer.new_tensor([value]))))
         self.class_counts = self.labels.long().bincount(minlength=self.num_classes)
@@ -284,6 +354,7 @@ class PlanarAtlas(nn.Module):
             "centers": (rows, 3),
             "volumes": (rows,),
             "fingerprints": (volumes,),
+            "recipes": (volumes,),
         }
         wrong = [
             f"{name} must have shape {shape}, got {shapes[name]}"
@@ -291,6 +362,13 @@ class PlanarAtlas(nn.Module):
             if shapes[name] != shape
         ]
         args[-1].extend(wrong)
+
+
+def transfer_descriptors(atlas: PlanarAtlas, path: str | Path | None) -> PlanarAtlas:
+    """Copy pretrained descriptors into an atlas, see `load_descriptors`, unless its kind has nothing to learn."""
+    if list(atlas.descriptor.parameters()):
+        load_descriptors(atlas.descriptor, path)
+    return atlas
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@ from .augmentation import RandAffineGrid
 from .checks import Header, check_grids, check_gzip, check_header, check_hounsfield, check_image, check_label
 from .classes import Classes, load_classes, save_classes
 from .datalist import Cases, case_id, read_cases, write_datalist
+from .field_of_view import FieldOfView, Place, fit_field_of_view, load_field_of_view
 from .list_images import list_images
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms

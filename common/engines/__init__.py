@@ -1,3 +1,4 @@
+from .atlas_update import AtlasUpdate
 from .multi_task_update import MultiTaskUpdate
 from .prepare_classes import PrepareClasses
 from .prepare_context import PrepareContext

@@ -1,8 +1,16 @@
-from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast
+from .atlas_checkpoint import AtlasCheckpoint
+from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots
 from .clinical import SaveClinicalMetrics
 from .guard import StopOnNonFiniteLoss
 from .mean_loss import MeanLoss
-from .pictures import KernelPicture, OverlayPictures, ReconstructionPicture, RestorationPicture
+from .pictures import (
+    EmbeddingPicture,
+    KernelPicture,
+    OverlayPictures,
+    PairPicture,
+    ReconstructionPicture,
+    RestorationPicture,
+)
 from .record import TrainingRecord
 from .report import InferenceReport
 from .schedule import MovingAveragePlateau, ScheduleLR, StopOnPlateau

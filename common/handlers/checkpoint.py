@@ -15,7 +15,7 @@ from common.utils import check_flags, is_main_process, write_atomically
 
 from .state import Stateful, registered_states
 
-__all__ = ["ResumableCheckpoint", "SaveBest", "SaveLast"]
+__all__ = ["ResumableCheckpoint", "SaveBest", "SaveLast", "SaveSnapshots"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,30 @@ class SaveBest(SaveLast):
         if engine.state.best_metric_epoch == engine.state.epoch:
             logger.info("%s %.4f, the best so far", engine.state.key_metric_name, float(engine.state.best_metric))
             super()._save(engine)
+
+
+class SaveSnapshots(SaveLast):
+    """Write the weights every few epochs, each time to a file of its own, such as `epoch_0100.pt`.
+
+    Args:
+        save_dir: folder for the files.
+        network: its weights are written without the prefix of a parallel wrapper.
+        interval: epochs between two files; `None`: nothing is written.
+
+    Raises:
+        ValueError: when a weight is not finite.
+    """
+
+    def __init__(self, save_dir: str | Path, network: nn.Module, interval: int | None = None) -> None:
+        super().__init__(save_dir, network)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if self.interval is not None and is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save)
+
+    def _save(self, engine: Engine) -> None:
+        _save_weights(self.path / f"epoch_{engine.state.epoch:04d}.pt", self.network)
 
 
 def _save_weights(path: Path, network: nn.Module) -> None:

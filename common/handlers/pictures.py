@@ -12,12 +12,28 @@ from ignite.engine import Engine, Events
 from monai.transforms import Compose, LoadImage, Orientation
 from torch import nn
 
+from common.atlas import PlanarAtlas
 from common.networks import MultiTaskFNet, WTAAutoencoders
-from common.transforms import EnsureVolume
+from common.transforms import EnsureVolume, displacement_heatmap
 from common.utils import is_main_process
-from common.visualize import save_kernels, save_overlay, save_reconstructions, save_restorations
+from common.visualize import (
+    save_cube_pairs,
+    save_embedding,
+    save_kernels,
+    save_overlay,
+    save_reconstructions,
+    save_restorations,
+    save_slab_pairs,
+)
 
-__all__ = ["KernelPicture", "OverlayPictures", "ReconstructionPicture", "RestorationPicture"]
+__all__ = [
+    "EmbeddingPicture",
+    "KernelPicture",
+    "OverlayPictures",
+    "PairPicture",
+    "ReconstructionPicture",
+    "RestorationPicture",
+]
 
 
 class KernelPicture:
@@ -117,6 +133,54 @@ class RestorationPicture(_OutputPicture):
 
     def _save(self, output: Mapping[str, Any]) -> None:
         save_restorations(output["label"], output["image"], output["pred"], self.path, self.axis)
+
+
+class PairPicture(_OutputPicture):
+    """Draw pairs of patches of the last minibatch, where the second one lies, and where the network puts it.
+
+    The trainer's output has `image`, `label` and `pred` as `RandSlabPair` and `TriplanarPretext`, or `RandCubePair` and
+    `SiameseNetwork`, return them.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+        axes: normal axes of the slabs.
+    """
+
+    def __init__(self, path: str | Path, interval: int = 10, axes: Sequence[int] = (0, 1, 2)) -> None:
+        super().__init__(path, interval)
+        self.axes = tuple(axes)
+
+    def _save(self, output: Mapping[str, Any]) -> None:
+        image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
+        if label.ndim == 1:
+            save_cube_pairs(image, label.long(), pred.argmax(1), self.path)
+            return
+        if label.ndim == 3:  # displacements
+            label, pred = displacement_heatmap(label), displacement_heatmap(pred)
+        save_slab_pairs(image, label, pred, self.path, self.axes)
+
+
+class EmbeddingPicture:
+    """Draw the descriptors of an atlas along their first two principal components, colored by class.
+
+    Args:
+        path: PNG file, written at the end.
+        network: `PlanarAtlas`.
+        labels: names of the classes.
+    """
+
+    def __init__(self, path: str | Path, network: PlanarAtlas, labels: Mapping[int, str] | None = None) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.labels = labels
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        save_embedding(self.network.descriptors, self.network.labels, self.path, self.labels)
 
 
 class OverlayPictures:

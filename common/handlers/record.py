@@ -33,7 +33,7 @@ class TrainingRecord:
 
     Args:
         save_dir: folder for the files.
-        optimizer: whose learning rates are recorded.
+        optimizer: whose learning rates are recorded, if there is one.
         validators: evaluators by name, whose metrics are recorded in the epochs in which they ran.
         progress: show a bar; by default when the output is a terminal.
     """
@@ -41,7 +41,7 @@ class TrainingRecord:
     def __init__(
         self,
         save_dir: str | Path,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         validators: Mapping[str, Engine] | None = None,
         progress: bool | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class TrainingRecord:
             return
         if self.progress:
             bar = ProgressBar(desc="epoch", persist=False)
-            bar.attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
+            bar.attach(engine, output_transform=_loss)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)
@@ -82,9 +82,8 @@ class TrainingRecord:
 
     def _finish(self, engine: Engine) -> None:
         metrics = {name: float(value) for name, value in engine.state.metrics.items()} | self.validated
-        rates = {
-            f"lr_{group.get('name', index)}": group["lr"] for index, group in enumerate(self.optimizer.param_groups)
-        }
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        rates = {f"lr_{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
         seconds = time.perf_counter() - self.started
         self.rows.append({"epoch": engine.state.epoch, **metrics, **rates, "seconds": round(seconds, 3)})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in {**metrics, **rates}.items())
@@ -113,3 +112,7 @@ class TrainingRecord:
             save_curves(self.rows, self.save_dir / "learning_curve.png")
         if error:
             raise error[0]
+
+
+def _loss(output: Mapping[str, Any]) -> dict[str, float]:
+    return {"loss": output["loss"].item()} if "loss" in output else {}

@@ -10,6 +10,7 @@ from .context_corruption import (
     draw_uniform_places,
 )
 from .crop_body import CropBodyd
+from .crop_field_of_view import CropFieldOfViewd
 from .ct_windows import CTWindows, CTWindowsd
 from .cubic_patches import RandCubePair, sample_cubes
 from .ensure_volume import EnsureVolume, EnsureVolumed

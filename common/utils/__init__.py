@@ -1,4 +1,5 @@
 from .bundle_root import check_bundle_root
+from .choice import check_choice
 from .distributed import join_processes, leave_processes, process_device
 from .errors import explain_errors
 from .files import is_main_process, write_atomically

@@ -1,0 +1,19 @@
+"""Options that are one of a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["check_choice"]
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse a word that is not among the choices, by the name of its option.
+
+    Raises:
+        ValueError: when it is none of them.
+    """
+    words = [str(choice) for choice in choices]
+    if value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}")
