@@ -214,7 +214,7 @@ def test_the_atlas_takes_its_sizes_from_the_checkpoint(volume, label, tmp_path):
 
 
 def test_names_of_the_state_dict_stay():
-    names = ["descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "class_counts"]
+    names = ["descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "recipes", "class_counts"]
     assert list(make_atlas().state_dict()) == [*names, "descriptor.offsets"]
 
 
@@ -331,3 +331,33 @@ def test_images_of_other_shapes_and_intensities_are_refused(volume, label):
 def test_options_out_of_range_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         PlanarAtlas(PositionDescriptor(), **options)
+
+
+def test_within_the_search_radius_votes_are_the_same_and_beyond_it_is_background(volume, label):
+    """Also when the atlas has background voxels only near its organs."""
+    radius = 0.35
+    everywhere, near = make_atlas(num_neighbors=3), make_atlas(num_neighbors=3, search_radius=radius)
+    for atlas in (everywhere, near):
+        atlas.add(volume, label, "case")
+    grid = VoxelGrid(SIZE, 1)
+    centers = grid.centers(grid.indices())
+    is_near = (torch.cdist(centers, centers[label.flatten() > 0]).amin(dim=1) <= radius).view(SIZE)
+    assert 0.2 < is_near.float().mean() < 0.9
+    assert len(near.labels) == is_near.sum() < len(everywhere.labels)
+    everywhere.search_radius = radius
+    image = volume.unsqueeze(0) + 0.05 * torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    votes = everywhere(image)
+    everywhere.search_radius = None
+    assert torch.equal(votes[..., is_near], everywhere(image)[..., is_near])
+    assert (votes[:, 0][:, ~is_near] == 1).all() and (near(image)[:, 0][:, ~is_near] == 1).all()
+
+
+def test_a_volume_without_organs_gives_background_with_and_without_a_search_radius(volume, label):
+    atlas = make_atlas(search_radius=0.3)
+    assert atlas.add(volume, torch.zeros_like(label), "healthy") == label.numel()
+
+
+@pytest.mark.parametrize("radius", [0, -1.0])
+def test_a_search_radius_that_finds_nothing_is_refused(radius):
+    with pytest.raises(ValueError, match="search_radius must be above 0"):
+        make_atlas(search_radius=radius)
