@@ -1,3 +1,4 @@
+from .descriptor_cache import DescriptorCache
 from .descriptors import (
     GreyValueDifference,
     LearnedCubeDescriptor,

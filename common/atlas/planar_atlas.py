@@ -16,11 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from monai.transforms import GaussianSmooth
 from scipy.spatial import cKDTree
 from torch import nn
 
 from common.utils import check_whole_numbers
 
+from .descriptor_cache import DescriptorCache
 from .descriptors import VoxelDescriptor, extract_descriptors, load_descriptors
 from .neighbors import VOTES, nearest_neighbors, vote
 from .voxel_choice import choose_voxels
@@ -57,11 +59,13 @@ class PlanarAtlas(nn.Module):
         search_radius: farther than this from every voxel of the atlas that is not background, in normalized
             coordinates, a voxel is background without being described, and the atlas takes no background; `None`: all
             voxels are described. It supposes that all volumes show the same field of view.
+        smoothing: standard deviation in voxels of the Gaussian by which votes are averaged with those around them.
         atlas_step: as `step`, for volumes that are added; the same if not given.
         max_foreground: voxels of one added volume that are kept besides the background; rare classes lose the fewest.
         max_background: voxels of the background that are kept of one added volume, evenly in space.
         max_voxels: of the whole atlas. Caps that are not given are infinite.
         batch_size: voxels described at once, see `extract_descriptors`.
+        cache_dir: folder in which descriptors are kept, see `DescriptorCache`; `None`: nothing is kept.
         seed: of the choice of voxels beyond a cap.
 
     Attributes:
@@ -99,11 +103,13 @@ class PlanarAtlas(nn.Module):
         normalization: str = "none",
         position_weight: float = 0.0,
         search_radius: float | None = None,
+        smoothing: float = 0.0,
         atlas_step: int | Sequence[int] | None = None,
         max_foreground: int | None = None,
         max_background: int | None = None,
         max_voxels: int | None = None,
         batch_size: int | None = None,
+        cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -121,6 +127,8 @@ class PlanarAtlas(nn.Module):
                 raise ValueError(f"{name} must be one of {list(choices[name])}, got {value!r}")
         if not position_weight >= 0:
             raise ValueError(f"position_weight must not be negative, got {position_weight}")
+        if not smoothing >= 0:
+            raise ValueError(f"smoothing must not be negative, got {smoothing}")
         if search_radius is not None and not search_radius > 0:
             raise ValueError(f"search_radius must be above 0, got {search_radius}")
         self.descriptor = descriptor
@@ -132,10 +140,12 @@ class PlanarAtlas(nn.Module):
         self.normalization = normalization
         self.position_weight = position_weight
         self.search_radius = search_radius
+        self.smoothing = smoothing
         self.max_foreground = max_foreground
         self.max_background = max_background
         self.max_voxels = max_voxels
         self.batch_size = batch_size
+        self.cache = None if cache_dir is None else DescriptorCache(cache_dir, self._extract)
         self.seed = seed
         self.recalled: dict[int, dict[str, torch.Tensor]] = {}
         self.register_buffer("descriptors", torch.empty((0, descriptor.out_channels), dtype=torch.float16))
@@ -167,10 +177,13 @@ class PlanarAtlas(nn.Module):
             class, see also `vote_confidence`.
 
         Raises:
-            ValueError: when the image has another shape, or the atlas has no voxel of some class.
+            ValueError: when the image has another shape, or the atlas has voxels, but none of some class.
         """
         if image.ndim != 5 or image.shape[1] != 1:
             raise ValueError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
+        if not len(self.labels):
+            logger.warning("atlas is empty: all voxels are background")
+            return _background(image, self.num_classes)
         empty = [value for value, count in enumerate(self.class_counts.tolist()) if count == 0]
         if empty:
             raise ValueError(f"atlas must have voxels of every class, got none of {empty}; add volumes that have them")
@@ -288,6 +301,9 @@ class PlanarAtlas(nn.Module):
         for axis in (1, 2, 3):
             if volume.shape[axis] == 1:  # between two voxels, one can sample
                 volume = torch.cat((volume, volume), dim=axis)
+        return self._extract(volume, centers) if self.cache is None else self.cache(volume, centers)
+
+    def _extract(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         descriptors = extract_descriptors(volume, self.descriptor, centers, self.batch_size).half()
         if not descriptors.isfinite().all():
             raise ValueError(
@@ -321,7 +337,13 @@ class PlanarAtlas(nn.Module):
         votes = features.new_zeros((len(centers), self.num_classes))
         votes[:, 0] = 1
         votes[places] = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
-        return grid.upsample(votes).to(volume.device)
+        upsampled = grid.upsample(votes)
+        if self.smoothing:
+            total = GaussianSmooth(self.smoothing, approx="sampled")(
+                torch.cat((upsampled, torch.ones_like(upsampled[:1])))
+            )
+            upsampled = total[:-1] / total[-1:]  # beyond the border, nothing votes
+        return upsampled.to(volume.device)
 
     def _append(self, identifier: int, fingerprint: int, recipe: int, rows: Mapping[str, torch.Tensor]) -> None:
         """Put a volume behind the others, and take the one of the same identifier away."""
@@ -362,6 +384,12 @@ class PlanarAtlas(nn.Module):
             if shapes[name] != shape
         ]
         args[-1].extend(wrong)
+
+
+def _background(image: torch.Tensor, num_classes: int) -> torch.Tensor:
+    votes = image.new_zeros((len(image), num_classes, *image.shape[2:]))
+    votes[:, 0] = 1
+    return _plain(votes)
 
 
 def transfer_descriptors(atlas: PlanarAtlas, path: str | Path | None) -> PlanarAtlas:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
 
 from common.atlas import (
     GreyValueDifference,
@@ -275,8 +277,6 @@ def test_a_class_between_the_points_of_the_grid_is_warned_of(volume, label, capl
 
 def test_an_atlas_without_a_class_is_refused(volume, label):
     atlas = make_atlas()
-    with pytest.raises(ValueError, match=r"atlas must have voxels of every class, got none of \[0, 1, 2\]; add"):
-        atlas(volume.unsqueeze(0))
     atlas.add(volume, label.clamp(max=1), "case")
     with pytest.raises(ValueError, match=r"atlas must have voxels of every class, got none of \[2\]; add"):
         atlas(volume.unsqueeze(0))
@@ -361,3 +361,29 @@ def test_a_volume_without_organs_gives_background_with_and_without_a_search_radi
 def test_a_search_radius_that_finds_nothing_is_refused(radius):
     with pytest.raises(ValueError, match="search_radius must be above 0"):
         make_atlas(search_radius=radius)
+
+
+def test_smoothed_votes_are_averages_of_those_around_them_and_add_up_to_one(volume, label):
+    rough, smooth = make_atlas(num_neighbors=3), make_atlas(num_neighbors=3, smoothing=0.8)
+    for atlas in (rough, smooth):
+        atlas.add(volume, label, "case")
+    image = torch.rand(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    votes = smooth(image)
+    torch.testing.assert_close(votes.sum(1), torch.ones(1, *SIZE))
+    filters = [
+        gaussian_filter(values, 0.8, mode="constant", truncate=4) for values in (*rough(image)[0], np.ones(SIZE))
+    ]
+    torch.testing.assert_close(
+        votes[0], torch.from_numpy(np.stack(filters[:-1]) / filters[-1]).float(), atol=1e-5, rtol=0
+    )
+
+
+def test_an_empty_atlas_votes_for_background_with_a_warning(volume, caplog):
+    votes = make_atlas()(volume[None])
+    assert "atlas is empty" in caplog.text
+    assert votes.shape == (1, 3, *SIZE) and (votes[:, 0] == 1).all() and not votes[:, 1:].any()
+
+
+def test_a_negative_smoothing_is_refused():
+    with pytest.raises(ValueError, match="smoothing must not be negative, got -1"):
+        make_atlas(smoothing=-1)

@@ -37,6 +37,27 @@ TWINS = {  # what the files of a bundle have in common
         "network_def": ["train.yaml", "inference.yaml"],
         "slice_size": TRAININGS,
     },
+    "planar_heatmap_descriptor": {
+        "half_width": WORKFLOWS,
+        "half_depth": WORKFLOWS,
+        "cube_half_width": WORKFLOWS,
+        "sampling": WORKFLOWS,
+        "padding": WORKFLOWS,
+        "air": TRAININGS,
+        "spacing": TRAININGS,
+        "clip": TRAININGS,
+        "normalization": TRAININGS,
+        "field_of_view": TRAININGS,
+        "descriptor": ["train.yaml", "inference.yaml"],
+        "descriptors": ["train.yaml", "inference.yaml"],
+        "step": ["train.yaml", "inference.yaml"],
+        "num_neighbors": ["train.yaml", "inference.yaml"],
+        "voting": ["train.yaml", "inference.yaml"],
+        "descriptor_normalization": ["train.yaml", "inference.yaml"],
+        "position_weight": ["train.yaml", "inference.yaml"],
+        "search_radius": ["train.yaml", "inference.yaml"],
+        "smoothing": ["train.yaml", "inference.yaml"],
+    },
 }
 BASES = {  # the files that each override is written for
     "demo.yaml": WORKFLOWS,
@@ -62,8 +83,13 @@ TRAINING_ONLY = {
     "patch_size",
     "slice_size",
     "cross_entropy_weight",
+    "spacing",
+    "field_of_view",
 }
-PRETRAINING_ONLY = {"context_restoration_unet": {"patch_size"}}
+PRETRAINING_ONLY = {
+    "context_restoration_unet": {"patch_size"},
+    "planar_heatmap_descriptor": {"max_epochs", "iterations_per_epoch", "val_iterations", "learning_rate"},
+}
 SUPERVISED_ONLY = {"context_restoration_unet": {"cross_entropy_weight"}}
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable

@@ -1,0 +1,52 @@
+"""Laws of descriptors that are kept on disk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.atlas import DescriptorCache, GreyValueDifference, PlanarAtlas, VoxelGrid
+
+SIZE = (14, 11, 9)
+
+
+def test_what_is_kept_is_what_would_be_described_and_is_described_once(volume, tmp_path):
+    described = []
+
+    def describe(volume, centers):
+        described.append(len(centers))
+        return torch.cat((centers, volume.mean().expand(len(centers), 1)), dim=1)
+
+    cache = DescriptorCache(tmp_path, describe)
+    grid = VoxelGrid(SIZE, 2)
+    centers = grid.centers(grid.indices())
+    order = torch.randperm(len(centers), generator=torch.Generator().manual_seed(0))
+    some, more = centers[order[:40]], centers[order[20:80]]
+    for places, expected in ((some, [8, 40]), (more, [8, 40]), (more.flip(0), [8]), (centers[:0], [8])):
+        described.clear()
+        assert torch.equal(cache(volume, places), describe(volume, places))
+        assert described[:-1] == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", ["volume", "descriptor"])
+def test_another_volume_or_descriptor_gets_its_own(volume, tmp_path, change):
+    label = (volume > 0).float()
+    first, other = (PlanarAtlas(GreyValueDifference(8, seed=seed), 2, step=2, cache_dir=tmp_path) for seed in (0, 1))
+    first.add(volume, label, "case")
+    if change == "volume":
+        other, volume = first, volume.flip(1)
+    fresh = PlanarAtlas(other.descriptor, 2, step=2)
+    for atlas in (other, fresh):
+        atlas.add(volume, label, "case")
+    assert torch.equal(other.descriptors, fresh.descriptors)
+
+
+def test_votes_are_the_same_with_a_cache(volume, tmp_path):
+    label = (volume > 0).float()
+    votes = []
+    for cache_dir in (None, tmp_path, tmp_path):
+        atlas = PlanarAtlas(GreyValueDifference(8), 2, step=(2, 3, 1), num_neighbors=3, cache_dir=cache_dir)
+        atlas.add(volume, label, "case")
+        votes.append(atlas(volume.flip(2)[None]))
+    assert torch.equal(votes[0], votes[1]) and torch.equal(votes[0], votes[2])
