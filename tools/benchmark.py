@@ -2,6 +2,7 @@
 
     python -m tools.benchmark fnet [--device cpu] [--json fnet.json] [--repeats 5] [--threads 1] [--quick]
     python -m tools.benchmark context [--device cpu] [--json context.json] [--repeats 5] [--threads 1] [--quick]
+    python -m tools.benchmark planar [--device cpu] [--json planar.json] [--repeats 5] [--threads 1] [--quick]
 
 The two sides of a row take turns, so that both meet the same load; the ratio is that of their medians.
 """
@@ -33,9 +34,10 @@ from tools._benchmark.fnet import (
     training_rows,
 )
 from tools._benchmark.measure import Row, format_table, to_json
+from tools._benchmark.planar import PlanarSize, extraction_rows, neighbor_rows, pretraining_rows, volume_rows
 from tools._command import run_command
 
-__all__ = ["context", "context_rows", "fnet", "fnet_rows"]
+__all__ = ["context", "context_rows", "fnet", "fnet_rows", "planar", "planar_rows"]
 
 
 def fnet(
@@ -81,6 +83,27 @@ def context(
     _measure(context_rows, device, json, repeats, threads, quick, unknown)
 
 
+def planar(
+    device: str = "cpu",
+    json: str | None = None,
+    repeats: int = 5,
+    threads: int | None = None,
+    quick: bool = False,
+    **unknown: Any,
+) -> None:
+    """Measure planar descriptors: pretraining, extraction, the search of neighbors, a whole volume.
+
+    Args:
+        device: `cpu` or `cuda`, on which the volume has the paper's 192,720 positions.
+        json: file to write the rows to, with the machine.
+        repeats: of each side.
+        threads: CPU threads; those that PyTorch takes when not given.
+        quick: smaller sizes, less than a minute on two cores.
+        unknown: refused; fire would measure before it complains.
+    """
+    _measure(planar_rows, device, json, repeats, threads, quick, unknown)
+
+
 def fnet_rows(device: str, repeats: int, quick: bool) -> list[Row]:
     """Return all rows of F-Net, in the sizes of the paper or, when `quick`, in smaller ones."""
     is_cuda = device == "cuda"
@@ -110,6 +133,20 @@ def context_rows(device: str, repeats: int, quick: bool) -> list[Row]:
     rows += corruption_rows(size, patch_sizes, device, repeats, aim=0.03 if is_cuda else 0.1)
     rows += slice_loader_rows(size, device, repeats)
     rows += slice_inference_rows(size._replace(batch_size=8), 64 if is_cuda else 8, device, repeats)
+    return rows
+
+
+def planar_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of planar descriptors, in the sizes of the paper on CUDA, and in smaller ones on a CPU."""
+    is_cuda = device == "cuda"
+    size = PlanarSize(batch_size=8 if quick else 64) if is_cuda else PlanarSize()
+    num_queries, num_references = (2000, 5000) if quick else (4000, 45000)
+    print(f"measuring on {device}; this takes minutes", file=sys.stderr)
+    rows = pretraining_rows(size, device, repeats)
+    rows += extraction_rows(size, 400 if quick else 4000, device, repeats)
+    rows += neighbor_rows(num_queries, num_references, device, repeats)
+    spatial_size = (243, 176, 293) if is_cuda and not quick else (48, 48, 48)
+    rows += volume_rows(spatial_size, 4, num_references, device, repeats)
     return rows
 
 
@@ -149,4 +186,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    run_command({"fnet": fnet, "context": context}, "device", "json")
+    run_command({"fnet": fnet, "context": context, "planar": planar}, "device", "json")
