@@ -138,10 +138,10 @@ class SaveBest(SaveLast):
 
 
 class SaveSnapshots(SaveLast):
-    """Write the weights every few epochs, each time to a file of its own, such as `epoch_0100.pt`.
+    """Write the weights every few epochs, each time to a file of its own.
 
     Args:
-        save_dir: folder for the files.
+        path: file of the weights; those of epoch 20 go to `weights_0020.pt` beside a `weights.pt`.
         network: its weights are written without the prefix of a parallel wrapper.
         interval: epochs between two files; `None`: nothing is written.
 
@@ -149,8 +149,8 @@ class SaveSnapshots(SaveLast):
         ValueError: when a weight is not finite.
     """
 
-    def __init__(self, save_dir: str | Path, network: nn.Module, interval: int | None = None) -> None:
-        super().__init__(save_dir, network)
+    def __init__(self, path: str | Path, network: nn.Module, interval: int | None = None) -> None:
+        super().__init__(path, network)
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
@@ -158,7 +158,7 @@ class SaveSnapshots(SaveLast):
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save)
 
     def _save(self, engine: Engine) -> None:
-        _save_weights(self.path / f"epoch_{engine.state.epoch:04d}.pt", self.network)
+        _save_weights(self.path.with_stem(f"{self.path.stem}_{engine.state.epoch:04d}"), self.network)
 
 
 def _save_weights(path: Path, network: nn.Module) -> None:
