@@ -178,11 +178,12 @@ def _align(
     num_voxels = [round(edge / step) for edge in size]
     load = Compose([LoadImage(image_only=True, ensure_channel_first=True), Orientation(axcodes="RAS", labels=None)])
     scans, steps = [], []
-    for case in data[:: math.ceil(len(data) / _MAX_SCANS)]:
-        image = load(case["image"])
+    images = sorted(case["image"] for case in data)
+    for path in images[:: math.ceil(len(images) / _MAX_SCANS)]:
+        image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
         if not edges.any():
-            raise ValueError(f"{case['image']}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
+            raise ValueError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
         scans.append(_Scan(edges, num_voxels))
         steps.append(coarse)
     middles = centers = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5
