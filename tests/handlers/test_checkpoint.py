@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.handlers import ResumableCheckpoint, SaveBest, SaveLast
+from common.handlers import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots
 
 
 def rows_of(training):
@@ -211,3 +211,21 @@ def test_validation_of_an_epoch_that_failed_is_not_written_into_the_one_before(m
     whole = make_training("whole", max_epochs=2)
     whole.trainer.run()
     assert rows_of(training) == rows_of(whole)
+
+
+def test_snapshots_are_written_beside_the_weights_at_every_interval(tmp_path):
+    network = torch.nn.Linear(1, 1)
+
+    def step(engine, batch):
+        torch.nn.init.constant_(network.weight, engine.state.epoch)
+
+    engine = Engine(step)
+    SaveSnapshots(tmp_path / "weights.pt", network, interval=2).attach(engine)
+    engine.run([0], max_epochs=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights_0002.pt", "weights_0004.pt"]
+    for epoch in (2, 4):
+        assert torch.load(tmp_path / f"weights_000{epoch}.pt")["weight"].item() == epoch
+    engine = Engine(step)
+    SaveSnapshots(tmp_path / "none.pt", network).attach(engine)
+    engine.run([0], max_epochs=5)
+    assert len(list(tmp_path.iterdir())) == 2
