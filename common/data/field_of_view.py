@@ -33,6 +33,7 @@ __all__ = ["FieldOfView", "Place", "fit_field_of_view", "load_field_of_view"]
 logger = logging.getLogger(__name__)
 
 _FILE_NAME = "field_of_view.nii.gz"
+_NUM_FIRST = 5  # scans that are tried as the first template
 _MAX_ROUNDS = 10
 _MAX_SCANS = 50  # enough for an average, and half a minute of one core
 _FAINT = 1e-6  # share of the strongest edges below which a box is empty
@@ -98,8 +99,10 @@ def fit_field_of_view(
 ) -> FieldOfView:
     """Find the common field of view of scans without labels, and store it beside the weights.
 
-    All boxes begin at the center of mass of a scan's edges. In turn, the edges inside of the boxes are averaged, and
-    each box moves to where its scan resembles the average most, until none moves any more.
+    The scans are first aligned with one of them: of a few, the one that the others resemble most. On average over the
+    scans, the box then lies at the center of mass of the edges. In turn, the edges inside of the boxes are averaged,
+    and each box moves to where its scan resembles the average most, until none moves any more. (An average over scans
+    that were not aligned may show two bodies at once, and the scans gather around either.)
 
     Args:
         data: cases, each with `image`.
@@ -186,7 +189,9 @@ def _align(
             raise ValueError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
         scans.append(_Scan(edges, num_voxels))
         steps.append(coarse)
-    middles = centers = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5
+    middles = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5
+    centers = _align_with_one(scans, middles)
+    centers += (middles - centers).mean(axis=0)
     for _ in range(_MAX_ROUNDS):
         crops = [_crop(scan.edges, center, num_voxels) for scan, center in zip(scans, centers, strict=True)]
         template = np.mean(crops, axis=0)
@@ -207,6 +212,18 @@ def _align(
         max(similarities),
     )
     return FieldOfView(size, clip, step, float(np.median(similarities)), template.astype(np.float32))
+
+
+def _align_with_one(scans: Sequence[_Scan], middles: np.ndarray) -> np.ndarray:
+    """Return the boxes in all scans that resemble most that around the middle of one, the best of a few."""
+    best, highest = middles, -np.inf
+    for index in range(0, len(scans), math.ceil(len(scans) / _NUM_FIRST)):
+        template = _crop(scans[index].edges, middles[index], scans[index].size.tolist())
+        places = [scan.match(template) for scan in scans]
+        similarity = float(np.mean([similarity for _, similarity in places]))
+        if similarity > highest:
+            best, highest = np.array([center for center, _ in places]), similarity
+    return best
 
 
 def _edges(

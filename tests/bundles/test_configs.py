@@ -91,7 +91,10 @@ PRETRAINING_ONLY = {
     "context_restoration_unet": {"patch_size"},
     "planar_heatmap_descriptor": {"max_epochs", "iterations_per_epoch", "val_iterations", "learning_rate"},
 }
-SUPERVISED_ONLY = {"context_restoration_unet": {"cross_entropy_weight"}, "planar_heatmap_descriptor": {"smoothing", "search_radius", "max_background"}}
+SUPERVISED_ONLY = {
+    "context_restoration_unet": {"cross_entropy_weight"},
+    "planar_heatmap_descriptor": {"smoothing", "search_radius", "max_background"},
+}
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable
     ("fnet_wtacae_stl", "fnet_wtacae_mtl"): {

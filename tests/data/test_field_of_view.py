@@ -49,6 +49,25 @@ def test_the_box_stays_at_the_same_anatomy_wherever_the_scan_begins(anatomy, cas
     assert np.ptp(centers, axis=0).max() <= STEP
 
 
+def test_scans_that_show_more_on_one_side_have_the_box_at_the_same_anatomy(write_scan, tmp_path):
+    """Their average before any alignment showed two bodies, and the scans gathered around either."""
+    rng = np.random.default_rng(1)
+    body = (gaussian_filter(rng.normal(size=(16, 16, 60)), 2.5) > 0.02).astype(np.float32)
+    short, long = body[..., 24:], np.pad(body, ((0, 0), (0, 0), (0, 2)))
+    cases, starts = [], []
+    for index in range(8):
+        image = short if index % 2 else long
+        starts.append(24 if index % 2 else 0)
+        scan = np.pad(image, 4) + rng.normal(0, 0.01, np.add(image.shape, 8)).astype(np.float32)
+        cases.append({"image": write_scan(f"body_{index}.nii.gz", scan, (4.0, 4.0, 4.0))})
+    field = fit_field_of_view(cases, tmp_path, [64.0, 64.0, 120.0], CLIP, step=STEP)
+    centers = []
+    for case, start in zip(cases, starts, strict=True):
+        scan = torch.from_numpy(np.asarray(nib.load(case["image"]).dataobj, dtype=np.float32))[None]
+        centers.append(field.locate(scan, (4.0, 4.0, 4.0)).center[2] + 4 * start)
+    assert np.ptp(centers) <= STEP
+
+
 def test_a_scan_of_other_voxels_has_its_box_at_the_same_place_in_mm(anatomy, cases, tmp_path):
     field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
     scan = scan_of(anatomy, *BORDERS[0], 9)
