@@ -523,3 +523,82 @@ def test_bad_options_end_in_one_sentence(name, options, sentence, phantoms, tmp_
     (line,) = last_words(made, capsys)
     assert line.startswith("error: " + sentence.format(phantoms=phantoms))
     assert not list(tmp_path.rglob("*.pt"))
+
+
+PLANAR = ROOT / "bundles" / "planar_heatmap_descriptor"
+
+
+@pytest.mark.parametrize(
+    ("task", "descriptor"),
+    [
+        ("reg2d", "planar"),
+        ("doersch", "cubic"),
+        (None, "gvdiff"),
+        (None, "gvdiff_centered"),
+        (None, "coord"),
+    ],
+)
+def test_every_task_and_descriptor_segments(task, descriptor, phantoms, tmp_path, quiet_hooks):
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu"}
+    if task is not None:
+        run(PLANAR, "pretrain.yaml", **common, **SHORT, task=task, val_iterations=1, snapshot_interval=1)
+        pretrained = tmp_path / "pretrained"
+        assert {"pairs.png", "descriptors.pt", "descriptors_0001.pt"} <= {path.name for path in pretrained.iterdir()}
+    options = {"descriptor": descriptor, "step": 4, **({} if task else scratch(PLANAR))}
+    made = run(PLANAR, "train.yaml", **common, **options, num_labeled=2, num_validation=1)
+    atlas = made.parser.get_parsed_content("module")
+    assert len(atlas.volume_ids) == 2 and atlas.class_counts.min() > 0
+    if task is not None:
+        learned = torch.load(tmp_path / "pretrained" / "descriptors.pt", weights_only=True)
+        for name, value in atlas.descriptor.state_dict().items():
+            assert torch.equal(value, learned[name]), name
+    image, output = phantoms / "imagesTs" / "phantom_005.nii.gz", tmp_path / "output"
+    options |= {"dataset_dir": str(image), "output_dir": str(output), "save_confidence": True}
+    options.pop("pretrained", None)
+    run(PLANAR, "inference.yaml", kind="infer", **{**common, **options})
+    confidence = np.asarray(nib.load(output / "phantom_005_confidence.nii.gz").dataobj)
+    segmentation = np.asarray(nib.load(output / "phantom_005_seg.nii.gz").dataobj)
+    assert confidence.squeeze().shape == segmentation.shape == nib.load(image).shape
+    assert segmentation.any() and confidence.min() >= 0 and confidence.max() <= 1 + 1e-5
+    assert (confidence.squeeze()[segmentation > 0] > 0.2 - 1e-5).all()  # of five classes, the winner has most
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("pretrain.yaml", {"task": "heat"}, "task must be one of heatmap, reg2d, doersch, got 'heat'"),
+        ("pretrain.yaml", {"sampling": "cubic"}, "mode must be bilinear or nearest, got 'cubic'"),
+        ("pretrain.yaml", {"field_of_view": [20, 20, 20]}, "field_of_view must be at least 32 mm along each axis"),
+        (
+            "train.yaml",
+            {"descriptor": "sift"},
+            "descriptor must be one of planar, cubic, gvdiff, gvdiff_centered, coord",
+        ),
+        ("train.yaml", {"voting": "loud"}, "voting must be one of"),
+        ("train.yaml", {"max_voxels": 10}, "max_voxels must be at least"),
+        ("train.yaml", {"resume": "no"}, "resume must be True or False, got 'no'"),
+        ("inference.yaml", {"save_confidence": "no"}, "save_confidence must be True or False, got 'no'"),
+    ],
+    ids=str,
+)
+def test_bad_options_of_descriptors_end_in_one_sentence(
+    name, options, sentence, phantoms, tmp_path, quiet_hooks, capsys
+):
+    common = {"ckpt_dir": str(tmp_path), "dataset_dir": str(phantoms), "device": "cpu", "pretrained": "null"}
+    kind = "infer" if name == "inference.yaml" else "train"
+    made = workflow(PLANAR, name, kind=kind, **{**common, "step": 4, **options})
+    (line,) = last_words(made, capsys)
+    assert line.startswith("error: " + sentence)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_an_atlas_of_another_descriptor_is_refused_at_inference(phantoms, tmp_path, quiet_hooks, capsys):
+    common = {"ckpt_dir": str(tmp_path), "device": "cpu"}
+    options = {"descriptor": "coord", "step": 4, "num_labeled": 2, "num_validation": 1, **scratch(PLANAR)}
+    run(PLANAR, "train.yaml", **common, **options, dataset_dir=str(phantoms))
+    images = {"dataset_dir": str(phantoms / "imagesTs"), "output_dir": str(tmp_path / "output")}
+    (line,) = last_words(workflow(PLANAR, "inference.yaml", kind="infer", **common, **images), capsys)
+    assert line.startswith(
+        f"error: {tmp_path}/model.pt: weights must be those of the network that the config describes"
+    )
+    assert not (tmp_path / "output").exists()
