@@ -59,6 +59,8 @@ class PlanarAtlas(nn.Module):
         search_radius: farther than this from every voxel of the atlas that is not background, in normalized
             coordinates, a voxel is background without being described, and the atlas takes no background; `None`: all
             voxels are described. It supposes that all volumes show the same field of view.
+        background_weight: of a vote for the background, against 1 of any other: larger ones make organs smaller. The
+            atlas has all voxels of the organs, and often but a sample of the background.
         smoothing: standard deviation in voxels of the Gaussian by which votes are averaged with those around them.
         atlas_step: as `step`, for volumes that are added; the same if not given.
         max_foreground: voxels of one added volume that are kept besides the background; rare classes lose the fewest.
@@ -104,6 +106,7 @@ class PlanarAtlas(nn.Module):
         position_weight: float = 0.0,
         search_radius: float | None = None,
         smoothing: float = 0.0,
+        background_weight: float = 1.0,
         atlas_step: int | Sequence[int] | None = None,
         max_foreground: int | None = None,
         max_background: int | None = None,
@@ -127,6 +130,8 @@ class PlanarAtlas(nn.Module):
                 raise ValueError(f"{name} must be one of {list(choices[name])}, got {value!r}")
         if not position_weight >= 0:
             raise ValueError(f"position_weight must not be negative, got {position_weight}")
+        if not background_weight > 0:
+            raise ValueError(f"background_weight must be above 0, got {background_weight}")
         if not smoothing >= 0:
             raise ValueError(f"smoothing must not be negative, got {smoothing}")
         if search_radius is not None and not search_radius > 0:
@@ -141,6 +146,7 @@ class PlanarAtlas(nn.Module):
         self.position_weight = position_weight
         self.search_radius = search_radius
         self.smoothing = smoothing
+        self.background_weight = background_weight
         self.max_foreground = max_foreground
         self.max_background = max_background
         self.max_voxels = max_voxels
@@ -336,7 +342,9 @@ class PlanarAtlas(nn.Module):
         distances = squares / 2 if self.distance == "cosine" else squares.sqrt()
         votes = features.new_zeros((len(centers), self.num_classes))
         votes[:, 0] = 1
-        votes[places] = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
+        shares = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
+        shares[:, 0] *= self.background_weight
+        votes[places] = shares / shares.sum(dim=1, keepdim=True)
         upsampled = grid.upsample(votes)
         if self.smoothing:
             total = GaussianSmooth(self.smoothing, approx="sampled")(

@@ -387,3 +387,14 @@ def test_an_empty_atlas_votes_for_background_with_a_warning(volume, caplog):
 def test_a_negative_smoothing_is_refused():
     with pytest.raises(ValueError, match="smoothing must not be negative, got -1"):
         make_atlas(smoothing=-1)
+
+
+def test_votes_for_the_background_count_as_much_as_asked(volume, label):
+    plain, weighted = make_atlas(num_neighbors=5), make_atlas(num_neighbors=5, background_weight=3)
+    for atlas in (plain, weighted):
+        atlas.add(volume, label, "case")
+    image = torch.rand(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    expected = plain(image) * torch.tensor([3.0, 1, 1]).view(1, 3, 1, 1, 1)
+    torch.testing.assert_close(weighted(image), expected / expected.sum(1, keepdim=True))
+    with pytest.raises(ValueError, match="background_weight must be above 0, got 0"):
+        make_atlas(background_weight=0)

@@ -57,6 +57,7 @@ TWINS = {  # what the files of a bundle have in common
         "position_weight": ["train.yaml", "inference.yaml"],
         "search_radius": ["train.yaml", "inference.yaml"],
         "smoothing": ["train.yaml", "inference.yaml"],
+        "background_weight": ["train.yaml", "inference.yaml"],
     },
 }
 BASES = {  # the files that each override is written for

@@ -442,6 +442,7 @@ OPTIONS = {  # what text and numbers out of range are given for
     "position_weight": -1,
     "search_radius": 0,
     "smoothing": -1,
+    "background_weight": 0,
     "max_background": 0,
     "max_voxels": 0.5,
     "snapshot_interval": 0,
