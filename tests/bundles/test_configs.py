@@ -61,10 +61,11 @@ TRAINING_ONLY = {
     "patience",
     "patch_size",
     "slice_size",
+    "softmax",
     "cross_entropy_weight",
 }
 PRETRAINING_ONLY = {"context_restoration_unet": {"patch_size"}}
-SUPERVISED_ONLY = {"context_restoration_unet": {"cross_entropy_weight"}}
+SUPERVISED_ONLY = {"context_restoration_unet": {"softmax", "cross_entropy_weight"}}
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable
     ("fnet_wtacae_stl", "fnet_wtacae_mtl"): {

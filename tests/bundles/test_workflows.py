@@ -429,6 +429,7 @@ OPTIONS = {  # what text and numbers out of range are given for
     "in_channels": 0,
     "num_groups": 0,
     "cache_rate": 2,
+    "softmax": 1,
     "save_probabilities": 1,
 }
 
