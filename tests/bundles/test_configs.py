@@ -51,6 +51,7 @@ NEW = {"evaluate.yaml": {"split", "evaluation_dir", "num_pictures", "evaluation"
 TRAINING_ONLY = {
     "max_epochs",
     "iterations_per_epoch",
+    "val_interval",
     "val_iterations",
     "batch_size",
     "unlabeled_batch_size",
@@ -65,7 +66,7 @@ TRAINING_ONLY = {
     "cross_entropy_weight",
 }
 PRETRAINING_ONLY = {"context_restoration_unet": {"patch_size"}}
-SUPERVISED_ONLY = {"context_restoration_unet": {"softmax", "cross_entropy_weight"}}
+SUPERVISED_ONLY = {"context_restoration_unet": {"val_interval", "softmax", "cross_entropy_weight"}}
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable
     ("fnet_wtacae_stl", "fnet_wtacae_mtl"): {
