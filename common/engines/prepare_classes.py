@@ -1,4 +1,4 @@
-"""How slices and their labels reach a network with a sigmoid for each class."""
+"""How slices and their labels reach a network with a channel for each class."""
 
 from __future__ import annotations
 

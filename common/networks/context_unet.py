@@ -82,7 +82,7 @@ class ContextUNet(nn.Module):
         self._initialize()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return intensities, or logits for a sigmoid per class.
+        """Return intensities, or a logit for each class; background has none.
 
         Args:
             image: tensor of shape `(B, C, H, W)` of any size. Below and to the right, its border pixels are repeated up

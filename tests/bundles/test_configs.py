@@ -73,6 +73,7 @@ NEW = {"evaluate.yaml": {"split", "evaluation_dir", "num_pictures", "evaluation"
 TRAINING_ONLY = {
     "max_epochs",
     "iterations_per_epoch",
+    "val_interval",
     "val_iterations",
     "batch_size",
     "unlabeled_batch_size",
@@ -83,6 +84,7 @@ TRAINING_ONLY = {
     "patience",
     "patch_size",
     "slice_size",
+    "softmax",
     "cross_entropy_weight",
     "spacing",
     "field_of_view",
@@ -93,7 +95,7 @@ PRETRAINING_ONLY = {
     "planar_heatmap_descriptor": {"max_epochs", "iterations_per_epoch", "val_iterations", "learning_rate"},
 }
 SUPERVISED_ONLY = {
-    "context_restoration_unet": {"cross_entropy_weight"},
+    "context_restoration_unet": {"val_interval", "softmax", "cross_entropy_weight"},
     "planar_heatmap_descriptor": {"smoothing", "search_radius", "max_background"},
 }
 

@@ -356,9 +356,12 @@ def test_png_images_with_png_labels_get_png_label_maps(tmp_path, quiet_hooks):
         assert dice > 0.5 and dice == pytest.approx(float(row["bone"]), abs=1e-6)
 
 
-def test_probabilities_are_one_file_with_a_map_for_each_class(phantoms, tmp_path, quiet_hooks):
+@pytest.mark.parametrize("softmax", [False, True])
+def test_probabilities_are_one_file_with_a_map_for_each_class(softmax, phantoms, tmp_path, quiet_hooks):
     common = {"ckpt_dir": str(tmp_path / "models"), "device": "cpu"}
-    run(CONTEXT, "train.yaml", **common, **SHORT, dataset_dir=str(phantoms), num_validation=1, pretrained="null")
+    options = {**SHORT, "num_validation": 1, "pretrained": "null", "softmax": softmax}
+    trained = run(CONTEXT, "train.yaml", **common, dataset_dir=str(phantoms), **options)
+    assert trained.parser.get_parsed_content("loss").softmax is softmax
     image, output = phantoms / "imagesTs" / "phantom_005.nii.gz", tmp_path / "output"
     options = {"dataset_dir": str(image), "output_dir": str(output), "save_probabilities": True}
     run(CONTEXT, "inference.yaml", kind="infer", **common, **options)
@@ -447,6 +450,7 @@ OPTIONS = {  # what text and numbers out of range are given for
     "max_voxels": 0.5,
     "snapshot_interval": 0,
     "field_of_view": [100, 0, 100],
+    "softmax": 1,
     "save_probabilities": 1,
 }
 

@@ -1,4 +1,4 @@
-"""Laws of how slices and their labels reach a network with a sigmoid for each class."""
+"""Laws of how slices and their labels reach a network with a channel for each class."""
 
 from __future__ import annotations
 
