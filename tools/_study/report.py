@@ -190,6 +190,10 @@ def _draw_means(results: Sequence[Result]) -> list[float]:
     return [statistics.fmean(result.means.values()) for result in results if result.means]
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _describe(results: Sequence[Result], num_draws: int) -> str:
     values = _draw_means(results)
     if not values:
@@ -227,7 +231,7 @@ def _caption(results: Sequence[Result], runs: Sequence[Run]) -> str:
     folds, seeds = ({run.draw[axis] for run in runs} for axis in (0, 1))
     sentences = [
         f"Dice: mean over draws of the mean over cases, ± the standard deviation over draws; n = {len(cases)} cases, "
-        f"{len(folds) * len(seeds)} draws (folds {_join(folds)}; seeds {_join(seeds)}).",
+        f"{_count(len(folds) * len(seeds), 'draw')} (folds {_join(folds)}; seeds {_join(seeds)}).",
         "p: two-sided Wilcoxon signed-rank test on the cases, each averaged over the draws that both arms have; "
         "not corrected for the number of comparisons, and never below 2^(1 - n).",
     ]
