@@ -192,7 +192,10 @@ class PlanarAtlas(nn.Module):
             return _background(image, self.num_classes)
         empty = [value for value, count in enumerate(self.class_counts.tolist()) if count == 0]
         if empty:
-            raise ValueError(f"atlas must have voxels of every class, got none of {empty}; add volumes that have them")
+            raise ValueError(
+                f"atlas must have voxels of every class, got none of {empty}; add volumes that have them, or describe more "
+                "voxels (step, search_radius)"
+            )
         if self.num_neighbors > len(self.labels):
             logger.warning(
                 "num_neighbors %d is more than the atlas has, all %d vote", self.num_neighbors, len(self.labels)
@@ -347,9 +350,8 @@ class PlanarAtlas(nn.Module):
         votes[places] = shares / shares.sum(dim=1, keepdim=True)
         upsampled = grid.upsample(votes)
         if self.smoothing:
-            total = GaussianSmooth(self.smoothing, approx="sampled")(
-                torch.cat((upsampled, torch.ones_like(upsampled[:1])))
-            )
+            everywhere = torch.cat((upsampled, torch.ones_like(upsampled[:1])))
+            total = _plain(GaussianSmooth(self.smoothing, approx="sampled")(everywhere))
             upsampled = total[:-1] / total[-1:]  # beyond the border, nothing votes
         return upsampled.to(volume.device)
 
