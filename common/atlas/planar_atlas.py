@@ -193,8 +193,8 @@ class PlanarAtlas(nn.Module):
         empty = [value for value, count in enumerate(self.class_counts.tolist()) if count == 0]
         if empty:
             raise ValueError(
-                f"atlas must have voxels of every class, got none of {empty}; add volumes that have them, or describe more "
-                "voxels (step, search_radius)"
+                f"atlas must have voxels of every class, got none of {empty}; add volumes that have them, or "
+                "describe more voxels (step, search_radius)"
             )
         if self.num_neighbors > len(self.labels):
             logger.warning(
