@@ -1,10 +1,10 @@
 """The field of view that the scans of a data set have in common, found again in a new scan by what it shows.
 
 Position is a strong cue for anatomy, as long as it is measured from the patient and not from where the scanner began.
-The paper's scans are cropped around the organs by hand; this finds such a box without any label.
+The paper's scans have a common crop around the organs; this finds such a box without any label.
 
 Source of the need: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised
-3D context feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision), section 3.
+3D context feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FILE_NAME = "field_of_view.nii.gz"
 _NUM_FIRST = 5  # scans that are tried as the first template
 _MAX_ROUNDS = 10
 _MAX_SCANS = 50  # enough for an average, and half a minute of one core
-_FAINT = 1e-6  # share of the strongest edges below which a box is empty
+_FAINT = 1e-6  # share of the largest variance of edges in a box, below which a box is empty
 
 
 class Place(NamedTuple):
