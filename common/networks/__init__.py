@@ -1,6 +1,7 @@
 from .context_transfer import transfer_context
 from .context_unet import ContextUNet, StandardizedConv2d
 from .fnet import FNet, FNetGeometry
+from .layer_unet import LayerUNet, transfer_encoder
 from .multi_task import MultiTaskFNet
 from .planar_descriptor import (
     CubicDescriptor,

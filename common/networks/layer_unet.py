@@ -1,0 +1,188 @@
+"""The 3D U-Net that takes a scan apart into an organ without its tumor, the tumor, and the mask between them.
+
+Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
+arXiv 2021 (https://arxiv.org/abs/2109.03230). The backbone is that of Models Genesis: Z. Zhou et al., MICCAI 2019
+(https://arxiv.org/abs/1908.06912); its batch norms took the statistics of the batch in evaluation, too, and here they
+do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.utils import get_norm_layer
+from monai.utils import ensure_tuple_rep
+from torch import nn
+
+from common.utils import check_whole_numbers
+
+from .transfer import RANDOM, is_scratch, load_weights
+
+__all__ = ["LayerUNet", "transfer_encoder"]
+
+logger = logging.getLogger(__name__)
+
+
+class LayerUNet(nn.Module):
+    """Give every voxel the intensity of the organ, that of the tumor, and a logit of belonging to the tumor.
+
+    Args:
+        in_channels: channels of the scan.
+        out_channels: 3 for the layers above.
+        features: feature maps that leave each block of the encoder, finest first; its first convolution has half as
+            many.
+        norm: of MONAI, such as `batch`, `instance` or `["group", {"num_groups": 8}]`.
+        kernel_sizes: edges of the convolutions of each level, finest first, one number or one for each axis; 3 if not
+            given. `[3, 3, 1]` suits levels whose slices lie far apart.
+        strides: of the pooling below each level but the coarsest, one number or one for each axis; 2 if not given.
+
+    Raises:
+        TypeError: when `features` is no list of whole numbers.
+        ValueError: when an argument is out of range, or the lists have not one entry for each level.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 3,
+        features: Sequence[int] = (64, 128, 256, 512),
+        norm: str | Sequence[Any] = "batch",
+        kernel_sizes: Sequence[int | Sequence[int]] | None = None,
+        strides: Sequence[int | Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(features, str) or not isinstance(features, Sequence):
+            raise TypeError(f"features must be a list of whole numbers, got {features!r}")
+        for width in features:
+            check_whole_numbers(features=width)
+        if len(features) < 2 or any(width < 2 or width % 2 for width in features):
+            raise ValueError(f"features must be even, for 2 levels or more, got {tuple(features)}")
+        num_levels = len(features)
+        kernels = _sizes("kernel_sizes", kernel_sizes, 3, num_levels)
+        self.strides = _sizes("strides", strides, 2, num_levels - 1)
+        if any(size % 2 == 0 for kernel in kernels for size in kernel):
+            raise ValueError(f"kernel_sizes must be odd, got {kernel_sizes}")
+        self.in_channels = in_channels
+        self.features = tuple(features)
+        self.encoder = nn.ModuleList(
+            _block(low, high // 2, high, kernel, norm)
+            for (low, high), kernel in zip(itertools.pairwise((in_channels, *features)), kernels, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            _UpBlock(deep, skip, kernel, stride, norm)
+            for (deep, skip), kernel, stride in zip(
+                itertools.pairwise(reversed(features)), kernels[-2::-1], self.strides[::-1], strict=True
+            )
+        )
+        self.head = nn.Conv3d(features[0], out_channels, 1)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Voxels of the image in one of the coarsest level, along each axis."""
+        return tuple(int(torch.tensor(steps).prod()) for steps in zip(*self.strides, strict=True))
+
+    def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature maps of every level, finest first.
+
+        Args:
+            image: tensor of shape `(B, in_channels, H, W, D)`, of multiples of `stride`.
+        """
+        maps: list[torch.Tensor] = []
+        for block, stride in zip(self.encoder, (None, *self.strides), strict=True):
+            maps.append(block(image if stride is None else F.max_pool3d(maps[-1], stride)))
+        return maps
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the layers of a scan.
+
+        Args:
+            image: tensor of shape `(B, in_channels, H, W, D)` of any size. It is padded with zeros up to multiples of
+                `stride`, as the convolutions pad it.
+
+        Returns:
+            Tensor of shape `(B, out_channels, H, W, D)`.
+
+        Raises:
+            ValueError: when the image has another number of channels.
+        """
+        if image.ndim != 5 or image.shape[1] != self.in_channels:
+            raise ValueError(f"image must be (B, {self.in_channels}, H, W, D), got {tuple(image.shape)}")
+        size = image.shape[2:]
+        lack = [-length % stride for length, stride in zip(size, self.stride, strict=True)]
+        maps = self.encode(F.pad(image, [side for end in reversed(lack) for side in (0, end)]) if any(lack) else image)
+        features = maps.pop()
+        for block in self.decoder:
+            features = block(features, maps.pop())
+        height, width, depth = size
+        return self.head(features)[:, :, :height, :width, :depth]
+
+
+class _UpBlock(nn.Module):
+    """Enlarge the features of a coarser level and combine them with those of the encoder."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...], norm: Any
+    ) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose3d(in_channels, in_channels, stride, stride=stride)
+        self.block = _block(in_channels + out_channels, out_channels, out_channels, kernel_size, norm)
+
+    def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        return self.block(torch.cat((self.upsample(features), skip), dim=1))
+
+
+def transfer_encoder(network: LayerUNet, path: str | Path | None) -> LayerUNet:
+    """Copy a pretrained encoder into a network, all of its tensors or none; the decoder stays fresh (section 3.4).
+
+    Args:
+        network: of the same features and input channels as the pretrained one; changed in place.
+        path: state dict with the encoder of a `LayerUNet`; `None` or `null` trains from scratch, `random` likewise
+            keeps the initial weights.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: when the weights do not fit the network.
+    """
+    if is_scratch(path) or path == RANDOM:
+        logger.info("encoder: initial weights, nothing transferred")
+        return network
+    target = {name: value for name, value in network.state_dict().items() if name.startswith("encoder.")}
+    source = {name: value for name, value in load_weights(path).items() if name.startswith("encoder.")}
+    for name in {**target, **source}:
+        expected = tuple(target[name].shape) if name in target else "nothing"
+        found = tuple(source[name].shape) if name in source else "nothing"
+        if found != expected:
+            raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+    network.load_state_dict({**network.state_dict(), **source})
+    logger.info("encoder: %d of %d tensors transferred from %s", len(source), len(network.state_dict()), path)
+    return network
+
+
+def _sizes(
+    name: str, values: Sequence[int | Sequence[int]] | None, default: int, count: int
+) -> list[tuple[int, ...]]:
+    sizes = [ensure_tuple_rep(value, 3) for value in ([default] * count if values is None else values)]
+    if len(sizes) != count or any(size < 1 for level in sizes for size in level):
+        raise ValueError(f"{name} must be {count} positive sizes, one for each level, got {values}")
+    return sizes
+
+
+def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: tuple[int, ...], norm: Any) -> Any:
+    layers: list[nn.Module] = []
+    for low, high in ((in_channels, mid_channels), (mid_channels, out_channels)):
+        padding = tuple(size // 2 for size in kernel_size)
+        layers += [
+            nn.Conv3d(low, high, kernel_size, padding=padding),
+            get_norm_layer(norm, spatial_dims=3, channels=high),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
