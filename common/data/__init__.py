@@ -4,10 +4,11 @@ from .classes import Classes, load_classes, save_classes
 from .datalist import Cases, case_id, read_cases, write_datalist
 from .field_of_view import FieldOfView, Place, fit_field_of_view, load_field_of_view
 from .list_images import list_images
+from .patch_loader import PatchLoader
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import FittedPreprocessing, fit_preprocessing, load_preprocessing
-from .resident_volumes import PairLoader, ResidentVolumes
+from .resident_volumes import PairLoader, ResidentVolumes, VolumeLoader
 from .sampling import EpochBatchSampler
 from .slices import SliceBatchSampler, SliceDataset, SliceRequest, slice_axis
 from .streams import ParallelLoader

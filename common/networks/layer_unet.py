@@ -28,6 +28,8 @@ __all__ = ["LayerUNet", "transfer_encoder"]
 
 logger = logging.getLogger(__name__)
 
+_Size = tuple[int, int, int]
+
 
 class LayerUNet(nn.Module):
     """Give every voxel the intensity of the organ, that of the tumor, and a logit of belonging to the tumor.
@@ -126,9 +128,7 @@ class LayerUNet(nn.Module):
 class _UpBlock(nn.Module):
     """Enlarge the features of a coarser level and combine them with those of the encoder."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...], norm: Any
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size, norm: Any) -> None:
         super().__init__()
         self.upsample = nn.ConvTranspose3d(in_channels, in_channels, stride, stride=stride)
         self.block = _block(in_channels + out_channels, out_channels, out_channels, kernel_size, norm)
@@ -167,19 +167,17 @@ def transfer_encoder(network: LayerUNet, path: str | Path | None) -> LayerUNet:
     return network
 
 
-def _sizes(
-    name: str, values: Sequence[int | Sequence[int]] | None, default: int, count: int
-) -> list[tuple[int, ...]]:
+def _sizes(name: str, values: Sequence[int | Sequence[int]] | None, default: int, count: int) -> list[_Size]:
     sizes = [ensure_tuple_rep(value, 3) for value in ([default] * count if values is None else values)]
     if len(sizes) != count or any(size < 1 for level in sizes for size in level):
         raise ValueError(f"{name} must be {count} positive sizes, one for each level, got {values}")
     return sizes
 
 
-def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: tuple[int, ...], norm: Any) -> Any:
+def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: _Size, norm: Any) -> Any:
     layers: list[nn.Module] = []
     for low, high in ((in_channels, mid_channels), (mid_channels, out_channels)):
-        padding = tuple(size // 2 for size in kernel_size)
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2)
         layers += [
             nn.Conv3d(low, high, kernel_size, padding=padding),
             get_norm_layer(norm, spatial_dims=3, channels=high),

@@ -178,9 +178,9 @@ def test_no_cases_are_refused():
         (
             {"batch_size": 0},
             ValueError,
-            "batch_size, num_batches and max_epochs must be at least 1 .* got 0, 4, 1 and 0",
+            "batch_size and num_batches must be at least 1 .* got 0, 4 and 0",
         ),
-        ({"seed": -1}, ValueError, "seed at least 0, got 2, 4, 1 and -1"),
+        ({"seed": -1}, ValueError, "seed at least 0, got 2, 4 and -1"),
         ({"num_batches": "4"}, TypeError, "num_batches must be a whole number, got '4'"),
         ({"fixed": "no"}, TypeError, "fixed must be True or False, got 'no'"),
     ],
