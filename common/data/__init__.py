@@ -4,6 +4,7 @@ from .classes import Classes, load_classes, save_classes
 from .datalist import Cases, case_id, read_cases, write_datalist
 from .field_of_view import FieldOfView, Place, fit_field_of_view, load_field_of_view
 from .list_images import list_images
+from .organ_preprocessing import OrganPreprocessing, load_organ_preprocessing, save_organ_preprocessing
 from .patch_loader import PatchLoader
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms

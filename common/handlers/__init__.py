@@ -6,6 +6,7 @@ from .mean_loss import MeanLoss
 from .pictures import (
     EmbeddingPicture,
     KernelPicture,
+    LayerPicture,
     OverlayPictures,
     PairPicture,
     ReconstructionPicture,

@@ -20,6 +20,7 @@ from common.visualize import (
     save_cube_pairs,
     save_embedding,
     save_kernels,
+    save_layers,
     save_overlay,
     save_reconstructions,
     save_restorations,
@@ -29,6 +30,7 @@ from common.visualize import (
 __all__ = [
     "EmbeddingPicture",
     "KernelPicture",
+    "LayerPicture",
     "OverlayPictures",
     "PairPicture",
     "ReconstructionPicture",
@@ -133,6 +135,21 @@ class RestorationPicture(_OutputPicture):
 
     def _save(self, output: Mapping[str, Any]) -> None:
         save_restorations(output["label"], output["image"], output["pred"], self.path, self.axis)
+
+
+class LayerPicture(_OutputPicture):
+    """Draw scans of the last minibatch with their simulated layers and the predicted ones.
+
+    The trainer's output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+    """
+
+    def _save(self, output: Mapping[str, Any]) -> None:
+        if output["pred"].shape[1] == 3 and output["label"].ndim == 5:  # other tasks have other pictures
+            save_layers(output["label"], output["pred"], self.path)
 
 
 class PairPicture(_OutputPicture):
