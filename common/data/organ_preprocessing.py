@@ -72,7 +72,7 @@ def save_organ_preprocessing(
         labels=dict(labels or {}),
     )
     if like != RANDOM and not is_scratch(like):
-        stored = load_organ_preprocessing(Path(str(like)).parent)
+        stored = load_organ_preprocessing(str(like))
         for name in ("spacing", "clip", "organ"):
             expected, found = getattr(stored, name), getattr(wanted, name)
             if expected != found:
@@ -82,14 +82,17 @@ def save_organ_preprocessing(
     return wanted
 
 
-def load_organ_preprocessing(save_dir: str | Path) -> OrganPreprocessing:
+def load_organ_preprocessing(weights: str | Path) -> OrganPreprocessing:
     """Read what `save_organ_preprocessing` stored.
+
+    Args:
+        weights: file of weights, beside which the preprocessing lies.
 
     Raises:
         FileNotFoundError: when the folder has none.
         ValueError: when the file is damaged.
     """
-    return load_record(Path(save_dir) / _FILE_NAME, "preprocessing", _build)
+    return load_record(Path(weights).parent / _FILE_NAME, "preprocessing", _build)
 
 
 def _build(stored: dict[str, Any]) -> OrganPreprocessing:

@@ -2,6 +2,7 @@ from .atlas_checkpoint import AtlasCheckpoint
 from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots
 from .clinical import SaveClinicalMetrics
 from .guard import StopOnNonFiniteLoss
+from .layer_guards import DelayComposition, StopOnCollapsedMask
 from .mean_loss import MeanLoss
 from .pictures import (
     EmbeddingPicture,

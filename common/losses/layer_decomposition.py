@@ -29,6 +29,9 @@ class LayerDecompositionLoss(nn.Module):
             without a tumor has its share.
         composition_weight: of the mean absolute error of the composition of what was predicted (L3).
 
+    Attributes:
+        is_composed: whether the composition loss counts; see `DelayComposition`.
+
     Raises:
         ValueError: when a weight is negative, or all are 0.
     """
@@ -44,6 +47,7 @@ class LayerDecompositionLoss(nn.Module):
         self.weights = (organ_weight, tumor_weight, mask_weight, composition_weight)
         if min(self.weights) < 0 or not any(self.weights):
             raise ValueError(f"weights must be 0 or more and one of them positive, got {self.weights}")
+        self.is_composed = True
         self.dice = DiceLoss(sigmoid=True, batch=True)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -77,7 +81,7 @@ class LayerDecompositionLoss(nn.Module):
                 loss = loss + tumor_weight * (tumor[known] - true_tumor[known]).abs().mean()
             if mask_weight:
                 loss = loss + mask_weight * self.dice(logit[known].unsqueeze(1), true_mask[known].unsqueeze(1))
-        if composition_weight:
+        if composition_weight and self.is_composed:
             composed = compose_layers(organ, tumor, logit.sigmoid(), alpha)
             loss = loss + composition_weight * (composed - image).abs().mean()
         return loss

@@ -13,5 +13,5 @@ from .planar_descriptor import (
     TriplanarPretext,
 )
 from .pyramid import Pyramid
-from .transfer import RANDOM, is_scratch, load_weights, parameter_groups, transfer_extraction
+from .transfer import RANDOM, is_scratch, load_network, load_weights, parameter_groups, transfer_extraction
 from .wta_autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all

@@ -22,6 +22,7 @@ from .planar_slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .restore_label_map import RestoreLabelMapd, RestoreProbabilitiesd
 from .save_segmentation import SaveSegmentationd
 from .simplex_noise import draw_permutation, fractal_noise, simplex_noise
+from .split_layers import SplitLayersd
 from .star_shape import RandStarShape
 from .tumor_layers import LAYERS, RandTumorLayers, RandTumorLayersd, TumorParameters, compose_layers
 from .voxel_spacing import IsotropicSpacingd, VoxelSpacingd
