@@ -8,6 +8,7 @@ scans are made; equations 2 and 9 are printed with organ and tumor swapped, and 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import nn
 
@@ -28,6 +29,8 @@ class LayerDecompositionLoss(nn.Module):
         mask_weight: of the soft Dice loss of the mask (L2), over all voxels of a minibatch at once, so that a scan
             without a tumor has its share.
         composition_weight: of the mean absolute error of the composition of what was predicted (L3).
+        cross_entropy_weight: of the binary cross entropy of the mask beside its Dice loss; 0 in the paper. With the Dice
+            loss alone, the mask of a short training easily becomes nothing or everything.
 
     Attributes:
         is_composed: whether the composition loss counts; see `DelayComposition`.
@@ -42,9 +45,10 @@ class LayerDecompositionLoss(nn.Module):
         tumor_weight: float = 1.0,
         mask_weight: float = 1.0,
         composition_weight: float = 1.0,
+        cross_entropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        self.weights = (organ_weight, tumor_weight, mask_weight, composition_weight)
+        self.weights = (organ_weight, tumor_weight, mask_weight, composition_weight, cross_entropy_weight)
         if min(self.weights) < 0 or not any(self.weights):
             raise ValueError(f"weights must be 0 or more and one of them positive, got {self.weights}")
         self.is_composed = True
@@ -71,7 +75,7 @@ class LayerDecompositionLoss(nn.Module):
         is_real = target[:, 2].flatten(1).amin(1) < 0
         organ, tumor, logit = input.unbind(1)
         true_organ, true_tumor, true_mask, alpha, image = target.unbind(1)
-        organ_weight, tumor_weight, mask_weight, composition_weight = self.weights
+        organ_weight, tumor_weight, mask_weight, composition_weight, cross_entropy_weight = self.weights
         loss = input.new_zeros(())
         if not is_real.all():
             known = ~is_real
@@ -81,6 +85,9 @@ class LayerDecompositionLoss(nn.Module):
                 loss = loss + tumor_weight * (tumor[known] - true_tumor[known]).abs().mean()
             if mask_weight:
                 loss = loss + mask_weight * self.dice(logit[known].unsqueeze(1), true_mask[known].unsqueeze(1))
+            if cross_entropy_weight:
+                cross_entropy = F.binary_cross_entropy_with_logits(logit[known], true_mask[known])
+                loss = loss + cross_entropy_weight * cross_entropy
         if composition_weight and self.is_composed:
             composed = compose_layers(organ, tumor, logit.sigmoid(), alpha)
             loss = loss + composition_weight * (composed - image).abs().mean()
