@@ -178,3 +178,16 @@ def test_pictures_are_listed_where_a_folder_holds_no_volumes(make, tmp_path):
     datalist(str(root), images="pictures", labels="masks", overwrite=True)
     assert read(root)["training"] == [{"image": "pictures/p_0000.png", "label": "masks/p.png"}]
     assert read(root)["labels"] == {"0": "background", "1": "label_1"}
+
+
+def test_phantoms_have_lesions_when_asked_to(tmp_path):
+    counts = {"num_training": 2, "num_test": 1, "num_unlabeled": 1, "size": 16}
+    said = phantom(str(tmp_path / "new"), **counts, lesions=True, num_normal=2)
+    assert said.endswith("new: 2 training, 1 test and 1 unlabeled phantoms, and 2 without lesions")
+    assert len(read_cases(tmp_path / "new", num_folds=2).normal) == 2
+    with pytest.raises(ValueError, match="num_normal must be given with lesions only, got 2"):
+        phantom(str(tmp_path / "other"), num_normal=2)
+    with pytest.raises(TypeError, match="lesions must be True or False, got 'no'"):
+        phantom(str(tmp_path / "other"), lesions="no")
+    with pytest.raises(TypeError, match=r"num_normal must be a whole number, got 1\.5"):
+        phantom(str(tmp_path / "other"), lesions=True, num_normal=1.5)
