@@ -9,6 +9,7 @@ https://github.com/multimodallearning/miccai19_self_supervision/blob/428ff1f66b0
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Residentd(MapTransform):
         volume = volume.to(self.device, self.dtype)
         if not volume.isfinite().all():
             raise ValueError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
-        masks = {key: torch.as_tensor(np.asarray(data[key])) for key in _MASKS if key in data}
+        masks = {key: torch.as_tensor(np.asarray(data[key])) for key in _MASKS if _is_read(data.get(key))}
         for key, mask in masks.items():
             if mask.shape != volume.shape:
                 raise ValueError(
@@ -70,6 +71,11 @@ class Residentd(MapTransform):
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
         out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}
         return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
+
+
+def _is_read(mask: Any) -> bool:
+    """Tell whether a mask is there and more than a path, as which it stays where only images are read."""
+    return mask is not None and not isinstance(mask, str | Path)
 
 
 class ResidentVolumes(CacheDataset):
