@@ -1,12 +1,13 @@
 """Cut blocks of slices without a tumor from labeled scans, and write a data set that lists them as normal.
 
 python -m tools.normals DATASET_DIR --output_dir DIR [--min_slices 4] [--axis 2]
-    [--tumor_labels 2 [--organ_labels 1,2]]
+    [--tumor_labels 2 [--organ_labels 1,2]] [--organ brain] [--extent 240,240,140]
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -15,13 +16,16 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from common.data import case_id, read_cases, write_datalist
 from common.data.checks import check_label
-from common.utils import write_folder
+from common.transforms import ORGAN_FINDERS
+from common.utils import check_choice, write_folder
 from tools._command import run_command
 
 _KEYS = ("image", "label", "organ", "t2_map")
+_LISTS = ("training", "test", "unlabeled")
 _SUFFIXES = (".nii", ".nii.gz")
 
 Item = dict[str, str]
@@ -35,6 +39,8 @@ def normals(
     axis: int = 2,
     tumor_labels: int | Sequence[int] | None = None,
     organ_labels: int | Sequence[int] | None = None,
+    organ: str | None = None,
+    extent: Sequence[float] | None = None,
     **unknown: Any,
 ) -> str:
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
@@ -52,6 +58,10 @@ def normals(
             values above 0 are, and the labels stay as they are, if not given.
         organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a
             mask of these is written for each labeled scan.
+        organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
+        extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the files
+            are
+            not the true ones.
         unknown: refused.
 
     Returns:
@@ -77,18 +87,25 @@ def normals(
         raise ValueError(f"tumor_labels must be given with organ_labels, got none with {organs}")
     if organs and not {*tumors} <= {*organs}:
         raise ValueError(f"organ_labels must include tumor_labels {tumors}, got {organs}")
+    if organ is not None:
+        check_choice("organ", organ, ORGAN_FINDERS)
+    if organ and organs:
+        raise ValueError(f"organ must not be given with organ_labels, got {organ!r} and {organs}")
+    edges = _read_extent(extent)
     content = _read(Path(dataset_dir), tumors + organs)
     if organs and any("organ" in case for name in ("training", "test") for case in content[name]):
         raise ValueError("organ_labels must not be given for a data set that lists organs, got both")
-    _check_kinds([case for name in ("training", "test", "unlabeled") for case in content[name]])
+    _check_kinds([case for name in _LISTS for case in content[name]])
 
     blocks: list[Item] = []
 
     def write(root: Path) -> None:
         source = Path(dataset_dir)
         for name in ("training", "test"):
-            content[name] = [_take_case(source, root, case, tumors, organs) for case in content[name]]
-        content["unlabeled"] = [_take_case(source, root, case, (), ()) for case in content["unlabeled"]]
+            content[name] = [_take_case(source, root, case, tumors, organs, edges) for case in content[name]]
+        content["unlabeled"] = [_take_case(source, root, case, (), (), edges) for case in content["unlabeled"]]
+        for case in [case for name in _LISTS for case in content[name] if organ and "organ" not in case]:
+            case["organ"] = _find_organ(root, case["image"], str(organ))
         for case in content["training"]:
             blocks.extend(_cut(root, case, min_slices, axis))
         if not blocks:
@@ -125,8 +142,7 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     if foreign:
         raise ValueError(f"tumor_labels and organ_labels must be among {sorted(labels)}, got {foreign}")
     lists = {
-        name: [case if isinstance(case, dict) else {"image": case} for case in raw.get(name, [])]
-        for name in ("training", "test", "unlabeled")
+        name: [case if isinstance(case, dict) else {"image": case} for case in raw.get(name, [])] for name in _LISTS
     }
     return {"labels": {}, **raw, **lists}
 
@@ -138,7 +154,22 @@ def _check_kinds(cases: Sequence[Item]) -> None:
                 raise ValueError(f"{case[key]}: {key} must be a {' or '.join(_SUFFIXES)} file")
 
 
-def _take_case(source: Path, root: Path, case: Item, tumors: Sequence[int], organs: Sequence[int]) -> Item:
+def _read_extent(extent: Any) -> tuple[float, ...]:
+    """Return mm along three axes, or nothing."""
+    if extent is None:
+        return ()
+    if not isinstance(extent, list | tuple) or len(extent) != 3 or not all(_is_length(edge) for edge in extent):
+        raise ValueError(f"extent must be three lengths in mm, separated by commas, got {extent!r}")
+    return tuple(extent)
+
+
+def _is_length(edge: Any) -> bool:
+    return isinstance(edge, int | float) and not isinstance(edge, bool) and 0 < edge < math.inf
+
+
+def _take_case(
+    source: Path, root: Path, case: Item, tumors: Sequence[int], organs: Sequence[int], extent: Sequence[float]
+) -> Item:
     """Put the files of a case into the new folder under their old names, and return the case with its new organ."""
     taken = {key: case[key] for key in _KEYS if key in case}
     for key, name in taken.items():
@@ -146,10 +177,39 @@ def _take_case(source: Path, root: Path, case: Item, tumors: Sequence[int], orga
             _write_mask(source / name, root / name, tumors)
         else:
             _link(source / name, root / name)
+        if extent:
+            _set_extent(root / name, extent)
     if "label" in taken and organs:
         taken["organ"] = f"organs/{Path(taken['label']).as_posix()}"
         _write_mask(source / taken["label"], root / taken["organ"], organs)
+        if extent:
+            _set_extent(root / taken["organ"], extent)
     return taken
+
+
+def _set_extent(path: Path, extent: Sequence[float]) -> None:
+    """Replace a file by one whose voxels are so large that the volume has this extent; its directions stay."""
+    scan = nib.load(path)
+    affine = scan.affine.copy()
+    edges = np.asarray(extent) / scan.shape[:3]
+    affine[:3, :3] *= edges / np.linalg.norm(affine[:3, :3], axis=0)
+    voxels = np.asanyarray(scan.dataobj)
+    path.unlink()  # it may be a link to the file of the input
+    _save(nib.Nifti1Image(voxels, affine), voxels.dtype if voxels.dtype.kind in "iu" else np.float32, path)
+
+
+def _find_organ(root: Path, image: str, organ: str) -> str:
+    """Write the mask of an organ that is found in a scan, and return its name."""
+    scan = nib.load(root / image)
+    canonical = nib.as_closest_canonical(scan)
+    array = np.asanyarray(canonical.dataobj)
+    mask = ORGAN_FINDERS[organ](array.reshape(array.shape[:3]), canonical.header.get_zooms()[:3]).astype(np.uint8)
+    if not mask.any():
+        raise ValueError(f"{image}: {organ} must be found in the scan, got an empty mask")
+    back = ornt_transform(io_orientation(canonical.affine), io_orientation(scan.affine))
+    name = f"organs/{image}"
+    _save(nib.Nifti1Image(apply_orientation(mask, back), scan.affine), np.uint8, root / name)
+    return name
 
 
 def _link(source: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from .cubic_patches import RandCubePair, sample_cubes
 from .ensure_volume import EnsureVolume, EnsureVolumed
 from .keep_organ import KeepOrgand
 from .normalize_intensity import ClipAndNormalize, ClipAndNormalized
-from .organ_mask import FindOrgand, NormalizeByOrgand, find_body, find_brain
+from .organ_mask import ORGAN_FINDERS, FindOrgand, NormalizeByOrgand, find_body, find_brain
 from .patch_pairs import Lattice, RandPatchPair, sample_patches
 from .planar_slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .restore_label_map import RestoreLabelMapd, RestoreProbabilitiesd

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-__all__ = ["FindOrgand", "NormalizeByOrgand", "find_body", "find_brain"]
+__all__ = ["ORGAN_FINDERS", "FindOrgand", "NormalizeByOrgand", "find_body", "find_brain"]
 
 _AIR_HU = -500.0
 _SCALP_MM = 6.0  # skin and skull, at least
@@ -60,7 +60,7 @@ def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) ->
     return _fill(_each_slice(ndimage.binary_closing, brain, _disk(_CLOSING_MM / edge)))
 
 
-_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain": find_brain}
+ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain": find_brain}
 
 
 class FindOrgand(MapTransform):
@@ -77,8 +77,8 @@ class FindOrgand(MapTransform):
 
     def __init__(self, keys: KeysCollection, organ_key: str = "organ", method: str = "given") -> None:
         super().__init__(keys)
-        if method != "given" and method not in _FINDERS:
-            raise ValueError(f"method must be one of {[*_FINDERS, 'given']}, got {method!r}")
+        if method != "given" and method not in ORGAN_FINDERS:
+            raise ValueError(f"method must be one of {[*ORGAN_FINDERS, 'given']}, got {method!r}")
         self.organ_key = organ_key
         self.method = method
 
@@ -91,7 +91,7 @@ class FindOrgand(MapTransform):
             raise ValueError(f"{name}: must have a mask of the organ, got none; list it as organ, or set organ to body")
         else:
             spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
-            mask = torch.from_numpy(_FINDERS[self.method](np.asarray(image[0]), spacing))[None]
+            mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), spacing))[None]
         if not mask.any():
             raise ValueError(f"{name}: organ must have voxels, got an empty mask")
         meta = image.meta if isinstance(image, MetaTensor) else None
