@@ -222,7 +222,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _write_mask(source: Path, target: Path, values: Sequence[int]) -> None:
     """Write 1 where a label map has one of some values."""
-    label = nib.load(source)
+    label = _open(source)
     mask = np.isin(_read_label(label, source), values).astype(np.uint8)
     _save(nib.Nifti1Image(mask, label.affine, label.header), np.uint8, target)
 
@@ -230,9 +230,9 @@ def _write_mask(source: Path, target: Path, values: Sequence[int]) -> None:
 def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
     """Write the blocks of a scan, and yield what `dataset.json` says of each."""
     others = tuple(other for other in range(3) if other != axis)
-    has_tumor = (_read_label(nib.load(root / case["label"]), case["label"]) > 0).any(axis=others)
-    scans = {key: nib.load(root / case[key]) for key in ("image", "organ") if key in case}
-    has_organ = np.full(len(has_tumor), True)
+    has_tumor: Any = (_read_label(_open(root / case["label"]), case["label"]) > 0).any(axis=others)
+    scans: dict[str, Any] = {key: _open(root / case[key]) for key in ("image", "organ") if key in case}
+    has_organ: Any = np.full(len(has_tumor), True)
     if "organ" in scans:
         has_organ = (np.asanyarray(scans["organ"].dataobj) > 0).reshape(scans["organ"].shape[:3]).any(axis=others)
     for is_free, run in groupby(range(len(has_tumor)), key=lambda index: not has_tumor[index]):
@@ -241,7 +241,7 @@ def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
             continue
         image = Path(case["image"])
         name = image.with_name(f"{case_id(image)}_{slices[0]:04d}.nii.gz").as_posix()
-        block = {key: f"{'normal' if key == 'image' else 'normal_organs'}/{name}" for key in scans}
+        block: Item = {key: f"{'normal' if key == 'image' else 'normal_organs'}/{name}" for key in scans}
         for key, scan in scans.items():
             window = [slice(None)] * 3
             window[axis] = slice(slices[0], slices[-1] + 1)
@@ -251,7 +251,11 @@ def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
         yield block
 
 
-def _read_label(label: nib.Nifti1Image, path: str | Path) -> np.ndarray:
+def _open(path: Path) -> Any:  # nibabel's annotation is that of any file
+    return nib.load(path)
+
+
+def _read_label(label: Any, path: str | Path) -> np.ndarray:
     array = np.asanyarray(label.dataobj)
     return check_label(array.reshape(array.shape[:3]), path)
 

@@ -100,13 +100,13 @@ def test_voxels_of_a_block_stay_at_their_place_in_the_world(source, axis):
 
 
 def test_voxels_that_the_file_scales_keep_their_values(source):
-    path = source / "imagesTr/c.nii.gz"
+    path = source / "imagesTr/a.nii.gz"
     image = nib.Nifti1Image(np.linspace(-1, 1, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE), AFFINE)
     image.set_data_dtype(np.int16)
     nib.save(image, path)
     _, cases = cut(source)
-    block = next(case["image"] for case in cases.normal if case_id(case["image"]) == "c_0000")
-    np.testing.assert_allclose(voxels(block), voxels(path), atol=1e-7)
+    block = next(case["image"] for case in cases.normal if case_id(case["image"]) == "a_0000")
+    np.testing.assert_allclose(voxels(block), voxels(path)[:, :, :5], atol=1e-7)
 
 
 def test_tumors_become_1_and_the_organ_a_mask(source):
