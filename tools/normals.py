@@ -189,7 +189,7 @@ def _take_case(
 
 def _set_extent(path: Path, extent: Sequence[float]) -> None:
     """Replace a file by one whose voxels are so large that the volume has this extent; its directions stay."""
-    scan = nib.load(path)
+    scan: Any = nib.load(path)
     affine = scan.affine.copy()
     edges = np.asarray(extent) / scan.shape[:3]
     affine[:3, :3] *= edges / np.linalg.norm(affine[:3, :3], axis=0)
@@ -200,8 +200,8 @@ def _set_extent(path: Path, extent: Sequence[float]) -> None:
 
 def _find_organ(root: Path, image: str, organ: str) -> str:
     """Write the mask of an organ that is found in a scan, and return its name."""
-    scan = nib.load(root / image)
-    canonical = nib.as_closest_canonical(scan)
+    scan: Any = nib.load(root / image)
+    canonical: Any = nib.as_closest_canonical(scan)
     array = np.asanyarray(canonical.dataobj)
     mask = ORGAN_FINDERS[organ](array.reshape(array.shape[:3]), canonical.header.get_zooms()[:3]).astype(np.uint8)
     if not mask.any():

@@ -29,7 +29,8 @@ class LayerDecompositionLoss(nn.Module):
         mask_weight: of the soft Dice loss of the mask (L2), over all voxels of a minibatch at once, so that a scan
             without a tumor has its share.
         composition_weight: of the mean absolute error of the composition of what was predicted (L3).
-        cross_entropy_weight: of the binary cross entropy of the mask beside its Dice loss; 0 in the paper. With the Dice
+        cross_entropy_weight: of the binary cross entropy of the mask beside its Dice loss; 0 in the paper. With the
+            Dice
             loss alone, the mask of a short training easily becomes nothing or everything.
 
     Attributes:
