@@ -31,12 +31,16 @@ PICTURES = {  # drawn while a network is trained, besides its learning curves
     "fnet_wtacae_mtl": {"kernels.png", "reconstructions.png"},
     "context_restoration_unet": {"restorations.png"},
     "planar_heatmap_descriptor": {"pairs.png", "embedding.png"},
+    "layer_decomp_tumor": {"layers.png"},
 }
 TABLES = {  # of an evaluation
     "fnet_wtacae_stl": {"mean_dice_raw.csv"},
     "fnet_wtacae_mtl": {"mean_dice_raw.csv"},
     "context_restoration_unet": {"mean_dice_raw.csv", "clinical_raw.csv"},
     "planar_heatmap_descriptor": {"mean_dice_raw.csv"},
+    "layer_decomp_tumor": {
+        *("mean_dice_raw.csv", "hausdorff_95_raw.csv", "sensitivity_raw.csv", "specificity_raw.csv"),
+    },
 }
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
@@ -44,7 +48,12 @@ FAST = {"num_workers": 0, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("phantoms"), num_training=5, num_test=2, num_unlabeled=2, size=48)
+    scans = write_phantoms(tmp_path_factory.mktemp("phantoms"), num_training=5, num_test=2, num_unlabeled=2, size=48)
+    shutil.copytree(scans / "imagesUn", scans / "imagesNo")  # no phantom has a lesion
+    content = json.loads((scans / "dataset.json").read_text())
+    normal = [f"imagesNo/{path.name}" for path in sorted((scans / "imagesNo").iterdir())]
+    write_datalist(scans, {**content, "normal": normal})
+    return scans
 
 
 @pytest.fixture
