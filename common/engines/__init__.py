@@ -4,3 +4,4 @@ from .prepare_classes import PrepareClasses
 from .prepare_context import PrepareContext
 from .prepare_layers import PrepareLayers
 from .prepare_patches import PreparePatches
+from .prepare_task import PrepareTask

@@ -1,7 +1,8 @@
 from .context_transfer import transfer_context
 from .context_unet import ContextUNet, StandardizedConv2d
+from .encoder_classifier import EncoderClassifier
 from .fnet import FNet, FNetGeometry
-from .layer_unet import LayerUNet, transfer_encoder
+from .layer_unet import LayerEncoder, LayerUNet, transfer_encoder
 from .multi_task import MultiTaskFNet
 from .planar_descriptor import (
     CubicDescriptor,

@@ -19,6 +19,7 @@ from .normalize_intensity import ClipAndNormalize, ClipAndNormalized
 from .organ_mask import ORGAN_FINDERS, FindOrgand, NormalizeByOrgand, find_body, find_brain
 from .patch_pairs import Lattice, RandPatchPair, sample_patches
 from .planar_slabs import RandSlabPair, displacement_heatmap, sample_slabs
+from .pretext_tasks import RandDistortion, RandJigsaw, RandRelativeLocation, RandRotationTask
 from .restore_label_map import RestoreLabelMapd, RestoreProbabilitiesd
 from .save_segmentation import SaveSegmentationd
 from .simplex_noise import draw_permutation, fractal_noise, simplex_noise
