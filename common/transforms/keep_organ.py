@@ -47,7 +47,7 @@ class KeepOrgand(MapTransform):
             return out
         organ = out[self.organ_key]
         mask = np.asarray(organ[0].cpu()) > 0
-        if self.margin > 0:
+        if self.margin > 0 and mask.any():  # there is no distance to an empty mask
             spacing = organ.pixdim.tolist() if isinstance(organ, MetaTensor) else (1.0, 1.0, 1.0)
             mask = ndimage.distance_transform_edt(~mask, spacing) <= self.margin
         for key in self.key_iterator(out):
