@@ -195,7 +195,11 @@ def _set_extent(path: Path, extent: Sequence[float]) -> None:
     affine[:3, :3] *= edges / np.linalg.norm(affine[:3, :3], axis=0)
     voxels = np.asanyarray(scan.dataobj)
     path.unlink()  # it may be a link to the file of the input
-    _save(nib.Nifti1Image(voxels, affine), voxels.dtype if voxels.dtype.kind in "iu" else np.float32, path)
+    _save(
+        nib.Nifti1Image(voxels, affine, dtype=voxels.dtype),
+        voxels.dtype if voxels.dtype.kind in "iu" else np.float32,
+        path,
+    )
 
 
 def _find_organ(root: Path, image: str, organ: str) -> str:

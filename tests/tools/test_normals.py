@@ -226,3 +226,80 @@ def test_the_command_takes_lists_with_commas_and_refuses_blanks(source, monkeypa
         run("--tumor_labels", "2", "--organ_labels", "1", "2")
     said = run("--tumor_labels", "2", "--organ_labels", "1,2")
     assert said.endswith("007: 4 blocks without a tumor, of 3 training scans")
+
+
+# ---- voxel sizes and organs ----------------------------------------------------------------------
+
+
+def directions(affine):
+    return affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int64, np.float32])
+def test_an_extent_sets_the_voxel_sizes_keeps_directions_and_values_and_leaves_the_input(source, kind):
+    for path in source.rglob("*.nii.gz"):
+        volume = voxels(path).astype(kind)
+        nib.save(nib.Nifti1Image(volume, AFFINE, dtype=kind), path)
+    before = state(source)
+    target, cases = cut(source, extent=(120, 70, 50))
+    assert state(source) == before
+    whole = [*cases.training, *cases.validation, *cases.test, *cases.unlabeled]
+    for case in whole:
+        for key in ("image", "label", "organ"):
+            if key not in case:
+                continue
+            file = nib.load(case[key])
+            np.testing.assert_allclose(file.header.get_zooms(), (20, 10, 2.5), rtol=1e-5)
+            np.testing.assert_allclose(directions(file.affine), directions(AFFINE), atol=1e-5)
+            np.testing.assert_allclose(file.affine[:3, 3], AFFINE[:3, 3], atol=1e-4)
+        original = voxels(source / Path(case["image"]).relative_to(target))
+        np.testing.assert_array_equal(voxels(case["image"]), original)
+    for case in cases.normal:
+        np.testing.assert_allclose(nib.load(case["image"]).header.get_zooms(), (20, 10, 2.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, 1), (-1, 1, -1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_an_organ_is_found_on_the_grid_of_each_file(source, flips, order):
+    """The same body in the world, whatever the order and the directions of the axes of its file."""
+    shape = (9, 10, 20)
+    body = np.zeros(shape, bool)
+    body[2:7, 1:6, 3:18] = True
+    volume = np.where(body, 40, -1000).astype(np.int16)
+    volume[4, 3, 8] = -900  # air inside of it
+    affine = np.eye(4)[:, [*order, 3]] @ np.diag([*flips, 1.0])
+    affine[:3, 3] = (5, -3, 2)
+    for path in source.rglob("images*/*.nii.gz"):
+        nib.save(nib.Nifti1Image(volume, affine), path)
+    for path in source.rglob("labels*/*.nii.gz"):
+        nib.save(nib.Nifti1Image((volume == 41).astype(np.uint8), affine), path)
+    before = state(source)
+    target, cases = cut(source, tumor_labels=None, organ_labels=None, organ="body")
+    assert state(source) == before
+    whole = [*cases.training, *cases.validation, *cases.test, *cases.unlabeled]
+    assert len(whole) == 5
+
+    for case in whole:
+        assert Path(case["organ"]).relative_to(target).parts[0] == "organs"
+        mask = nib.load(case["organ"])
+        np.testing.assert_allclose(mask.affine, nib.load(case["image"]).affine, atol=1e-5)
+        assert mask.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(np.asanyarray(mask.dataobj) > 0, body)  # air inside is filled
+    assert all("organ" in case for case in cases.normal)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"extent": (1, 2)}, r"extent must be three lengths in mm, separated by commas, got \(1, 2\)"),
+        ({"extent": (1, 2, 0)}, "extent must be three lengths in mm"),
+        ({"extent": 240}, "extent must be three lengths in mm"),
+        ({"organ": "body"}, r"organ must not be given with organ_labels, got 'body' and \(1, 2\)"),
+        ({"organ": "liver", "organ_labels": None}, "organ must be .*'liver'"),
+        ({"organ": "body", "organ_labels": None, "min_slices": 21}, "must have 21 slices"),
+    ],
+)
+def test_extents_and_organs_that_make_no_sense_are_refused(source, options, match):
+    with pytest.raises(ValueError, match=match):
+        cut(source, **options)
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
