@@ -41,8 +41,8 @@ class LayersSize(NamedTuple):
         """Return scans that are brighter in their middle, whose whole middle is the organ."""
         edge, rim = self.patch_size, self.patch_size // 8
         image = torch.zeros(self.batch_size, 1, edge, edge, edge)
-        inner = (..., *3 * [slice(rim, edge - rim)])
-        image[inner] = 1 + 0.1 * torch.randn(image[inner].shape, generator=torch.Generator().manual_seed(0))
+        inner = image[:, :, rim : edge - rim, rim : edge - rim, rim : edge - rim]
+        inner.normal_(1.0, 0.1, generator=torch.Generator().manual_seed(0))
         return {
             "image": image.to(device),
             "organ": (image > 0).to(device, torch.uint8),
