@@ -4,8 +4,7 @@ Source: F. Perez-Garcia et al., *A self-supervised learning strategy for postope
 simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv 2021
 (https://arxiv.org/abs/2109.03230). They move the vertices of a mesh and rasterize it. A point of the unit sphere moves
 along its radius only, so that a voxel lies inside if and only if its distance from the center is below the radius in
-its
-direction: that is evaluated here, without a mesh.
+its direction: that is evaluated here, without a mesh.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from common.utils import check_whole_numbers
 
 from .simplex_noise import draw_permutation, fractal_noise
 
-__all__ = ["RandStarShape"]
+__all__ = ["RandStarShape", "keep_joined"]
 
 _NUM_DIRECTIONS = 2562  # vertices of the paper's mesh
 _MAX_OFFSET = 10.0  # single precision stays exact enough for 7 octaves
@@ -113,7 +112,7 @@ class RandStarShape(Randomizable):
         shell, far = points[is_open], distance[is_open]
         inside[is_open] = far < self._radius(shell / far.unsqueeze(-1).clamp(min=1e-6))
         inside[tuple(half)] = True
-        return inside
+        return keep_joined(inside)
 
     def _radius(self, directions: torch.Tensor) -> torch.Tensor:
         """Return how far the body reaches along unit vectors of shape `(N, 3)`."""
@@ -121,6 +120,28 @@ class RandStarShape(Randomizable):
         offset = torch.from_numpy(self.offset).to(directions)
         noise = fractal_noise(directions + offset, permutation, self.num_octaves, self.persistence, self.lacunarity)
         return 1 + self.roughness * noise
+
+
+def keep_joined(body: torch.Tensor) -> torch.Tensor:
+    """Return a body without the voxels that lie apart from it, such as those of a thin tip.
+
+    What stays is joined to the center by a row of voxels of the body, each of which shares a face with the next one,
+    that is nearer to the center.
+
+    Args:
+        body: mask of odd size, whose middle voxel is its center and belongs to it.
+    """
+    while True:
+        joined = torch.zeros_like(body)
+        joined[tuple(length // 2 for length in body.shape)] = True
+        for axis, length in enumerate(body.shape):
+            half = length // 2
+            joined.narrow(axis, 0, half).logical_or_(body.narrow(axis, 1, half))
+            joined.narrow(axis, half + 1, half).logical_or_(body.narrow(axis, half, half))
+        joined &= body
+        if torch.equal(joined, body):
+            return body
+        body = joined
 
 
 def _directions(device: torch.device) -> torch.Tensor:

@@ -22,7 +22,7 @@ from monai.transforms import Randomizable, RandomizableTransform, Transform
 
 from common.utils import check_whole_numbers
 
-from .star_shape import RandStarShape
+from .star_shape import RandStarShape, keep_joined
 
 __all__ = ["LAYERS", "RandTumorLayers", "RandTumorLayersd", "TumorParameters", "compose_layers"]
 
@@ -235,7 +235,7 @@ class RandTumorLayers(RandomizableTransform):
                 count = int(body[part].sum())
                 if int((body[part] & inside[box]).sum()) < _MIN_SHARE * count:
                     continue
-                seen = body & _visible(inside, center, body.shape)
+                seen = keep_joined(body & _visible(inside, center, body.shape))
                 if int(seen[part].sum()) >= _MIN_SHARE * count:
                     return seen, tuple(center), scale
         return None, (0, 0, 0), 0.0
