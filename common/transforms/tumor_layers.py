@@ -257,7 +257,7 @@ class RandTumorLayers(RandomizableTransform):
         coordinates = []
         for axis, (count, length, edge) in enumerate(zip(size, donor.shape, spacing, strict=True)):
             shape = [-1 if other == axis else 1 for other in range(3)]
-            voxels = torch.arange(count, device=donor.device) - (count - 1) / 2 + (length - 1) / 2
+            voxels = torch.arange(count, device=donor.device) - count // 2 + length // 2
             coordinates.append((2 * (voxels.view(shape) + moves[axis] / edge) + 1) / length - 1)
         grid = torch.stack(coordinates[::-1], dim=-1)[None]  # grid_sample counts axes from the last one
         # beyond the donor its texture is mirrored, since border voxels would be drawn out to lines
