@@ -31,7 +31,7 @@ PICTURES = {  # drawn while a network is trained, besides its learning curves
     "fnet_wtacae_mtl": {"kernels.png", "reconstructions.png"},
     "context_restoration_unet": {"restorations.png"},
     "planar_heatmap_descriptor": {"pairs.png", "embedding.png"},
-    "layer_decomp_tumor": {"layers.png"},
+    "layer_decomp_tumor": {"layers.png", "simulation.png"},
 }
 TABLES = {  # of an evaluation
     "fnet_wtacae_stl": {"mean_dice_raw.csv"},

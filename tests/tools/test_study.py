@@ -352,7 +352,10 @@ def test_a_run_that_leaves_no_result_has_failed(content, capsys):
         ({"arms": {"../stl": {}}}, "must be named with letters"),
         ({"arms": {"zero": {"workflow": "pretrain"}}}, "arms.zero.workflow .* did you mean 'pretraining'"),
         ({"arms": {"zero": {"workflow": "pretraining", "pretraining": "wta"}}}, "arms.zero must have no pretraining"),
-        ({"arms": {"zero": {"workflow": "pretraining", "options": {"nothing": 1}}}, "reference": None}, "got 'nothing'"),
+        (
+            {"arms": {"zero": {"workflow": "pretraining", "options": {"nothing": 1}}}, "reference": None},
+            "got 'nothing'",
+        ),
         ({"num_labeled": [2, 2]}, "num_labeled must hold each number once"),
         ({"num_labeled": [0]}, "num_labeled must be a list of whole numbers from 1"),
         ({"pretrainings": {"wta": {}}}, "pretrainings.wta must have the key 'weights'"),

@@ -101,7 +101,7 @@ def test_masks_lie_inside_the_organ_and_are_whole_numbers_where_the_edge_is_hard
     for seed in range(5):
         layers, _ = simulate(scans, seed, **options)
         assert not layers["mask"][scans[1][0] == 0].any()
-        assert 0 <= layers["mask"].min() and layers["mask"].max() <= 1
+        assert layers["mask"].min() >= 0 and layers["mask"].max() <= 1
         if "edge_blur" not in options:
             assert set(layers["mask"].unique().tolist()) == {0, 1}
 
@@ -192,7 +192,7 @@ def test_opacities_and_blurs_are_in_their_ranges(scans):
     for seed in range(12):
         layers, (tumor,) = simulate(scans, seed, alpha=(0.3, 0.6), blur=(0.5, 1.0), edge_blur=(1.0, 1.5))
         assert 0.3 <= tumor.alpha <= 0.6 and 0.5 <= tumor.blur <= 1.0 and 1.0 <= tumor.edge_blur <= 1.5
-        assert 0.3 <= layers["alpha"].min() and layers["alpha"].max() <= 0.6
+        assert layers["alpha"].min() >= 0.3 and layers["alpha"].max() <= 0.6
         assert (layers["alpha"][layers["mask"] > 0] == np.float32(tumor.alpha)).all()
 
 
@@ -216,11 +216,9 @@ def test_without_any_transform_the_texture_is_the_middle_of_the_donor_as_it_is(s
 
 def test_beyond_a_small_donor_the_texture_is_mirrored(scans):
     """Nothing of it is 0, although the body is larger than the donor's half."""
-    layers, (tumor,) = simulate(
-        scans, 1, volume=(4000.0, 4000.0), elastic=20.0, blur=(0.0, 0.0), intensity_ratio=None
-    )
+    layers, (tumor,) = simulate(scans, 1, volume=(4000.0, 4000.0), elastic=20.0, blur=(0.0, 0.0), intensity_ratio=None)
     texture = layers["tumor"][layers["mask"] > 0]
-    assert 0.5 <= texture.min() and texture.max() <= 1.5
+    assert texture.min() >= 0.5 and texture.max() <= 1.5
     assert tumor.volume_mm3 > 1000
 
 
@@ -236,7 +234,7 @@ def test_each_transform_of_the_texture_changes_it_in_its_way(scans):
         textures[name] = layers["tumor"][inside]
     before = still["tumor"][inside]
     assert not torch.allclose(textures["elastic"], before, atol=0.1)
-    assert 0.5 <= textures["elastic"].min() and textures["elastic"].max() <= 1.5
+    assert textures["elastic"].min() >= 0.5 and textures["elastic"].max() <= 1.5
     assert textures["blur"].std() < 0.5 * before.std()
     assert textures["blur"].mean() == pytest.approx(before.mean().item(), rel=0.05)
     factor = textures["intensity_ratio"] / before
