@@ -12,6 +12,7 @@ from .pictures import (
     PairPicture,
     ReconstructionPicture,
     RestorationPicture,
+    SimulationPicture,
 )
 from .record import TrainingRecord
 from .report import InferenceReport

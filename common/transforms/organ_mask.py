@@ -16,7 +16,7 @@ __all__ = ["ORGAN_FINDERS", "FindOrgand", "NormalizeByOrgand", "find_body", "fin
 
 _AIR_HU = -500.0
 _SCALP_MM = 6.0  # skin and skull, at least
-_OPENING_MM = 3.0  # narrower bridges do not belong to the brain
+_OPENING_MM = 6.0  # narrower bridges do not belong to the brain
 _CLOSING_MM = 4.0
 
 

@@ -162,7 +162,7 @@ class RandTumorLayers(RandomizableTransform):
             layers[3] = 1
         return layers
 
-    def make_batch(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def make_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Simulate each patch of a batch on its own, as if it had been alone and this transform had had its seed.
 
         Args:
