@@ -48,6 +48,7 @@ TWINS = {  # what the files of a bundle have in common
         "clip": TRAININGS,
         "normalization": TRAININGS,
         "field_of_view": TRAININGS,
+        "offset_sigma": ["train.yaml", "inference.yaml"],
         "descriptor": ["train.yaml", "inference.yaml"],
         "descriptors": ["train.yaml", "inference.yaml"],
         "step": ["train.yaml", "inference.yaml"],
