@@ -22,6 +22,7 @@ __all__ = [
     "save_curves",
     "save_embedding",
     "save_kernels",
+    "save_layers",
     "save_overlay",
     "save_reconstructions",
     "save_restorations",
@@ -152,6 +153,44 @@ def save_restorations(
             _show_slice(axes, images[index, 0].detach().float().cpu(), low, high, axis)
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()
+    _save(figure, path)
+
+
+def save_layers(
+    target: torch.Tensor, pred: torch.Tensor, path: str | Path, max_scans: int = 4, threshold: float = 0.5
+) -> None:
+    """Draw scans with simulated tumors, and what a network took them apart into, one row each.
+
+    The slice is the axial one that shows most of the true and the predicted mask.
+
+    Args:
+        target: layers of the simulation, of shape `(B, 5, H, W, D)`, from volumes in RAS orientation; see `LAYERS`. The
+            mask of real scans is negative: there is no truth to draw.
+        pred: organ, tumor and logit of the mask, of shape `(B, 3, H, W, D)`.
+        path: PNG file.
+        max_scans: scans to draw.
+        threshold: of the masks.
+    """
+    count = min(len(target), max_scans)
+    target, pred = (layers[:count].detach().float().cpu() for layers in (target, pred))
+    masks = pred[:, 2].sigmoid()
+    titles = ("scan", "true organ", "organ", "true tumor", "tumor", "mask")
+    figure = Figure(figsize=(1.9 * len(titles), 2.1 * count), layout="constrained")
+    for index, row in enumerate(figure.subplots(count, len(titles), squeeze=False)):
+        organ, tumor, mask, _, image = target[index]
+        middle = int(((mask > threshold).float() + (masks[index] > threshold).float()).sum((0, 1)).argmax())
+        high = float(image[:, :, middle].max())
+        panels = (image, organ, pred[index, 0], tumor, pred[index, 1], masks[index])
+        for panel, layer, title in zip(row, panels, titles, strict=True):
+            _show_slice(panel, layer[:, :, middle], 0.0, 1.0 if title == "mask" else high)
+            if title in ("scan", "mask"):
+                for outline, color in ((mask, "tab:green"), (masks[index], "tab:red")):
+                    inside = (outline[:, :, middle] > threshold).T
+                    if inside.any():
+                        panel.contour(inside, levels=[0.5], colors=[color], linewidths=0.8)
+            panel.set_title(title, fontsize=8)
+            panel.set_axis_off()
+    figure.suptitle("green: simulated mask, red: predicted mask", fontsize=8)
     _save(figure, path)
 
 

@@ -3,6 +3,7 @@
     python -m tools.benchmark fnet [--device cpu] [--json fnet.json] [--repeats 5] [--threads 1] [--quick]
     python -m tools.benchmark context [--device cpu] [--json context.json] [--repeats 5] [--threads 1] [--quick]
     python -m tools.benchmark planar [--device cpu] [--json planar.json] [--repeats 5] [--threads 1] [--quick]
+    python -m tools.benchmark layers [--device cpu] [--json layers.json] [--repeats 5] [--threads 1] [--quick]
 
 The two sides of a row take turns, so that both meet the same load; the ratio is that of their medians.
 """
@@ -33,11 +34,13 @@ from tools._benchmark.fnet import (
     sampler_rows,
     training_rows,
 )
+from tools._benchmark.layers import LayersSize, simulation_rows, stage_rows
+from tools._benchmark.layers import training_rows as layer_training_rows
 from tools._benchmark.measure import Row, format_table, to_json
 from tools._benchmark.planar import PlanarSize, extraction_rows, neighbor_rows, pretraining_rows, volume_rows
 from tools._command import run_command
 
-__all__ = ["context", "context_rows", "fnet", "fnet_rows", "planar", "planar_rows"]
+__all__ = ["context", "context_rows", "fnet", "fnet_rows", "layers", "layers_rows", "planar", "planar_rows"]
 
 
 def fnet(
@@ -104,6 +107,27 @@ def planar(
     _measure(planar_rows, device, json, repeats, threads, quick, unknown)
 
 
+def layers(
+    device: str = "cpu",
+    json: str | None = None,
+    repeats: int = 5,
+    threads: int | None = None,
+    quick: bool = False,
+    **unknown: Any,
+) -> None:
+    """Measure layer decomposition: simulated samples against the published way, their stages, a training step.
+
+    Args:
+        device: `cpu`, where the step has a small network, or `cuda`, where it has the paper's.
+        json: file to write the rows to, with the machine.
+        repeats: of each side.
+        threads: CPU threads; those that PyTorch takes when not given.
+        quick: smaller sizes, less than a minute on two cores.
+        unknown: refused; fire would measure before it complains.
+    """
+    _measure(layers_rows, device, json, repeats, threads, quick, unknown)
+
+
 def fnet_rows(device: str, repeats: int, quick: bool) -> list[Row]:
     """Return all rows of F-Net, in the sizes of the paper or, when `quick`, in smaller ones."""
     is_cuda = device == "cuda"
@@ -150,6 +174,18 @@ def planar_rows(device: str, repeats: int, quick: bool) -> list[Row]:
     return rows
 
 
+def layers_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of layer decomposition, in the sizes of the paper on CUDA; on a CPU the network is smaller."""
+    size = LayersSize(patch_size=64 if quick else 128)
+    if device == "cpu":
+        size = size._replace(features=(16, 32, 64, 128))
+    print(f"measuring on {device}; this takes minutes", file=sys.stderr)
+    rows = simulation_rows(size, device, repeats)
+    rows += stage_rows(size, device, repeats)
+    rows += layer_training_rows(size, device, repeats)
+    return rows
+
+
 def _measure(
     make_rows: Callable[[str, int, bool], list[Row]],
     device: str,
@@ -186,4 +222,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    run_command({"fnet": fnet, "context": context, "planar": planar}, "device", "json")
+    run_command({"fnet": fnet, "context": context, "planar": planar, "layers": layers}, "device", "json")

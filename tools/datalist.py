@@ -1,7 +1,8 @@
 """Write the dataset.json of folders of images and labels.
 
 python -m tools.datalist DATASET_DIR --images imagesTr --labels labelsTr [--test_images imagesTs]
-    [--test_labels labelsTs] [--unlabeled imagesUn] [--modality CT] [--label_names "background,liver"] [--overwrite]
+    [--test_labels labelsTs] [--unlabeled imagesUn] [--normal imagesNo] [--organs organs] [--modality CT]
+    [--label_names "background,liver"] [--overwrite]
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from common.data.checks import PICTURE_SUFFIX, SUFFIXES, check_label
 from common.data.datalist import case_id, write_datalist
 from tools._command import run_command
 
-_PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|volume|vol)[-_]"
-_SUFFIX = r"[-_](0000|image|img|labels?|lbl|mask|segmentation|seg|gt)$"
+_PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|organ|volume|vol)[-_]"
+_SUFFIX = r"[-_](0000|image|img|labels?|lbl|mask|segmentation|seg|organ|gt)$"
 
 
 def datalist(
@@ -33,6 +34,8 @@ def datalist(
     modality: str = "",
     label_names: str | Sequence[str] | None = None,
     overwrite: bool = False,
+    normal: str | None = None,
+    organs: str | None = None,
     **unknown: Any,
 ) -> str:
     """Pair images and labels by name and write them down.
@@ -50,6 +53,8 @@ def datalist(
         modality: such as CT or MRI.
         label_names: from background on, separated by commas; the values in the label files when not given.
         overwrite: replace an older dataset.json.
+        normal: folder of scans without a tumor.
+        organs: folder of masks of the organ in which tumors may lie, for as many of all these images as have one.
         unknown: refused.
 
     Returns:
@@ -58,7 +63,7 @@ def datalist(
     Raises:
         FileNotFoundError: when a folder is missing.
         ValueError: when a folder is empty, a dataset.json is there, an option is unknown, or an image has no label, a
-            label no image, or either more than one.
+            label or a mask no image, or any of them more than one.
     """
     if unknown:
         raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
@@ -75,19 +80,42 @@ def datalist(
         spare = _list(root, unlabeled)
     if test_images is not None and test_labels is not None:
         test_pairs, without = _pair(_list(root, test_images), _list(root, test_labels))
-        test: list[Any] = _relative(root, test_pairs) + [_name(root, image) for image in without]
+        test = _relative(root, test_pairs) + [{"image": _name(root, image)} for image in without]
     else:
-        test = [_name(root, image) for image in _list(root, test_images)] if test_images is not None else []
+        test = [{"image": _name(root, image)} for image in _list(root, test_images)] if test_images is not None else []
+    lists = {
+        "training": _relative(root, pairs),
+        "test": test,
+        "unlabeled": [{"image": _name(root, image)} for image in spare],
+        "normal": [{"image": _name(root, image)} for image in _list(root, normal)] if normal is not None else [],
+    }
+    num_organs = _add_organs(root, [case for cases in lists.values() for case in cases], organs)
+    said = f"{len(pairs)} training, {len(test)} test and {len(spare)} unlabeled cases"
+    if normal is None:
+        del lists["normal"]
+    else:
+        said += f", {len(lists['normal'])} without a tumor"
+    if organs is not None:
+        said += f"; {num_organs} of all have an organ"
     content = {
         "name": root.resolve().name,
         "modality": {"0": modality},
         "labels": _name_labels(label_names, [label for _, label in pairs]),
-        "training": _relative(root, pairs),
-        "test": test,
-        "unlabeled": [_name(root, image) for image in spare],
+        **{name: [case["image"] if len(case) == 1 else case for case in cases] for name, cases in lists.items()},
     }
-    path = write_datalist(root, content)
-    return f"{path}: {len(pairs)} training, {len(test)} test and {len(spare)} unlabeled cases"
+    return f"{write_datalist(root, content)}: {said}"
+
+
+def _add_organs(root: Path, cases: list[dict[str, str]], organs: str | None) -> int:
+    """Add the mask of its organ to each case that has one, and return their number."""
+    if organs is None:
+        return 0
+    masked, _ = _pair([root / case["image"] for case in cases], _list(root, organs), "organ")
+    mask_of = {_name(root, image): _name(root, mask) for image, mask in masked}
+    for case in cases:
+        if case["image"] in mask_of:
+            case["organ"] = mask_of[case["image"]]
+    return len(masked)
 
 
 def _list(root: Path, folder: str) -> list[Path]:
@@ -105,19 +133,19 @@ def _list(root: Path, folder: str) -> list[Path]:
     raise ValueError(f"{path}: must hold {', '.join((*SUFFIXES, PICTURE_SUFFIX))} files, got none")
 
 
-def _pair(images: list[Path], labels: list[Path]) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Return pairs of image and label, and the images without a label.
+def _pair(images: list[Path], labels: list[Path], name: str = "label") -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Return pairs of image and label, or what else it is called, and the images without one.
 
     Names pair whole where every label can; else up to the case of letters and common parts at their ends.
     """
     exact = {case_id(label) for label in labels} <= {case_id(image) for image in images}
     key = case_id if exact else _strip
     label_of, image_of = _index(labels, key), _index(images, key)
-    orphans = [label for name, label in label_of.items() if name not in image_of]
+    orphans = [label for stem, label in label_of.items() if stem not in image_of]
     if orphans:
-        raise ValueError(f"{orphans[0]}: label must have an image, got none ({len(orphans)} such labels in all)")
-    pairs = [(image, label_of[name]) for name, image in image_of.items() if name in label_of]
-    return pairs, [image for name, image in image_of.items() if name not in label_of]
+        raise ValueError(f"{orphans[0]}: {name} must have an image, got none ({len(orphans)} such {name}s in all)")
+    pairs = [(image, label_of[stem]) for stem, image in image_of.items() if stem in label_of]
+    return pairs, [image for stem, image in image_of.items() if stem not in label_of]
 
 
 def _strip(path: Path) -> str:
@@ -157,5 +185,5 @@ def _name_labels(label_names: str | Sequence[str] | None, labels: list[Path]) ->
 
 
 if __name__ == "__main__":
-    text = ("dataset_dir", "images", "labels", "test_images", "test_labels", "unlabeled", "modality", "label_names")
-    run_command(datalist, *text)
+    folders = ("images", "labels", "test_images", "test_labels", "unlabeled", "normal", "organs")
+    run_command(datalist, "dataset_dir", *folders, "modality", "label_names")

@@ -1,13 +1,16 @@
 """Write a data set of synthetic abdomen-like CT volumes, for trying everything without a download.
 
 python -m tools.phantom OUTPUT_DIR [--num_training 12] [--num_test 4] [--num_unlabeled 16] [--size 64] [--seed 0]
+    [--lesions [--num_normal 16]]
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from common.data.lesion_phantom import write_lesion_phantoms
 from common.data.phantom import write_phantoms
+from common.utils import check_flags
 from tools._command import run_command
 
 
@@ -18,6 +21,8 @@ def phantom(
     num_unlabeled: int = 16,
     size: int = 64,
     seed: int = 0,
+    lesions: bool = False,
+    num_normal: int | None = None,
     **unknown: Any,
 ) -> str:
     """Write phantoms and their dataset.json.
@@ -29,6 +34,8 @@ def phantom(
         num_unlabeled: images only.
         size: voxels along the longest axis.
         seed: another one gives other patients.
+        lesions: with one to three lesions in the liver, which are the label, and the liver as the organ of every case.
+        num_normal: with `lesions`, cases without one; 16 if not given.
         unknown: refused.
 
     Returns:
@@ -39,12 +46,20 @@ def phantom(
     """
     options = {"num_training": num_training, "num_test": num_test, "num_unlabeled": num_unlabeled}
     if unknown:
-        raise ValueError(f"options must be among {[*options, 'size', 'seed']}, got {sorted(unknown)}")
+        known = [*options, "size", "seed", "lesions", "num_normal"]
+        raise ValueError(f"options must be among {known}, got {sorted(unknown)}")
+    check_flags(lesions=lesions)
+    if num_normal is not None and not lesions:
+        raise ValueError(f"num_normal must be given with lesions only, got {num_normal}")
+    if lesions:
+        options["num_normal"] = 16 if num_normal is None else num_normal
     for name, value in {**options, "size": size, "seed": seed}.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} must be a whole number, got {value!r}")
-    folder = write_phantoms(output_dir, **options, size=size, seed=seed)
-    return f"{folder}: {num_training} training, {num_test} test and {num_unlabeled} unlabeled phantoms"
+    write = write_lesion_phantoms if lesions else write_phantoms
+    folder = write(output_dir, **options, size=size, seed=seed)
+    normal = f", and {options['num_normal']} without lesions" if lesions else ""
+    return f"{folder}: {num_training} training, {num_test} test and {num_unlabeled} unlabeled phantoms{normal}"
 
 
 if __name__ == "__main__":

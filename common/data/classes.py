@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from common.utils import is_main_process, write_atomically
+from .records import load_record, save_record
 
 __all__ = ["Classes", "load_classes", "save_classes"]
 
@@ -44,9 +43,7 @@ def save_classes(save_dir: str | Path, labels: Mapping[int, str], modality: str 
             f"labels must name the background and at least one class, got {dict(labels)}; name them in dataset.json"
         )
     classes = Classes(dict(labels), modality)
-    if is_main_process():
-        text = json.dumps(dataclasses.asdict(classes), indent=1) + "\n"
-        write_atomically(Path(save_dir) / _FILE_NAME, lambda path: path.write_text(text))
+    save_record(classes, Path(save_dir) / _FILE_NAME)
     return classes
 
 
@@ -57,11 +54,8 @@ def load_classes(save_dir: str | Path) -> Classes:
         FileNotFoundError: when the folder has none.
         ValueError: when the file is damaged.
     """
-    path = Path(save_dir) / _FILE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the names of the classes must lie beside the weights; train first")
-    try:
-        stored = json.loads(path.read_text())
-        return Classes({int(value): str(name) for value, name in stored["labels"].items()}, str(stored["modality"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: must hold the names of the classes, got {error!r}; train again") from None
+    return load_record(Path(save_dir) / _FILE_NAME, "names of the classes", _build)
+
+
+def _build(stored: dict[str, Any]) -> Classes:
+    return Classes({int(value): str(name) for value, name in stored["labels"].items()}, str(stored["modality"]))

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +28,8 @@ Item = dict[str, str]
 class Cases:
     """The cases of one fold, each a dictionary of absolute paths.
 
-    A case with a label may have a `t2_map`, too: T2 in ms on the grid of its image, for the clinical metrics.
+    A case may have an `organ`, too: a mask of where its lesions may lie. One with a label may have a `t2_map`: T2 in ms
+    on the grid of its image, for the clinical metrics.
 
     Attributes:
         name: of the data set.
@@ -38,6 +39,8 @@ class Cases:
         validation: `image` and `label` of the cases held out in this fold.
         unlabeled: `image` of the unlabeled cases, and of the training cases whose labels stay unused.
         test: `image`, and `label` where there is one.
+        normal: `image` of the training scans without a lesion, and of those that are held out in this fold.
+        normal_validation: the latter.
     """
 
     name: str
@@ -47,9 +50,11 @@ class Cases:
     validation: list[Item]
     unlabeled: list[Item]
     test: list[Item]
+    normal: list[Item] = field(default_factory=list)
+    normal_validation: list[Item] = field(default_factory=list)
 
     def pretraining(self, include_val_images: bool = False, num_unlabeled: int | None = None) -> list[Item]:
-        """Return the `image` of every training case, of the unlabeled ones, and of the validation cases if asked to.
+        """Return every training case, every unlabeled one, and the validation cases if asked to, all without labels.
 
         Args:
             include_val_images: take the validation cases, too.
@@ -64,7 +69,7 @@ class Cases:
             raise ValueError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
         validation = self.validation if include_val_images else []
         cases = [*self.training, *self.unlabeled[:num_unlabeled], *validation]
-        return [{"image": case["image"]} for case in cases]
+        return [_without_label(case) for case in cases]
 
     def held_out(self) -> list[Item]:
         """Return the `image` of every validation case or, where no case has a label, of a tenth of the unlabeled ones.
@@ -72,7 +77,23 @@ class Cases:
         The latter are learned from, too: without labels, nothing is held out.
         """
         cases = self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)]
-        return [{"image": case["image"]} for case in cases]
+        return [_without_label(case) for case in cases]
+
+    def normals(self, split: str) -> list[Item]:
+        """Return the scans without a lesion, of `training` or of `validation`; a single one serves as both.
+
+        Raises:
+            ValueError: when the split is unknown or there are no such scans.
+        """
+        if split not in ("training", "validation"):
+            raise ValueError(f"split must be training or validation, got {split!r}")
+        if not self.normal:
+            raise ValueError(
+                "normal must list at least one scan without a lesion in dataset.json, got none; "
+                "`python -m tools.normals` cuts blocks of slices without one from labeled scans"
+            )
+        held_out = self.normal_validation
+        return held_out if split == "validation" else [case for case in self.normal if case not in held_out] or held_out
 
     def labeled(self, split: str) -> list[Item]:
         """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.
@@ -105,7 +126,8 @@ def read_cases(
     The list of the training cases, sorted and shuffled by `seed`, is cut into `num_folds` parts, unless the file has
     `folds`: a list, one entry per fold, of lists of case ids (file names without suffix). The part of `fold` is held
     out. The others are put into an order of their own; the first `num_labeled` keep their labels and the rest counts
-    as unlabeled, so that fewer labeled cases always lie inside more.
+    as unlabeled, so that fewer labeled cases always lie inside more. Of the scans that the file lists as `normal`, a
+    part of `num_folds` is held out, too, whatever its `folds` are.
 
     Args:
         dataset_dir: folder that holds `dataset.json` and every file it lists.
@@ -120,7 +142,7 @@ def read_cases(
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
         ValueError: when the file is malformed, lists a file twice or outside of `dataset_dir`, a header is bad, a label
-            is not on the grid of its image, or an argument is out of range.
+            or an organ is not on the grid of its image, or an argument is out of range.
     """
     path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
     content = _load(path)
@@ -129,11 +151,14 @@ def read_cases(
     unlabeled = [
         _item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["unlabeled"]
     ]
-    if not training and not unlabeled:
-        raise ValueError(f"{path}: training or unlabeled must list a case, got none")
-    _check_files([*training, *test, *unlabeled])
+    normal = [
+        _item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["normal"]
+    ]
+    if not training and not unlabeled and not normal:
+        raise ValueError(f"{path}: training, unlabeled or normal must list a case, got none")
+    _check_files([*training, *test, *unlabeled, *normal])
     if check_headers:
-        _check_headers([*training, *test, *unlabeled], allow_2d)
+        _check_headers([*training, *test, *unlabeled, *normal], allow_2d)
 
     held_out = _choose_fold(path, training, content["folds"], fold, num_folds, seed) if training else []
     rest = sorted((case for case in training if case not in held_out), key=lambda case: case["image"])
@@ -148,8 +173,10 @@ def read_cases(
         modality=_read_modality(content["modality"]),
         training=rest[:num_labeled],
         validation=held_out[:num_validation],
-        unlabeled=[{"image": case["image"]} for case in [*unlabeled, *(rest[num_labeled:] if num_labeled else [])]],
+        unlabeled=[_without_label(case) for case in [*unlabeled, *(rest[num_labeled:] if num_labeled else [])]],
         test=test,
+        normal=normal,
+        normal_validation=_part(sorted(normal, key=lambda case: case["image"]), fold, num_folds, seed),
     )
 
 
@@ -175,17 +202,17 @@ def _load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: must be JSON, got {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a JSON object, got a {type(content).__name__}")
-    for key in ("training", "test", "unlabeled", "folds"):
+    for key in ("training", "test", "unlabeled", "normal", "folds"):
         if not isinstance(content.setdefault(key, []), list):
             raise ValueError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
     return {"name": path.parent.name, "labels": {}, "modality": "", **content}
 
 
 def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:
-    """Return the absolute paths of a case; it must have `keys`, and may have a label and a T2 map."""
+    """Return the absolute paths of a case; it must have `keys`, and may have a label, an organ and a T2 map."""
     if not isinstance(case, dict) or any(key not in case for key in keys):
         raise ValueError(f"{path}: every case must have {' and '.join(keys)}, got {case}")
-    return {key: _locate(path, case[key]) for key in ("image", "label", "t2_map") if key in case}
+    return {key: _locate(path, case[key]) for key in ("image", "label", "organ", "t2_map") if key in case}
 
 
 def _locate(path: Path, name: Any) -> str:
@@ -223,9 +250,7 @@ def _choose_fold(
     if fold not in range(num_folds):
         raise ValueError(f"fold must be between 0 and {num_folds - 1} in {path}, got {fold}")
     if not folds:
-        cases = sorted(training, key=lambda case: case["image"])
-        parts = np.array_split(np.random.RandomState(seed).permutation(len(cases)), num_folds)
-        return [cases[index] for index in parts[fold]]
+        return _part(sorted(training, key=lambda case: case["image"]), fold, num_folds, seed)
     by_id = {case_id(case["image"]): case for case in training}
     if len(by_id) < len(training):
         raise ValueError(f"{path}: file names must differ when there are folds, got {_twice(training)} twice")
@@ -234,6 +259,17 @@ def _choose_fold(
         if wrong:
             raise ValueError(f"{path}: folds must hold ids of training cases, each once, got {wrong[0]!r}")
     return [by_id[name] for name in folds[fold]]
+
+
+def _part(cases: list[Item], fold: int, num_folds: int, seed: int) -> list[Item]:
+    """Return one of `num_folds` random parts of some cases, or one case when there are fewer than that."""
+    num_folds = max(min(num_folds, len(cases)), 1)
+    parts = np.array_split(np.random.RandomState(seed).permutation(len(cases)), num_folds)
+    return [cases[index] for index in parts[fold % num_folds]]
+
+
+def _without_label(case: Item) -> Item:
+    return {key: case[key] for key in ("image", "organ") if key in case}
 
 
 def _twice(cases: Iterable[Item]) -> str:
@@ -273,6 +309,6 @@ def _fingerprint(path: str, size: int) -> str:
 def _check_headers(cases: list[Item], allow_2d: bool) -> None:
     for case in cases:
         image = check_header(case["image"], allow_2d=allow_2d)
-        for key in ("label", "t2_map"):
+        for key in ("label", "organ", "t2_map"):
             if key in case:
                 check_grids(image, check_header(case[key], allow_2d=allow_2d), case[key], key)

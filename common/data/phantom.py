@@ -6,10 +6,10 @@ share their intensities with vessels, stomach and bowel, so that place and shape
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,11 +17,15 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from common.utils import write_folder
+
 from .datalist import write_datalist
 
-__all__ = ["PHANTOM_LABELS", "make_phantom", "write_phantoms"]
+__all__ = ["PHANTOM_LABELS", "make_phantom", "write_drawn", "write_phantoms"]
 
 PHANTOM_LABELS = ("background", "liver", "spleen", "right kidney", "left kidney")
+
+Volumes = dict[str, np.ndarray]
 
 AIR, GAS, LUNG, FAT, WATER, SOFT, MUSCLE = -1000.0, -900.0, -820.0, -100.0, 10.0, 40.0, 58.0  # HU
 
@@ -121,36 +125,57 @@ def write_phantoms(
     Raises:
         ValueError: when `output_dir` holds something, or a number is negative.
     """
-    output_dir = Path(output_dir)
     counts = {"Tr": num_training, "Ts": num_test, "Un": num_unlabeled}
+
+    def draw(split: str, index: int) -> tuple[Volumes, np.ndarray]:
+        image, label, affine = make_phantom(seed * 100_000 + index, size)
+        return ({"image": image} if split == "Un" else {"image": image, "label": label}), affine
+
+    content = {
+        "name": "phantoms",
+        "description": "Synthetic abdomen-like CT, for trials; no patient's data.",
+        "labels": PHANTOM_LABELS,
+    }
+    return write_drawn(output_dir, counts, seed, draw, content)
+
+
+def write_drawn(
+    output_dir: str | Path,
+    counts: Mapping[str, int],
+    seed: int,
+    draw: Callable[[str, int], tuple[Volumes, np.ndarray]],
+    content: Mapping[str, Any],
+) -> Path:
+    """Write a data set of drawn CT volumes with its `dataset.json`, as a whole or not at all.
+
+    Args:
+        output_dir: folder to make; it may exist when it is empty.
+        counts: cases of `Tr` (training), `Ts` (test), `Un` (unlabeled) and, if there are any, `No` (normal).
+        seed: checked to be 0 or more.
+        draw: called with one of these and the index of the case; returns volumes by key, such as `image`, and their
+            affine.
+        content: what `dataset.json` shall say of the whole; of `labels` the names in order.
+    """
     if min(*counts.values(), seed) < 0:
         raise ValueError(f"counts and seed must be 0 or more, got {[*counts.values(), seed]}")
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir}: output folder must be new or empty, got one that holds something")
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".phantoms_") as temporary:
-        root = Path(temporary) / "phantoms"
-        root.mkdir()
-        split = [name for name, count in counts.items() for _ in range(count)]
-        listed: dict[str, list[dict[str, str]]] = {name: [] for name in counts}
-        for index, name in enumerate(split):
-            image, label, affine = make_phantom(seed * 100_000 + index, size)
-            volumes = {"image": image} if name == "Un" else {"image": image, "label": label}
-            listed[name].append({key: f"{key}s{name}/phantom_{index:03d}.nii.gz" for key in volumes})
+
+    def write(root: Path) -> None:
+        listed: dict[str, list[dict[str, str]]] = {split: [] for split in counts}
+        for index, split in enumerate(split for split, count in counts.items() for _ in range(count)):
+            volumes, affine = draw(split, index)
+            folders = {key: "organs" if key == "organ" else f"{key}s{split}" for key in volumes}
+            listed[split].append({key: f"{folder}/phantom_{index:03d}.nii.gz" for key, folder in folders.items()})
             for key, volume in volumes.items():
-                _save(volume, affine, root / listed[name][-1][key])
-        content = {
-            "name": "phantoms",
-            "description": "Synthetic abdomen-like CT, for trials; no patient's data.",
-            "modality": {"0": "CT"},
-            "labels": {str(value): name for value, name in enumerate(PHANTOM_LABELS)},
-            "training": listed["Tr"],
-            "test": listed["Ts"],
-            "unlabeled": [case["image"] for case in listed["Un"]],
+                _save(volume, affine, root / listed[split][-1][key])
+        names = {"Tr": "training", "Ts": "test", "Un": "unlabeled", "No": "normal"}
+        lists = {
+            names[split]: [case["image"] if list(case) == ["image"] else case for case in cases]
+            for split, cases in listed.items()
         }
-        write_datalist(root, content)
-        root.replace(output_dir)
-    return output_dir
+        labels = {str(value): name for value, name in enumerate(content["labels"])}
+        write_datalist(root, {**content, "modality": {"0": "CT"}, "labels": labels, **lists})
+
+    return write_folder(output_dir, write)
 
 
 def _save(volume: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -6,18 +6,19 @@ Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.transforms import Compose, LoadImaged, Orientationd
 
 from common.networks import RANDOM, is_scratch
-from common.utils import is_main_process, write_atomically
+
+from .records import load_record, save_record
 
 __all__ = ["FittedPreprocessing", "fit_preprocessing", "load_preprocessing"]
 
@@ -110,9 +111,7 @@ def fit_preprocessing(
         )
     fitted = dataclasses.replace(fitted, labels={int(value): name for value, name in (labels or {}).items()})
     logger.info("preprocessing: %s", fitted)
-    if is_main_process():
-        text = json.dumps(dataclasses.asdict(fitted), indent=1) + "\n"
-        write_atomically(Path(save_dir) / _FILE_NAME, lambda path: path.write_text(text))
+    save_record(fitted, Path(save_dir) / _FILE_NAME)
     return fitted
 
 
@@ -123,18 +122,15 @@ def load_preprocessing(save_dir: str | Path) -> FittedPreprocessing:
         FileNotFoundError: when the folder has none.
         ValueError: when the file is damaged.
     """
-    path = Path(save_dir) / _FILE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the fitted preprocessing must lie beside the weights; train first")
-    try:
-        stored = json.loads(path.read_text())
-        low, high = stored["clip"]
-        if not (low < high and 0 < stored["spacing"] < math.inf):
-            raise ValueError(f"clip {low} to {high} and spacing {stored['spacing']}")
-        labels = {int(value): str(name) for value, name in stored["labels"].items()}
-        return FittedPreprocessing(**{**stored, "clip": (float(low), float(high)), "labels": labels})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: must hold the fitted preprocessing, got {error!r}; train again") from None
+    return load_record(Path(save_dir) / _FILE_NAME, "fitted preprocessing", _build)
+
+
+def _build(stored: dict[str, Any]) -> FittedPreprocessing:
+    low, high = stored["clip"]
+    if not (low < high and 0 < stored["spacing"] < math.inf):
+        raise ValueError(f"clip {low} to {high} and spacing {stored['spacing']}")
+    labels = {int(value): str(name) for value, name in stored["labels"].items()}
+    return FittedPreprocessing(**{**stored, "clip": (float(low), float(high)), "labels": labels})
 
 
 def _round(value: float) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from .resident_volumes import VolumeLoader
+
 __all__ = ["ParallelLoader"]
 
 
@@ -20,7 +22,7 @@ class ParallelLoader:
         ValueError: when there are no loaders or the numbers of their minibatches differ.
     """
 
-    def __init__(self, **loaders: DataLoader) -> None:
+    def __init__(self, **loaders: DataLoader | VolumeLoader) -> None:
         lengths = {name: len(loader) for name, loader in loaders.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"loaders must have the same number of minibatches in an epoch, got {lengths}")
@@ -37,5 +39,5 @@ class ParallelLoader:
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass through every loader that of `epoch`, counted from 0."""
         for loader in self.loaders.values():
-            sampler: Any = loader.batch_sampler
+            sampler: Any = getattr(loader, "batch_sampler", loader)
             sampler.set_epoch(epoch)

@@ -14,12 +14,13 @@ from torch import nn
 
 from common.atlas import PlanarAtlas
 from common.networks import MultiTaskFNet, WTAAutoencoders
-from common.transforms import EnsureVolume, displacement_heatmap
+from common.transforms import LAYERS, EnsureVolume, displacement_heatmap
 from common.utils import is_main_process
 from common.visualize import (
     save_cube_pairs,
     save_embedding,
     save_kernels,
+    save_layers,
     save_overlay,
     save_reconstructions,
     save_restorations,
@@ -29,10 +30,12 @@ from common.visualize import (
 __all__ = [
     "EmbeddingPicture",
     "KernelPicture",
+    "LayerPicture",
     "OverlayPictures",
     "PairPicture",
     "ReconstructionPicture",
     "RestorationPicture",
+    "SimulationPicture",
 ]
 
 
@@ -133,6 +136,52 @@ class RestorationPicture(_OutputPicture):
 
     def _save(self, output: Mapping[str, Any]) -> None:
         save_restorations(output["label"], output["image"], output["pred"], self.path, self.axis)
+
+
+class LayerPicture(_OutputPicture):
+    """Draw scans of the last minibatch with their simulated layers and the predicted ones.
+
+    The trainer's output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+    """
+
+    def _save(self, output: Mapping[str, Any]) -> None:
+        if output["pred"].shape[1] == 3 and output["label"].ndim == 5:  # other tasks have other pictures
+            save_layers(output["label"], output["pred"], self.path)
+
+
+class SimulationPicture:
+    """Draw three planes through the first scan with a simulated tumor, when a training begins.
+
+    The trainer's output has `label` as `RandTumorLayers` returns it, and its batch the `spacing`, as that of
+    `PatchLoader`. Of other tasks, nothing is drawn.
+
+    Args:
+        path: PNG file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.is_drawn = False
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        layers, batch = engine.state.output["label"], engine.state.batch
+        if self.is_drawn or layers.ndim != 5 or layers.shape[1] != len(LAYERS):
+            return
+        masks, images = (layers[:, LAYERS.index(name)].cpu().numpy() for name in ("mask", "image"))
+        for mask, image, spacing in zip(masks, images, batch.get("normal", batch)["spacing"].tolist(), strict=False):
+            if (mask > 0.5).any():
+                segmentations = {"simulated tumor": (mask > 0.5).astype(np.uint8)}
+                save_overlay(image, spacing, segmentations, self.path, labels={1: "tumor"})
+                self.is_drawn = True
+                return
 
 
 class PairPicture(_OutputPicture):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
+from monai.metrics import compute_confusion_matrix_metric
 from monai.utils import string_list_all_gather
 
 from common.utils import is_main_process, write_atomically
@@ -25,7 +26,8 @@ class SaveScores:
 
     Args:
         save_dir: folder for the file.
-        metric: name of one of the evaluator's metrics, which leaves details of shape `(cases, classes)`.
+        metric: name of one of the evaluator's metrics, which leaves details of shape `(cases, classes)`; or, named as
+            MONAI names it, such as `sensitivity`, one that leaves confusion matrices of shape `(cases, classes, 4)`.
         labels: names of the classes by their value, background (0) included.
     """
 
@@ -49,6 +51,8 @@ class SaveScores:
     def _write(self, engine: Engine) -> None:
         files = string_list_all_gather(self.files)
         scores = engine.state.metric_details[self.metric].cpu()  # of all processes
+        if scores.ndim == 3:
+            scores = compute_confusion_matrix_metric(self.metric, scores)
         if not is_main_process():
             return
         if len(files) != len(scores):

@@ -1,4 +1,5 @@
 from .dice_cross_entropy import DiceCrossEntropyLoss
 from .inpainting import InpaintingLoss
+from .layer_decomposition import LayerDecompositionLoss
 from .reconstruction import ReconstructionLoss
 from .task_weight import TaskWeight

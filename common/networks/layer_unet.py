@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,56 @@ from common.utils import check_whole_numbers
 
 from .transfer import RANDOM, is_scratch, load_weights
 
-__all__ = ["LayerUNet", "transfer_encoder"]
+__all__ = ["LayerEncoder", "LayerUNet", "transfer_encoder"]
 
 logger = logging.getLogger(__name__)
+
+_Size = tuple[int, int, int]
+
+
+class LayerEncoder(nn.ModuleList):
+    """The half of the U-Net that is transferred: a block for each level, and the pooling between them.
+
+    Args:
+        in_channels: channels of the scan.
+        features: see `LayerUNet`.
+        kernel_sizes: of each level.
+        strides: of the pooling below each level but the coarsest.
+        norm: see `LayerUNet`.
+
+    Attributes:
+        stride: voxels of the scan in one of the coarsest level, along each axis.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        features: Sequence[int],
+        kernel_sizes: Sequence[_Size],
+        strides: Sequence[_Size],
+        norm: str | Sequence[Any],
+    ) -> None:
+        super().__init__(
+            _block(low, high // 2, high, kernel_size, norm)
+            for (low, high), kernel_size in zip(itertools.pairwise((in_channels, *features)), kernel_sizes, strict=True)
+        )
+        self.strides = strides
+        self.stride = tuple(math.prod(steps) for steps in zip(*strides, strict=True))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature maps of every level, finest first.
+
+        Args:
+            image: tensor of shape `(B, in_channels, H, W, D)` of any size. At its far ends it is padded with zeros up
+                to
+                multiples of `stride`.
+        """
+        lack = [-length % stride for length, stride in zip(image.shape[2:], self.stride, strict=True)]
+        maps: list[torch.Tensor] = []
+        features = F.pad(image, [side for end in reversed(lack) for side in (0, end)]) if any(lack) else image
+        for block, stride in zip(self, (None, *self.strides), strict=True):
+            maps.append(block(features if stride is None else F.max_pool3d(maps[-1], stride)))
+        return maps
 
 
 class LayerUNet(nn.Module):
@@ -70,10 +118,7 @@ class LayerUNet(nn.Module):
             raise ValueError(f"kernel_sizes must be odd, got {kernel_sizes}")
         self.in_channels = in_channels
         self.features = tuple(features)
-        self.encoder = nn.ModuleList(
-            _block(low, high // 2, high, kernel, norm)
-            for (low, high), kernel in zip(itertools.pairwise((in_channels, *features)), kernels, strict=True)
-        )
+        self.encoder = LayerEncoder(in_channels, self.features, kernels, self.strides, norm)
         self.decoder = nn.ModuleList(
             _UpBlock(deep, skip, kernel, stride, norm)
             for (deep, skip), kernel, stride in zip(
@@ -81,22 +126,6 @@ class LayerUNet(nn.Module):
             )
         )
         self.head = nn.Conv3d(features[0], out_channels, 1)
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Voxels of the image in one of the coarsest level, along each axis."""
-        return tuple(int(torch.tensor(steps).prod()) for steps in zip(*self.strides, strict=True))
-
-    def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Return the feature maps of every level, finest first.
-
-        Args:
-            image: tensor of shape `(B, in_channels, H, W, D)`, of multiples of `stride`.
-        """
-        maps: list[torch.Tensor] = []
-        for block, stride in zip(self.encoder, (None, *self.strides), strict=True):
-            maps.append(block(image if stride is None else F.max_pool3d(maps[-1], stride)))
-        return maps
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the layers of a scan.
@@ -113,22 +142,18 @@ class LayerUNet(nn.Module):
         """
         if image.ndim != 5 or image.shape[1] != self.in_channels:
             raise ValueError(f"image must be (B, {self.in_channels}, H, W, D), got {tuple(image.shape)}")
-        size = image.shape[2:]
-        lack = [-length % stride for length, stride in zip(size, self.stride, strict=True)]
-        maps = self.encode(F.pad(image, [side for end in reversed(lack) for side in (0, end)]) if any(lack) else image)
+        maps = self.encoder(image)
         features = maps.pop()
         for block in self.decoder:
             features = block(features, maps.pop())
-        height, width, depth = size
+        height, width, depth = image.shape[2:]
         return self.head(features)[:, :, :height, :width, :depth]
 
 
 class _UpBlock(nn.Module):
     """Enlarge the features of a coarser level and combine them with those of the encoder."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...], norm: Any
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size, norm: Any) -> None:
         super().__init__()
         self.upsample = nn.ConvTranspose3d(in_channels, in_channels, stride, stride=stride)
         self.block = _block(in_channels + out_channels, out_channels, out_channels, kernel_size, norm)
@@ -167,19 +192,17 @@ def transfer_encoder(network: LayerUNet, path: str | Path | None) -> LayerUNet:
     return network
 
 
-def _sizes(
-    name: str, values: Sequence[int | Sequence[int]] | None, default: int, count: int
-) -> list[tuple[int, ...]]:
+def _sizes(name: str, values: Sequence[int | Sequence[int]] | None, default: int, count: int) -> list[_Size]:
     sizes = [ensure_tuple_rep(value, 3) for value in ([default] * count if values is None else values)]
     if len(sizes) != count or any(size < 1 for level in sizes for size in level):
         raise ValueError(f"{name} must be {count} positive sizes, one for each level, got {values}")
     return sizes
 
 
-def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: tuple[int, ...], norm: Any) -> Any:
+def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: _Size, norm: Any) -> Any:
     layers: list[nn.Module] = []
     for low, high in ((in_channels, mid_channels), (mid_channels, out_channels)):
-        padding = tuple(size // 2 for size in kernel_size)
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2)
         layers += [
             nn.Conv3d(low, high, kernel_size, padding=padding),
             get_norm_layer(norm, spatial_dims=3, channels=high),

@@ -5,6 +5,7 @@ Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import pickle
@@ -18,7 +19,7 @@ from torch import nn
 
 from .fnet import FNet
 
-__all__ = ["RANDOM", "is_scratch", "load_weights", "parameter_groups", "transfer_extraction"]
+__all__ = ["RANDOM", "is_scratch", "load_network", "load_weights", "parameter_groups", "transfer_extraction"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,36 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
     if broken:
         raise ValueError(f"{path}: weights must be finite, got NaN or Inf in {broken}")
     return weights
+
+
+def load_network(network: nn.Module, path: Any) -> nn.Module:
+    """Replace all weights of a network, or refuse.
+
+    Args:
+        network: changed in place.
+        path: state dict of the network.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when a tensor is missing, unknown or of another shape.
+    """
+    weights = load_weights(path)
+    try:
+        copy.deepcopy(network).load_state_dict(weights)  # an atlas takes its size from them; none is half loaded
+    except RuntimeError:
+        expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in weights.items()}
+        differing = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise ValueError(
+            f"{path}: weights must be those of the network that the config describes, got {len(differing)} of "
+            f"{len(expected)} tensors that are missing, unknown or of another shape, such as {differing[0]}"
+        ) from None
+    network.load_state_dict(weights)
+    logger.info("loaded %d tensors from %s", len(weights), path)
+    return network
 
 
 def transfer_extraction(

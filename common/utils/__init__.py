@@ -2,7 +2,7 @@ from .bundle_root import check_bundle_root
 from .choice import check_choice
 from .distributed import join_processes, leave_processes, process_device
 from .errors import explain_errors
-from .files import is_main_process, write_atomically
+from .files import is_main_process, write_atomically, write_folder
 from .flags import check_flags
 from .moving_average import MovingAverage
 from .options import check_options

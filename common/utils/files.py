@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
 
-__all__ = ["is_main_process", "write_atomically"]
+__all__ = ["is_main_process", "write_atomically", "write_folder"]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -29,6 +30,31 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
+    """Write a folder under a temporary name and rename it, so that a failure leaves nothing behind.
+
+    Args:
+        folder: to make; it may exist when it is empty. Missing parents are made.
+        write: called with the temporary folder, which lies beside `folder`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when it holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: output folder must be new or empty, got one that holds something")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial_") as temporary:
+        root = Path(temporary) / "folder"  # an ordinary one: the temporary one is for its owner alone
+        root.mkdir()
+        write(root)
+        root.replace(folder)
+    return folder
 
 
 def is_main_process() -> bool:

@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
 WORKFLOWS = ["pretrain.yaml", "train.yaml", "inference.yaml"]
 TRAININGS = ["pretrain.yaml", "train.yaml"]
+SEGMENTATIONS = ["train.yaml", "inference.yaml"]
 F_NET_TWINS = {
     "features": WORKFLOWS,
     "kernel_size": WORKFLOWS,
-    "tile_size": ["train.yaml", "inference.yaml"],
-    "network_def": ["train.yaml", "inference.yaml"],
+    "tile_size": SEGMENTATIONS,
+    "network_def": SEGMENTATIONS,
     "patch_size": TRAININGS,
     "air": TRAININGS,
     "normalization": TRAININGS,
@@ -34,7 +35,7 @@ TWINS = {  # what the files of a bundle have in common
         "intensity": WORKFLOWS,
         "features": WORKFLOWS,
         "num_groups": WORKFLOWS,
-        "network_def": ["train.yaml", "inference.yaml"],
+        "network_def": SEGMENTATIONS,
         "slice_size": TRAININGS,
     },
     "planar_heatmap_descriptor": {
@@ -48,17 +49,22 @@ TWINS = {  # what the files of a bundle have in common
         "clip": TRAININGS,
         "normalization": TRAININGS,
         "field_of_view": TRAININGS,
-        "offset_sigma": ["train.yaml", "inference.yaml"],
-        "descriptor": ["train.yaml", "inference.yaml"],
-        "descriptors": ["train.yaml", "inference.yaml"],
-        "step": ["train.yaml", "inference.yaml"],
-        "num_neighbors": ["train.yaml", "inference.yaml"],
-        "voting": ["train.yaml", "inference.yaml"],
-        "descriptor_normalization": ["train.yaml", "inference.yaml"],
-        "position_weight": ["train.yaml", "inference.yaml"],
-        "search_radius": ["train.yaml", "inference.yaml"],
-        "smoothing": ["train.yaml", "inference.yaml"],
-        "background_weight": ["train.yaml", "inference.yaml"],
+        "offset_sigma": SEGMENTATIONS,
+        "descriptor": SEGMENTATIONS,
+        "descriptors": SEGMENTATIONS,
+        "step": SEGMENTATIONS,
+        "num_neighbors": SEGMENTATIONS,
+        "voting": SEGMENTATIONS,
+        "descriptor_normalization": SEGMENTATIONS,
+        "position_weight": SEGMENTATIONS,
+        "search_radius": SEGMENTATIONS,
+        "smoothing": SEGMENTATIONS,
+        "background_weight": SEGMENTATIONS,
+    },
+    "layer_decomp_tumor": {
+        **{name: WORKFLOWS for name in ("features", "kernel_sizes", "strides", "norm")},
+        **{name: TRAININGS for name in ("organ", "spacing", "clip", "patch_size")},
+        **{name: SEGMENTATIONS for name in ("network_def", "organ_margin", "roi_size", "overlap", "inferer")},
     },
 }
 BASES = {  # the files that each override is written for
@@ -67,9 +73,19 @@ BASES = {  # the files that each override is written for
     "mr.yaml": WORKFLOWS,
     "multi_gpu_train.yaml": TRAININGS,
     "evaluate.yaml": ["train.yaml"],
+    "adapt.yaml": ["pretrain.yaml"],
+    "zero_shot.yaml": SEGMENTATIONS,
 }
 REQUIRED = {"train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "multi_gpu_train.yaml", "evaluate.yaml"}
-NEW = {"evaluate.yaml": {"split", "evaluation_dir", "num_pictures", "evaluation"}, "multi_gpu_train.yaml": {"finalize"}}
+NEW = {
+    "evaluate.yaml": {
+        *("split", "evaluation_dir", "num_pictures", "evaluation", "weights"),
+        *("validate::additional_metrics", "validate::evaluator::additional_metrics"),
+    },
+    "multi_gpu_train.yaml": {"finalize"},
+    "adapt.yaml": {"adapted", "real_batch_size", "train::real_dataset", "train::real_loader", "train::normal_loader"},
+    "zero_shot.yaml": {"layers", "weights"},  # after evaluate.yaml or inference.yaml, which have the latter
+}
 # inference has no schedule and no patches: these overrides are only for the trainings
 TRAINING_ONLY = {
     "max_epochs",
@@ -90,14 +106,27 @@ TRAINING_ONLY = {
     "spacing",
     "field_of_view",
     "max_background",
+    "organ",
+    "clip",
+    "volume",
+    "intensity_ratio",
+    "edge_blur",
+    "organ_weight",
+    "tumor_weight",
+    "composition_weight",
 }
 PRETRAINING_ONLY = {
     "context_restoration_unet": {"patch_size"},
     "planar_heatmap_descriptor": {"max_epochs", "iterations_per_epoch", "val_iterations", "learning_rate"},
+    "layer_decomp_tumor": {
+        *("val_iterations", "volume", "intensity_ratio", "edge_blur"),
+        *("organ_weight", "tumor_weight", "composition_weight", "cross_entropy_weight"),
+    },
 }
 SUPERVISED_ONLY = {
     "context_restoration_unet": {"val_interval", "softmax", "cross_entropy_weight"},
     "planar_heatmap_descriptor": {"smoothing", "search_radius", "max_background"},
+    "layer_decomp_tumor": {"roi_size", "overlap"},
 }
 
 SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable

@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from common.data import fit_field_of_view, read_cases
+from common.transforms import find_brain
 
 ROOT = Path(__file__).resolve().parents[2]
 SCANS = Path(os.environ.get("SCANS_DIR", "/nonexistent"))
@@ -87,3 +88,15 @@ def test_the_field_of_view_finds_the_same_anatomy_in_scans_that_begin_anywhere(t
         from_scan.append(center[2])
         from_box.append(center[2] - place.center[2])
     assert np.std(from_box) < 0.5 * np.std(from_scan)
+
+
+@needs_scans
+def test_the_brain_is_found_with_the_tumor_in_it():
+    """Otsu's threshold, in its place, splits the brain of some scans."""
+    for case in read_cases(SCANS / "glioma_flair", check_headers=False).test[:5]:
+        image, label = (np.asarray(nib.load(case[key]).dataobj) for key in ("image", "label"))
+        brain = find_brain(image, (240 / 256, 240 / 256, 140 / image.shape[2]))
+        assert brain[label > 0].mean() > 0.95
+        assert 0.08 < brain.mean() < 0.45
+        middle = tuple(length // 2 for length in image.shape)
+        assert brain[middle]

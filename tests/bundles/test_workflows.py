@@ -19,7 +19,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from common.data import PHANTOM_LABELS, write_datalist, write_phantoms
+from common.data import PHANTOM_LABELS, write_datalist, write_lesion_phantoms, write_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -31,12 +31,16 @@ PICTURES = {  # drawn while a network is trained, besides its learning curves
     "fnet_wtacae_mtl": {"kernels.png", "reconstructions.png"},
     "context_restoration_unet": {"restorations.png"},
     "planar_heatmap_descriptor": {"pairs.png", "embedding.png"},
+    "layer_decomp_tumor": {"layers.png", "simulation.png"},
 }
 TABLES = {  # of an evaluation
     "fnet_wtacae_stl": {"mean_dice_raw.csv"},
     "fnet_wtacae_mtl": {"mean_dice_raw.csv"},
     "context_restoration_unet": {"mean_dice_raw.csv", "clinical_raw.csv"},
     "planar_heatmap_descriptor": {"mean_dice_raw.csv"},
+    "layer_decomp_tumor": {
+        *("mean_dice_raw.csv", "hausdorff_95_raw.csv", "sensitivity_raw.csv", "specificity_raw.csv"),
+    },
 }
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
@@ -44,7 +48,12 @@ FAST = {"num_workers": 0, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("phantoms"), num_training=5, num_test=2, num_unlabeled=2, size=48)
+    scans = write_phantoms(tmp_path_factory.mktemp("phantoms"), num_training=5, num_test=2, num_unlabeled=2, size=48)
+    shutil.copytree(scans / "imagesUn", scans / "imagesNo")  # no phantom has a lesion
+    content = json.loads((scans / "dataset.json").read_text())
+    normal = [f"imagesNo/{path.name}" for path in sorted((scans / "imagesNo").iterdir())]
+    write_datalist(scans, {**content, "normal": normal})
+    return scans
 
 
 @pytest.fixture
@@ -119,7 +128,7 @@ def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quie
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(tmp_path))
     images = phantoms / "imagesTs"
     exact = {**common, "dataset_dir": str(images)}
-    if bundle.name != "planar_heatmap_descriptor":  # whose votes are in single precision
+    if "output_dtype" in (bundle / "configs" / "inference.yaml").read_text():
         exact["inferer::output_dtype"] = "$torch.float32"
     run(bundle, "inference.yaml", kind="infer", **exact, output_dir=str(tmp_path))
     for row in csv.DictReader((tmp_path / "mean_dice_raw.csv").open()):
@@ -452,6 +461,17 @@ OPTIONS = {  # what text and numbers out of range are given for
     "field_of_view": [100, 0, 100],
     "softmax": 1,
     "save_probabilities": 1,
+    "layers": 1,
+    "organ_margin": -1,
+    "roi_size": 0,
+    "overlap": 2,
+    "kernel_sizes": [0],
+    "strides": [0],
+    "roughness": 2,
+    "tumor_prob": 2,
+    "composition_delay": -1,
+    "organ_weight": -1,
+    "foreground_fraction": 2,
 }
 
 
@@ -470,7 +490,7 @@ def test_text_and_numbers_out_of_range_end_in_one_sentence_with_the_name_of_the_
         for value in ("abc", out_of_range):
             common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path)}
             made = workflow(bundle, *names, kind=kind, **common, **{option: value})
-            if f"@{option}" in str(made.parser["initialize"]):
+            if f"'@{option}'" in str(made.parser["initialize"]):
                 tried += 1
                 (line,) = last_words(made, capsys)
                 assert line.startswith(f"error: {option} must be ") and line.endswith(f", got {value!r}")
@@ -609,3 +629,67 @@ def test_an_atlas_of_another_descriptor_is_refused_at_inference(phantoms, tmp_pa
         f"error: {tmp_path}/model.pt: weights must be those of the network that the config describes"
     )
     assert not (tmp_path / "output").exists()
+
+
+LAYERS_BUNDLE = ROOT / "bundles" / "layer_decomp_tumor"
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory) -> Path:
+    counts = {"num_training": 5, "num_test": 2, "num_unlabeled": 2, "num_normal": 3}
+    return write_lesion_phantoms(tmp_path_factory.mktemp("lesions"), **counts, size=48)
+
+
+def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, tmp_path, quiet_hooks):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path / "models"), "device": "cpu"}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common, **SHORT)
+    run(LAYERS_BUNDLE, "pretrain.yaml", "adapt.yaml", **common, **SHORT)
+    for weights in ("pretrained", "adapted"):
+        scores, path = tmp_path / f"{weights}_scores", str(tmp_path / "models" / weights / "layer_unet.pt")
+        evaluated = run(
+            *(LAYERS_BUNDLE, "train.yaml", "evaluate.yaml", "zero_shot.yaml"),
+            **common,
+            evaluation_dir=str(scores),
+            weights=path,
+        )
+        assert evaluated.parser.get_parsed_content("network_def").head.out_channels == 3
+        rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
+        assert [list(row) for row in rows] == 2 * [["filename", "tumor", "mean"]]
+
+    output = tmp_path / "output"
+    images = {**common, "dataset_dir": str(lesions / "imagesTs"), "organ_dir": str(lesions / "organs")}
+    run(
+        *(LAYERS_BUNDLE, "inference.yaml", "zero_shot.yaml"),
+        kind="infer",
+        **images,
+        output_dir=str(output),
+        layers=True,
+        organ_margin=0,
+    )
+    for path in sorted((lesions / "imagesTs").glob("*.nii.gz")):
+        name = path.name.removesuffix(".nii.gz")
+        image = nib.load(path)
+        found, organ, tumor = (nib.load(output / f"{name}_{kind}.nii.gz") for kind in ("seg", "organ", "tumor"))
+        assert found.shape == image.shape and {organ.shape, tumor.shape} == {(*image.shape, 1)}
+        inside = np.asarray(nib.load(lesions / "organs" / path.name).dataobj) > 0
+        assert not np.asarray(found.dataobj)[~inside].any()
+
+
+@pytest.mark.parametrize("task", ["restoration", "rotation", "location", "jigsaw"])
+def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_path, quiet_hooks):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu"}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common, **SHORT, task=task)
+    trained = run(LAYERS_BUNDLE, "train.yaml", **common, **SHORT, num_labeled=1, num_validation=1, learning_rate=1e-9)
+    pretrained = torch.load(tmp_path / "pretrained" / "layer_unet.pt", weights_only=True)
+    network = trained.parser.get_parsed_content("module")
+    torch.testing.assert_close(network.encoder[0][0].weight, pretrained["encoder.0.0.weight"])
+
+
+def test_scans_without_normal_ones_end_in_how_to_get_them(lesions, tmp_path, quiet_hooks, capsys):
+    scans = shutil.copytree(lesions, tmp_path / "scans")
+    write_datalist(scans, {**json.loads((scans / "dataset.json").read_text()), "normal": []})
+    made = workflow(
+        LAYERS_BUNDLE, "pretrain.yaml", dataset_dir=str(scans), ckpt_dir=str(tmp_path / "models"), device="cpu"
+    )
+    (line,) = last_words(made, capsys)
+    assert line.startswith("error: normal must list at least one scan") and "tools.normals" in line

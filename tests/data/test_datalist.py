@@ -212,9 +212,11 @@ def test_names_the_tool_that_writes_a_missing_datalist(tmp_path):
         ("{", "must be JSON"),
         ("[]", "must be a JSON object, got a list"),
         ('{"training": {}}', "training must be a list, got a dict"),
+        ('{"normal": {}}', "normal must be a list, got a dict"),
+        ('{"normal": [{"organ": "a.nii"}]}', "every case must have image, got"),
         ('{"training": [{"image": "a.nii"}]}', "every case must have image and label, got"),
         ('{"training": ["a.nii"]}', "every case must have image and label, got a.nii"),
-        ("{}", "training or unlabeled must list a case, got none"),
+        ("{}", "training, unlabeled or normal must list a case, got none"),
     ],
 )
 def test_refuses_a_malformed_datalist(tmp_path, text, match):
@@ -309,3 +311,98 @@ def test_a_t2_map_belongs_to_its_case_and_lies_on_the_grid_of_its_image(tmp_path
     save(tmp_path / "t2/c3.nii.gz", 99, shape=(6, 5, 3))
     with pytest.raises(ValueError, match=r"c3.nii.gz: t2_map must have the shape of its image \(6, 5, 4\), got"):
         read_cases(tmp_path)
+
+
+@pytest.fixture
+def organs(tmp_path, content):
+    """Organs of a training case, a test case, an unlabeled and a normal one; six normal scans in all."""
+    content["training"][3]["organ"] = "organs/c3.nii.gz"
+    content["test"][0] = {"image": content["test"][0], "organ": "organs/t0.nii.gz"}
+    content["unlabeled"][0] = {"image": content["unlabeled"][0], "organ": "organs/u0.nii.gz"}
+    content["normal"] = [f"normal/n{index}.nii.gz" for index in range(6)]
+    content["normal"][0] = {"image": content["normal"][0], "organ": "organs/n0.nii.gz"}
+    for seed, name in enumerate(["c3", "t0", "u0", "n0"]):
+        save(tmp_path / f"organs/{name}.nii.gz", 100 + seed)
+    for index in range(6):
+        save(tmp_path / f"normal/n{index}.nii.gz", 200 + index)
+    write_datalist(tmp_path, content)
+    return content
+
+
+def test_an_organ_stays_with_its_case_and_no_other_case_gets_one(tmp_path, organs):
+    cases = read_cases(tmp_path, num_labeled=2)
+    chosen = {
+        "c3": cases.pretraining(include_val_images=True),
+        "u0": cases.unlabeled,
+        "t0": cases.test,
+        "n0": cases.normal,
+    }
+    for name, items in chosen.items():
+        assert {case_id(item["image"]): item["organ"] for item in items if "organ" in item}[name] == str(
+            tmp_path / f"organs/{name}.nii.gz"
+        )
+    assert [item for item in cases.pretraining() if case_id(item["image"]) in ("c1", "u1") and len(item) > 1] == []
+    for fold in range(5):
+        cases = read_cases(tmp_path, fold)
+        for item in [*cases.labeled("training"), *cases.labeled("validation")]:
+            assert list(item) == ["image", "label", *(["organ"] if case_id(item["image"]) == "c3" else [])]
+        for item in cases.held_out():
+            assert list(item) == ["image", *(["organ"] if case_id(item["image"]) == "c3" else [])]
+
+
+@pytest.mark.parametrize("name", ["c3", "t0", "u0", "n0"])
+def test_refuses_an_organ_that_is_missing_or_off_the_grid_of_its_image(tmp_path, organs, name):
+    file = tmp_path / f"organs/{name}.nii.gz"
+    save(file, 0, shape=(6, 5, 5))
+    with pytest.raises(ValueError, match=rf"organs/{name}\.nii\.gz: organ must have the shape of its image .*, got"):
+        read_cases(tmp_path)
+    save(file, 0, affine=np.diag([1, 1, 1.2, 1]))
+    with pytest.raises(ValueError, match=rf"organs/{name}\.nii\.gz: organ must have the affine of its image, got"):
+        read_cases(tmp_path)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"organs/{name}\.nii\.gz: must exist, got no such file"):
+        read_cases(tmp_path)
+
+
+@pytest.mark.parametrize("extra", ["imagesTr/c1.nii.gz", "imagesUn/u1.nii.gz", "organs/c3.nii.gz", "normal/n1.nii.gz"])
+def test_refuses_a_normal_scan_listed_elsewhere(tmp_path, organs, extra):
+    write_datalist(tmp_path, {**organs, "normal": [*organs["normal"], extra]})
+    with pytest.raises(ValueError, match=r"nii\.gz: must be listed once, got it twice"):
+        read_cases(tmp_path)
+
+
+def test_folds_hold_out_every_normal_scan_once_and_learn_from_the_others(tmp_path, organs):
+    found = []
+    for fold in range(3):
+        cases = read_cases(tmp_path, fold, num_folds=3)
+        learned, held_out = cases.normals("training"), cases.normals("validation")
+        assert len(held_out) == 2 and len(learned) == 4
+        assert sorted(ids(learned + held_out)) == ids(cases.normal)
+        found += ids(held_out)
+    assert sorted(found) == [f"n{index}" for index in range(6)]
+    write_datalist(tmp_path, {**organs, "normal": organs["normal"][::-1]})
+    assert read_cases(tmp_path, 2, num_folds=3).normals("validation") == held_out
+    assert any(read_cases(tmp_path, 2, num_folds=3, seed=seed).normals("validation") != held_out for seed in range(4))
+
+
+@pytest.mark.parametrize("fold", range(5))
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_of_few_normal_scans_one_is_held_out_and_one_alone_serves_twice(tmp_path, organs, fold, number):
+    write_datalist(tmp_path, {**organs, "normal": organs["normal"][:number]})
+    cases = read_cases(tmp_path, fold)
+    assert len(cases.normals("validation")) == 1
+    assert len(cases.normals("training")) == max(number - 1, 1)
+
+
+def test_normal_scans_alone_are_enough(tmp_path, organs):
+    write_datalist(tmp_path, {"normal": organs["normal"]})
+    cases = read_cases(tmp_path)
+    assert (len(cases.normal), cases.training, cases.pretraining()) == (6, [], [])
+
+
+def test_refuses_to_give_normal_scans_where_none_is_listed(tmp_path, content):
+    cases = read_cases(tmp_path)
+    with pytest.raises(ValueError, match=r"normal must list at least one scan .*got none; `python -m tools\.normals`"):
+        cases.normals("training")
+    with pytest.raises(ValueError, match="split must be training or validation, got 'test'"):
+        cases.normals("test")

@@ -73,3 +73,29 @@ def test_2d_images_are_listed_where_they_are_allowed_and_else_refused_or_passed_
         list_images(tmp_path / "picture.png")
     with pytest.raises(ValueError, match=r"flat.nii: must hold one volume of 3 dimensions, got shape \(6, 5\)"):
         list_images(tmp_path)
+
+
+def test_an_organ_is_the_mask_of_the_same_name_whatever_its_suffix(tmp_path):
+    touch(tmp_path, "scans/b.nii.gz", "scans/sub/A.nii", "organs/a.nii.gz", "organs/b.nii.gz", "organs/spare.nii")
+    found = list_images(tmp_path / "scans", organ_dir=tmp_path / "organs")
+    assert names(tmp_path, found) == ["scans/b.nii.gz", "scans/sub/A.nii"]
+    assert [item["organ"] for item in found] == [str(tmp_path / "organs" / name) for name in ("b.nii.gz", "a.nii.gz")]
+    assert all(list(item) == ["image"] for item in list_images(tmp_path / "scans"))
+
+
+def test_refuses_a_scan_without_its_organ(tmp_path):
+    touch(tmp_path, "scans/a.nii", "scans/b.nii", "organs/a.nii", "organs/._b.nii", "twins/a.nii", "twins/A.nii.gz")
+    with pytest.raises(FileNotFoundError, match=r"organs: must hold a mask for each scan, got none for .*scans/b\.nii"):
+        list_images(tmp_path / "scans", organ_dir=tmp_path / "organs")
+    with pytest.raises(FileNotFoundError, match=r"nowhere: must hold a mask for each scan, got none for .*a\.nii"):
+        list_images(tmp_path / "scans", organ_dir=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"twins: masks must have different names, got .*a\.nii"):
+        list_images(tmp_path / "scans/a.nii", organ_dir=tmp_path / "twins")
+
+
+def test_refuses_an_organ_off_the_grid_of_its_scan(tmp_path):
+    touch(tmp_path, "a.nii")
+    (tmp_path / "organs").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((10, 10, 9), np.uint8), np.eye(4)), tmp_path / "organs/a.nii")
+    with pytest.raises(ValueError, match=r"organs/a\.nii: organ must have the shape of its image \(10, 10, 10\), got"):
+        list_images(tmp_path / "a.nii", organ_dir=tmp_path / "organs")

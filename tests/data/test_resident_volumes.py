@@ -45,6 +45,13 @@ def test_volumes_of_several_sizes_stay_as_they_were_read(volumes, data):
     assert volumes[1]["image"] is volumes[1]["image"]
 
 
+def test_a_mask_that_is_not_read_changes_nothing(data, volumes):
+    """A data set that lists organs made `torch.as_tensor` of their paths."""
+    listed = ResidentVolumes([{**data[0], "organ": "/nowhere/organ.nii.gz"}, *data[1:]], READ)
+    assert [list(item) for item in listed] == [list(item) for item in volumes]
+    assert all(torch.equal(item["image"], same["image"]) for item, same in zip(listed, volumes, strict=True))
+
+
 def test_half_precision_halves_the_memory_and_hardly_changes_the_patches(data, volumes):
     half = ResidentVolumes(data, READ, half=True)
     assert half[0]["image"].dtype == torch.float16
@@ -178,9 +185,9 @@ def test_no_cases_are_refused():
         (
             {"batch_size": 0},
             ValueError,
-            "batch_size, num_batches and max_epochs must be at least 1 .* got 0, 4, 1 and 0",
+            "batch_size and num_batches must be at least 1 .* got 0, 4 and 0",
         ),
-        ({"seed": -1}, ValueError, "seed at least 0, got 2, 4, 1 and -1"),
+        ({"seed": -1}, ValueError, "seed at least 0, got 2, 4 and -1"),
         ({"num_batches": "4"}, TypeError, "num_batches must be a whole number, got '4'"),
         ({"fixed": "no"}, TypeError, "fixed must be True or False, got 'no'"),
     ],

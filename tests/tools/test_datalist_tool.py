@@ -119,6 +119,29 @@ def test_images_without_a_label_are_unlabeled_when_their_folder_is(make):
     assert read(root)["unlabeled"] == ["imagesTr/b.nii"]
 
 
+def test_organs_pair_by_name_with_images_of_every_list_and_normal_scans_are_listed(make):
+    make("imagesTr", "a_0000.nii", "b_0000.nii")
+    make("labelsTr", "a.nii", "b.nii")
+    make("imagesTs", "t.nii")
+    make("imagesUn", "u.nii", "v.nii")
+    make("imagesNo", "n.nii", "o.nii")
+    root = make("organs", "a.nii", "t_organ.nii", "u_mask.nii", "n.nii")
+    options = {"test_images": "imagesTs", "unlabeled": "imagesUn", "normal": "imagesNo"}
+    said = datalist(str(root), **options, organs="organs")
+    assert said.endswith("2 training, 1 test and 2 unlabeled cases, 2 without a tumor; 4 of all have an organ")
+    assert read(root)["training"] == [
+        {"image": "imagesTr/a_0000.nii", "label": "labelsTr/a.nii", "organ": "organs/a.nii"},
+        {"image": "imagesTr/b_0000.nii", "label": "labelsTr/b.nii"},
+    ]
+    assert read(root)["test"] == [{"image": "imagesTs/t.nii", "organ": "organs/t_organ.nii"}]
+    assert read(root)["unlabeled"] == [{"image": "imagesUn/u.nii", "organ": "organs/u_mask.nii"}, "imagesUn/v.nii"]
+    assert read(root)["normal"] == [{"image": "imagesNo/n.nii", "organ": "organs/n.nii"}, "imagesNo/o.nii"]
+    assert len(read_cases(root, num_folds=2).normal) == 2
+    make("organs", "x.nii")
+    with pytest.raises(ValueError, match=r"x\.nii: organ must have an image, got none \(1 such organs in all\)"):
+        datalist(str(root), **options, organs="organs", overwrite=True)
+
+
 def test_overwrites_only_when_told_to(make):
     make("imagesTr", "a.nii")
     root = make("labelsTr", "a.nii")
@@ -165,6 +188,11 @@ def test_commands_run_with_names_that_look_like_numbers_and_code(tmp_path, monke
     run("datalist", str(root), "--label_names", "background,$liver,right kidney,a,b", "--modality=CT", "--overwrite")
     assert read(root)["name"] == "007"
     assert list(read(root)["labels"].values()) == ["background", "$liver", "right kidney", "a", "b"]
+    assert list(read(root)) == ["name", "modality", "labels", "training", "test", "unlabeled"]
+    assert run("phantom", "8", *counts, "--lesions", "--num_normal=1").strip().endswith("and 1 without lesions")
+    written = read(Path("8"))
+    run("datalist", "8", "--normal", "imagesNo", "--organs", "organs", "--label_names=background,tumor", "--overwrite")
+    assert all(read(Path("8"))[name] == written[name] for name in ("training", "normal", "labels"))
 
 
 def test_pictures_are_listed_where_a_folder_holds_no_volumes(make, tmp_path):
@@ -178,3 +206,16 @@ def test_pictures_are_listed_where_a_folder_holds_no_volumes(make, tmp_path):
     datalist(str(root), images="pictures", labels="masks", overwrite=True)
     assert read(root)["training"] == [{"image": "pictures/p_0000.png", "label": "masks/p.png"}]
     assert read(root)["labels"] == {"0": "background", "1": "label_1"}
+
+
+def test_phantoms_have_lesions_when_asked_to(tmp_path):
+    counts = {"num_training": 2, "num_test": 1, "num_unlabeled": 1, "size": 16}
+    said = phantom(str(tmp_path / "new"), **counts, lesions=True, num_normal=2)
+    assert said.endswith("new: 2 training, 1 test and 1 unlabeled phantoms, and 2 without lesions")
+    assert len(read_cases(tmp_path / "new", num_folds=2).normal) == 2
+    with pytest.raises(ValueError, match="num_normal must be given with lesions only, got 2"):
+        phantom(str(tmp_path / "other"), num_normal=2)
+    with pytest.raises(TypeError, match="lesions must be True or False, got 'no'"):
+        phantom(str(tmp_path / "other"), lesions="no")
+    with pytest.raises(TypeError, match=r"num_normal must be a whole number, got 1\.5"):
+        phantom(str(tmp_path / "other"), lesions=True, num_normal=1.5)

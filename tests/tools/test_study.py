@@ -225,6 +225,22 @@ def test_an_evaluation_repeats_the_options_of_its_training(content):
         assert each.evaluation.config_files == ("bundle/configs/train.yaml", "bundle/configs/evaluate.yaml")
 
 
+def test_what_is_evaluated_without_a_label_is_pretrained_with_each_seed_and_not_trained(content):
+    Path("bundle/configs/zero_shot.yaml").write_text("text: nothing\n")
+    arm = {"workflow": "pretraining", "evaluation_files": ["configs/zero_shot.yaml"], "options": {"max_epochs": 2}}
+    content |= {"arms": {"zero": arm}, "reference": None, "num_labeled": [1], "seeds": [0, 1], "folds": [0]}
+    for each, seed in zip(plan_runs(plan(content)), ("0", "1"), strict=True):
+        learned, evaluated = options_of(each.training), options_of(each.evaluation)
+        assert each.training.run_id == "pretraining" and each.training.needs == ()
+        assert each.training.config_files == ("bundle/configs/pretrain.yaml",)
+        assert each.evaluation.config_files[-1] == "bundle/configs/zero_shot.yaml"
+        assert learned["--seed"] == evaluated["--seed"] == seed
+        assert learned["--max_epochs"] == "2" and "--max_epochs" not in evaluated
+        assert evaluated["--num_validation"] == "1" and "--num_validation" not in learned
+        assert "--num_labeled" not in {**learned, **evaluated}
+        assert learned["--ckpt_dir"] == evaluated["--ckpt_dir"]
+
+
 @pytest.mark.parametrize(("per_fold", "folders"), [(False, ["wta"]), (True, ["fold0", "fold1"])])
 def test_a_pretraining_runs_once_for_all_or_once_per_fold(content, per_fold, folders):
     content["pretrainings"]["wta"]["per_fold"] = per_fold
@@ -334,6 +350,12 @@ def test_a_run_that_leaves_no_result_has_failed(content, capsys):
         ({"dataset_dir": "%data"}, "paths must not begin with"),
         ({"arms": {"stl": {"pretraining": "wta", "options": {"pretrained": None}}}}, "leave 'pretrained' to the study"),
         ({"arms": {"../stl": {}}}, "must be named with letters"),
+        ({"arms": {"zero": {"workflow": "pretrain"}}}, "arms.zero.workflow .* did you mean 'pretraining'"),
+        ({"arms": {"zero": {"workflow": "pretraining", "pretraining": "wta"}}}, "arms.zero must have no pretraining"),
+        (
+            {"arms": {"zero": {"workflow": "pretraining", "options": {"nothing": 1}}}, "reference": None},
+            "got 'nothing'",
+        ),
         ({"num_labeled": [2, 2]}, "num_labeled must hold each number once"),
         ({"num_labeled": [0]}, "num_labeled must be a list of whole numbers from 1"),
         ({"pretrainings": {"wta": {}}}, "pretrainings.wta must have the key 'weights'"),

@@ -20,9 +20,10 @@ __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known
 Entry = TypeVar("Entry", bound="Pretraining | Arm | Study")
 
 SPLITS = ("test", "validation")
+_FIRST_FILE = {"training": "train.yaml", "pretraining": "pretrain.yaml"}  # by the workflow that is given it
 SET_BY_THE_STUDY = ("run_id", "config_file", "args_file", "bundle_root", "dataset_dir", "ckpt_dir", "evaluation_dir")
 KINDS: dict[str, type] = {
-    **dict.fromkeys(["num_labeled", "folds", "seeds", "override_files"], list),
+    **dict.fromkeys(["num_labeled", "folds", "seeds", "override_files", "evaluation_files"], list),
     **dict.fromkeys(["options", "arms", "pretrainings"], dict),
     "per_fold": bool,
 }
@@ -57,12 +58,17 @@ class Arm:
         bundle: folder of the bundle; the study's when empty.
         override_files: configs given last, relative to the bundle; the study's when None.
         options: overrides of this arm, on top of the study's.
+        workflow: what is run with the draw's seed before the evaluation: `training`, or `pretraining` for what is
+            evaluated without any label.
+        evaluation_files: configs that the evaluation is given after `evaluate.yaml`, relative to the bundle.
     """
 
     pretraining: str | None = None
     bundle: str = ""
     override_files: Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    workflow: str = "training"
+    evaluation_files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -250,13 +256,20 @@ def _plan_run(
     if pretraining is not None:
         options["pretrained"] = str(pretraining.product)
     options |= {**study.options, **arm.options}
-    config_files = _config_files(study, arm, "train.yaml")
-    _check_ids(options, _known_ids(config_files), config_files)
+    config_files = _config_files(study, arm, _FIRST_FILE[arm.workflow])
+    if arm.workflow == "pretraining":
+        del options["num_labeled"]
+        known = _known_ids(config_files) | _known_ids(_config_files(study, arm, "train.yaml"))
+        _check_ids(options, known, config_files)
+    learned = _fitting(options, config_files) if arm.workflow == "pretraining" else options
+    _check_ids(learned, _known_ids(config_files), config_files)
     needs = () if pretraining is None else (pretraining,)
-    training = Job(f"{label} training", "training", folder, config_files, options, needs=needs)
+    training = Job(f"{label} {arm.workflow}", arm.workflow, folder, config_files, learned, needs=needs)
 
     folder = folder / "evaluation"
     config_files = _config_files(study, arm, "train.yaml", "evaluate.yaml")
+    config_files = (*config_files[:2], *_bundle_files(study, arm, arm.evaluation_files), *config_files[2:])
+    options = _fitting(options, config_files) if arm.workflow == "pretraining" else options
     options = {**options, "split": study.split, "evaluation_dir": str(folder)}
     _check_ids(options, _known_ids(config_files), config_files)
     product = folder / study.scores
@@ -264,10 +277,20 @@ def _plan_run(
     return Run(name, num_labeled, draw, training, evaluation, pretraining)
 
 
+def _fitting(options: Mapping[str, Any], config_files: Sequence[str]) -> dict[str, Any]:
+    """Return the options that some files know: those of one workflow may mean nothing to another."""
+    known = _known_ids(config_files)
+    return {name: value for name, value in options.items() if _head(name) in known}
+
+
 def _config_files(study: Study, entry: Pretraining | Arm, *names: str) -> tuple[str, ...]:
-    bundle = Path(entry.bundle or study.bundle)
     overrides = study.override_files if entry.override_files is None else entry.override_files
-    return tuple(str(bundle / name) for name in (*(f"configs/{name}" for name in names), *overrides))
+    return _bundle_files(study, entry, [*(f"configs/{name}" for name in names), *overrides])
+
+
+def _bundle_files(study: Study, entry: Pretraining | Arm, names: Sequence[str]) -> tuple[str, ...]:
+    bundle = Path(entry.bundle or study.bundle)
+    return tuple(str(bundle / name) for name in names)
 
 
 def _known_ids(config_files: Sequence[str]) -> set[str]:
@@ -327,6 +350,11 @@ def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) 
     if not (entry.bundle or study.bundle):
         raise ValueError(f"{where} must have a bundle, got neither its own nor one of the study")
     _check_values([entry.bundle, *(entry.override_files or [])], f"{where} paths")
+    if isinstance(entry, Arm):
+        check_known(entry.workflow, _FIRST_FILE, f"{where}.workflow")
+        _check_values([*entry.evaluation_files], f"{where} paths")
+        if entry.pretraining is not None and entry.workflow != "training":
+            raise ValueError(f"{where} must have no pretraining where it is one itself, got {entry.pretraining!r}")
     _check_options(entry.options, f"{where}.options", SET_BY_THE_DRAW)
     if isinstance(entry, Pretraining):
         _check_values(entry.weights, f"{where}.weights")

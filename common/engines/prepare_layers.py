@@ -1,0 +1,52 @@
+"""How scans reach a network that learns to take simulated tumors off them.
+
+Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
+arXiv 2021 (https://arxiv.org/abs/2109.03230)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+
+from common.transforms import LAYERS, RandTumorLayers
+
+__all__ = ["PrepareLayers"]
+
+
+class PrepareLayers(PrepareBatch):
+    """Put tumors into the scans of a batch where the network is, and take the layers as the target.
+
+    A batch is one of `PatchLoader`, with donors. Or it is one of `ParallelLoader`: `normal`, and `real` scans with
+    tumors that nobody has marked, whose target is the scan itself: its mask is -1 and its opacity 1, see
+    `LayerDecompositionLoss`.
+
+    Args:
+        simulation: draws the tumors.
+    """
+
+    def __init__(self, simulation: RandTumorLayers) -> None:
+        self.simulation = simulation
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scans of shape `(B, 1, H, W, D)` and layers of shape `(B, 5, H, W, D)`, see `LAYERS`."""
+        normal = batchdata.get("normal", batchdata)
+        tensors = {key: normal[key].to(device=device, non_blocking=non_blocking) for key in ("image", "organ", "donor")}
+        target = self.simulation.make_batch({**normal, **tensors})
+        if "real" in batchdata:
+            scans = batchdata["real"]["image"].to(target, non_blocking=non_blocking)
+            layers = target.new_zeros((len(scans), *target.shape[1:]))
+            layers[:, LAYERS.index("mask")] = -1
+            layers[:, LAYERS.index("alpha")] = 1
+            layers[:, -1:] = scans
+            target = torch.cat((target, layers))
+        return target[:, -1:].clone(), target

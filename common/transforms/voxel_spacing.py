@@ -1,0 +1,59 @@
+"""Resampling to another voxel size."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import Spacingd
+
+__all__ = ["IsotropicSpacingd", "VoxelSpacingd"]
+
+
+class VoxelSpacingd(Spacingd):
+    """Resample to a voxel size.
+
+    Entries such as `image_path`, which MONAI Label adds, are held back: MONAI 1.6's `Spacingd` takes every key that
+    begins with `image_` for the image's metadata and fails on text.
+
+    Args:
+        keys: items to resample, of shape `(C, H, W, D)`.
+        spacing: edges of a voxel in mm; 0 keeps that of the scan. `None`: nothing is resampled.
+        mode: interpolation of each key, `bilinear` or `nearest`.
+        allow_missing_keys: skip the keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: Sequence[float] | None,
+        mode: str | Sequence[str] = "bilinear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        pixdim = [edge or -1 for edge in spacing or (0, 0, 0)]  # MONAI keeps the voxel size where it is not positive
+        super().__init__(keys, pixdim=pixdim, mode=mode, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        images = {key: data[key] for key in self.key_iterator(dict(data))}
+        return {**data, **super().__call__(images, lazy)}
+
+
+class IsotropicSpacingd(VoxelSpacingd):
+    """Resample to cubic voxels.
+
+    Args:
+        keys: items to resample, of shape `(C, H, W, D)`.
+        spacing: edge of a voxel in mm.
+        mode: interpolation of each key, `bilinear` or `nearest`.
+        allow_missing_keys: skip the keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: float,
+        mode: str | Sequence[str] = "bilinear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, 3 * (spacing,), mode, allow_missing_keys)

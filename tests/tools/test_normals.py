@@ -1,0 +1,228 @@
+"""Laws of the command that cuts blocks without a tumor."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.data import case_id, read_cases, write_datalist
+from tools.normals import normals
+
+SHAPE = (6, 7, 20)
+AFFINE = np.array([[-0.9, 0.1, 0, 30.0], [0.1, 1.1, 0.2, -12.0], [0, -0.2, 2.5, 7.0], [0, 0, 0, 1]])
+TUMORS = {"a": [(5, 9)], "b": [(0, 3), (6, 12)], "c": []}  # slices
+FREE = {"a": [(0, 5), (9, 20)], "b": [(12, 20)], "c": [(0, 20)]}  # runs of at least 4 slices outside of these
+
+
+def save(path, volume):
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(volume, AFFINE), path)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Three training scans with an organ of value 1 and tumors of value 2, a test scan and an unlabeled one."""
+    root = tmp_path / "source"
+    root.mkdir()
+    random = np.random.RandomState(0)
+    for folder, names in (("Tr", "abc"), ("Ts", "t"), ("Un", "u")):
+        for name in names:
+            save(root / f"images{folder}/{name}.nii.gz", random.randint(-1000, 1000, SHAPE).astype(np.int16))
+            label = np.zeros(SHAPE, np.uint8)
+            label[1:5, 1:6] = 1
+            for first, last in TUMORS.get(name, []):
+                label[2:4, 3, first:last] = 2
+            if folder != "Un":
+                save(root / f"labels{folder}/{name}.nii.gz", label)
+    training = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in "abc"]
+    test = [{"image": "imagesTs/t.nii.gz", "label": "labelsTs/t.nii.gz"}]
+    labels = {"0": "background", "1": "liver", "2": "tumor"}
+    listed = {"labels": labels, "modality": {"0": "CT"}, "folds": [["a"], ["b"]], "training": training, "test": test}
+    write_datalist(root, {**listed, "unlabeled": ["imagesUn/u.nii.gz"]})
+    return root
+
+
+def cut(source, **options):
+    options = {"tumor_labels": 2, "organ_labels": (1, 2), **options}
+    target = source.parent / "target"
+    normals(str(source), str(target), **options)
+    return target, read_cases(target)
+
+
+def voxels(path):
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def world(affine, index):
+    return affine[:3, :3] @ index + affine[:3, 3]
+
+
+def state(folder):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_blocks_are_the_long_runs_of_slices_without_a_tumor(source):
+    _, cases = cut(source)
+    found = sorted((case_id(case["image"]), nib.load(case["image"]).shape[2]) for case in cases.normal)
+    assert found == [(f"{name}_{first:04d}", last - first) for name, runs in FREE.items() for first, last in runs]
+
+
+def test_no_block_holds_a_labeled_voxel_of_a_tumor_and_no_test_scan_yields_one(source):
+    _, cases = cut(source, min_slices=1)
+    assert {case_id(case["image"])[0] for case in cases.normal} == {"a", "b", "c"}
+    for case in cases.normal:
+        name, first = case_id(case["image"]).split("_")
+        depth = nib.load(case["image"]).shape[2]
+        label = voxels(source / f"labelsTr/{name}.nii.gz")[:, :, int(first) : int(first) + depth]
+        assert depth and not (label == 2).any()
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_voxels_of_a_block_stay_at_their_place_in_the_world(source, axis):
+    _, cases = cut(source, axis=axis, min_slices=1)
+    for case in cases.normal:
+        name, first = case_id(case["image"]).split("_")
+        block = nib.load(case["image"])
+        shift = np.eye(3)[axis] * int(first)
+        for index in np.argwhere(np.ones(block.shape))[::17]:
+            there = (index + shift).astype(int)
+            np.testing.assert_allclose(world(block.affine, index), world(AFFINE, there), atol=1e-4)
+            original = voxels(source / f"imagesTr/{name}.nii.gz")
+            assert voxels(case["image"])[tuple(index)] == original[tuple(there)]
+        assert block.get_data_dtype() == np.int16
+        np.testing.assert_allclose(nib.load(case["organ"]).affine, block.affine, atol=1e-5)
+
+
+def test_voxels_that_the_file_scales_keep_their_values(source):
+    path = source / "imagesTr/a.nii.gz"
+    image = nib.Nifti1Image(np.linspace(-1, 1, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE), AFFINE)
+    image.set_data_dtype(np.int16)
+    nib.save(image, path)
+    _, cases = cut(source)
+    block = next(case["image"] for case in cases.normal if case_id(case["image"]) == "a_0000")
+    np.testing.assert_allclose(voxels(block), voxels(path)[:, :, :5], atol=1e-7)
+
+
+def test_tumors_become_1_and_the_organ_a_mask(source):
+    target, cases = cut(source)
+    assert cases.labels == {0: "background", 1: "tumor"}
+    for case in [*cases.training, *cases.validation, *cases.test]:
+        before = voxels(source / Path(case["label"]).relative_to(target))
+        np.testing.assert_array_equal(voxels(case["label"]), before == 2)
+        np.testing.assert_array_equal(voxels(case["organ"]), before > 0)
+    for case in cases.normal:
+        name, first = case_id(case["image"]).split("_")
+        part = slice(int(first), int(first) + nib.load(case["image"]).shape[2])
+        before = voxels(source / f"labelsTr/{name}.nii.gz")[:, :, part]
+        np.testing.assert_array_equal(voxels(case["organ"]), before > 0)
+
+
+def test_without_tumor_labels_every_value_is_a_tumor_and_files_stay_as_they_are(source):
+    for path in source.glob("labels*/*.nii.gz"):
+        label = voxels(path)
+        save(path, np.where(label == 2, 3, 0).astype(np.uint8))
+    write_datalist(source, {**json.loads((source / "dataset.json").read_text()), "labels": {}})
+    target, cases = cut(source, tumor_labels=None, organ_labels=None)
+    assert [list(case) for case in cases.normal] == [["image"]] * 4
+    kept = [*source.glob("images*/*"), *source.glob("labels*/*")]
+    assert all((target / path.relative_to(source)).read_bytes() == path.read_bytes() for path in kept)
+
+
+def test_all_other_cases_and_folds_are_still_there_and_the_input_is_as_it_was(source):
+    before = state(source)
+    target, cases = cut(source)
+    assert state(source) == before
+    old = read_cases(source)
+    for name in ("training", "validation", "test", "unlabeled"):
+        images = [[Path(case["image"]).name for case in getattr(part, name)] for part in (old, cases)]
+        assert images[0] == images[1]
+    assert all(path.parent == source.parent for path in (source, target))
+    assert sorted(path.name for path in source.parent.iterdir()) == ["source", "target"]
+
+
+def test_a_block_must_hold_some_of_the_organ(source):
+    label = voxels(source / "labelsTr/c.nii.gz")
+    label[:, :, 3:] = 0
+    save(source / "labelsTr/c.nii.gz", label)
+    _, cases = cut(source)
+    assert {case_id(case["image"])[0] for case in cases.normal} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"min_slices": 21}, ValueError, "must have 21 slices without a tumor in a row, got none"),
+        ({"min_slices": 0}, ValueError, "min_slices must be 1 or more, got 0"),
+        ({"min_slices": "few"}, TypeError, "min_slices must be a whole number, got 'few'"),
+        ({"axis": 3}, ValueError, "axis must be 0, 1 or 2, got 3"),
+        (
+            {"organ_labels": (1, 2, 3)},
+            ValueError,
+            r"tumor_labels and organ_labels must be among \[0, 1, 2\], got \[3\]",
+        ),
+        ({"tumor_labels": "2 3"}, ValueError, "tumor_labels must be whole numbers above 0, separated by commas, got"),
+        ({"tumor_labels": (0, 2)}, ValueError, "tumor_labels must be whole numbers above 0"),
+        ({"tumor_labels": None}, ValueError, r"tumor_labels must be given with organ_labels, got none with \(1, 2\)"),
+        ({"organ_labels": 1}, ValueError, r"organ_labels must include tumor_labels \(2,\), got \(1,\)"),
+        ({"tumors": 2}, ValueError, r"options must be those .* got \['tumors'\]"),
+    ],
+)
+def test_refuses_options_that_make_no_sense_and_writes_nothing(source, options, error, match):
+    with pytest.raises(error, match=match):
+        cut(source, **options)
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
+
+
+def test_refuses_data_that_makes_no_sense(source):
+    content = json.loads((source / "dataset.json").read_text())
+    for change, match in (
+        ({"training": []}, r"dataset\.json: training must list at least 2 labeled scans, got 0"),
+        ({"normal": content["unlabeled"], "unlabeled": []}, r"dataset\.json: must list no normal scans yet, got 1"),
+    ):
+        write_datalist(source, {**content, **change})
+        with pytest.raises(ValueError, match=match):
+            cut(source)
+    content["training"][0]["organ"] = "organs/a.nii.gz"
+    save(source / "organs/a.nii.gz", np.ones(SHAPE, np.uint8))
+    write_datalist(source, content)
+    with pytest.raises(ValueError, match="organ_labels must not be given for a data set that lists organs"):
+        cut(source)
+
+
+@pytest.mark.parametrize("name", ["normal/imagesTr/c_0000.nii.gz", "organs/labelsTr/a.nii.gz"])
+def test_never_writes_over_a_file_of_the_data_set(source, name):
+    """A block went through a hard link into the file of the input."""
+    (source / name).parent.mkdir(parents=True)
+    (source / "imagesUn/u.nii.gz").rename(source / name)
+    write_datalist(source, {**json.loads((source / "dataset.json").read_text()), "unlabeled": [name]})
+    before = state(source)
+    with pytest.raises(ValueError, match=f"{Path(name).name}: only one file must have this name, got one of the data"):
+        cut(source)
+    assert state(source) == before
+
+
+def test_refuses_a_folder_that_holds_something(source):
+    (source.parent / "target").mkdir()
+    (source.parent / "target/mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="target: output folder must be new or empty"):
+        cut(source)
+    assert [path.name for path in (source.parent / "target").iterdir()] == ["mine.txt"]
+
+
+def test_the_command_takes_lists_with_commas_and_refuses_blanks(source, monkeypatch, capsys):
+    def run(*arguments):
+        target = str(source.parent / "007")
+        monkeypatch.setattr(sys, "argv", ["normals", str(source), "--output_dir", target, *arguments])
+        runpy.run_path(str(Path(__file__).parents[2] / "tools/normals.py"), run_name="__main__")
+        return capsys.readouterr().out.strip()
+
+    with pytest.raises(ValueError, match=r"options must be those .*, with commas in a list, got \(2,\)"):
+        run("--tumor_labels", "2", "--organ_labels", "1", "2")
+    said = run("--tumor_labels", "2", "--organ_labels", "1,2")
+    assert said.endswith("007: 4 blocks without a tumor, of 3 training scans")

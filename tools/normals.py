@@ -1,0 +1,279 @@
+"""Cut blocks of slices without a tumor from labeled scans, and write a data set that lists them as normal.
+
+python -m tools.normals DATASET_DIR --output_dir DIR [--min_slices 4] [--axis 2]
+    [--tumor_labels 2 [--organ_labels 1,2]] [--organ brain] [--extent 240,240,140]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+from common.data import case_id, read_cases, write_datalist
+from common.data.checks import check_label
+from common.transforms import ORGAN_FINDERS
+from common.utils import check_choice, write_folder
+from tools._command import run_command
+
+_KEYS = ("image", "label", "organ", "t2_map")
+_LISTS = ("training", "test", "unlabeled")
+_SUFFIXES = (".nii", ".nii.gz")
+
+Item = dict[str, str]
+
+
+def normals(
+    dataset_dir: str,
+    output_dir: str,
+    *more: Any,
+    min_slices: int = 4,
+    axis: int = 2,
+    tumor_labels: int | Sequence[int] | None = None,
+    organ_labels: int | Sequence[int] | None = None,
+    organ: str | None = None,
+    extent: Sequence[float] | None = None,
+    **unknown: Any,
+) -> str:
+    """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
+
+    A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
+    it. Files that stay as they are become hard links where the disk allows it, so do not edit them in place.
+
+    Args:
+        dataset_dir: folder with a dataset.json; all its files are NIfTI.
+        output_dir: folder to make; it may exist when it is empty.
+        more: refused.
+        min_slices: of a block.
+        axis: of the voxel array of the files, to which the slices are perpendicular.
+        tumor_labels: values that are a tumor, separated by commas: these become 1 in the labels, and all else 0. All
+            values above 0 are, and the labels stay as they are, if not given.
+        organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a
+            mask of these is written for each labeled scan.
+        organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
+        extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the files
+            are
+            not the true ones.
+        unknown: refused.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: when no scan is labeled, no block is left, the output folder holds something, or an option is
+            unknown or makes no sense.
+    """
+    if more or unknown:
+        raise ValueError(
+            f"options must be those that `--help` shows, with commas in a list, got {sorted(unknown) or more}"
+        )
+    for name, value, low in (("min_slices", min_slices, 1), ("axis", axis, 0)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        if value < low:
+            raise ValueError(f"{name} must be {low} or more, got {value}")
+    if axis > 2:
+        raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
+    tumors, organs = _read_values("tumor_labels", tumor_labels), _read_values("organ_labels", organ_labels)
+    if organs and not tumors:
+        raise ValueError(f"tumor_labels must be given with organ_labels, got none with {organs}")
+    if organs and not {*tumors} <= {*organs}:
+        raise ValueError(f"organ_labels must include tumor_labels {tumors}, got {organs}")
+    if organ is not None:
+        check_choice("organ", organ, ORGAN_FINDERS)
+    if organ and organs:
+        raise ValueError(f"organ must not be given with organ_labels, got {organ!r} and {organs}")
+    edges = _read_extent(extent)
+    content = _read(Path(dataset_dir), tumors + organs)
+    if organs and any("organ" in case for name in ("training", "test") for case in content[name]):
+        raise ValueError("organ_labels must not be given for a data set that lists organs, got both")
+    _check_kinds([case for name in _LISTS for case in content[name]])
+
+    blocks: list[Item] = []
+
+    def write(root: Path) -> None:
+        source = Path(dataset_dir)
+        for name in ("training", "test"):
+            content[name] = [_take_case(source, root, case, tumors, organs, edges) for case in content[name]]
+        content["unlabeled"] = [_take_case(source, root, case, (), (), edges) for case in content["unlabeled"]]
+        for case in [case for name in _LISTS for case in content[name] if organ and "organ" not in case]:
+            case["organ"] = _find_organ(root, case["image"], str(organ))
+        for case in content["training"]:
+            blocks.extend(_cut(root, case, min_slices, axis))
+        if not blocks:
+            raise ValueError(
+                f"{source}: a training scan must have {min_slices} slices without a tumor in a row, got none; "
+                "lower min_slices"
+            )
+        labels = {"0": "background", "1": "tumor"} if tumors else content["labels"]
+        write_datalist(root, {**content, "labels": labels, "normal": blocks})
+
+    folder = write_folder(output_dir, write)
+    return f"{folder}: {len(blocks)} blocks without a tumor, of {len(content['training'])} training scans"
+
+
+def _read_values(name: str, values: Any) -> tuple[int, ...]:
+    """Return label values from what the command line delivers: one number, several, or none."""
+    values = () if values is None else values if isinstance(values, list | tuple) else (values,)
+    if not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
+        raise ValueError(f"{name} must be whole numbers above 0, separated by commas, got {values}")
+    return tuple(values)
+
+
+def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
+    """Return what `dataset.json` says, each case as a dictionary, once `read_cases` has found it right."""
+    path = dataset_dir / "dataset.json"
+    raw = json.loads(path.read_text()) if path.is_file() else {}
+    num_training = len(raw.get("training", [])) if isinstance(raw, dict) else 0
+    if path.is_file() and num_training < 2:  # the folds of a training need as many
+        raise ValueError(f"{path}: training must list at least 2 labeled scans, got {num_training}")
+    labels = read_cases(dataset_dir, num_folds=2).labels
+    if raw.get("normal"):
+        raise ValueError(f"{path}: must list no normal scans yet, got {len(raw['normal'])}")
+    foreign = sorted(value for value in values if labels and value not in labels)
+    if foreign:
+        raise ValueError(f"tumor_labels and organ_labels must be among {sorted(labels)}, got {foreign}")
+    lists = {
+        name: [case if isinstance(case, dict) else {"image": case} for case in raw.get(name, [])] for name in _LISTS
+    }
+    return {"labels": {}, **raw, **lists}
+
+
+def _check_kinds(cases: Sequence[Item]) -> None:
+    for case in cases:
+        for key in _KEYS:
+            if key in case and not case[key].lower().endswith(_SUFFIXES):
+                raise ValueError(f"{case[key]}: {key} must be a {' or '.join(_SUFFIXES)} file")
+
+
+def _read_extent(extent: Any) -> tuple[float, ...]:
+    """Return mm along three axes, or nothing."""
+    if extent is None:
+        return ()
+    if not isinstance(extent, list | tuple) or len(extent) != 3 or not all(_is_length(edge) for edge in extent):
+        raise ValueError(f"extent must be three lengths in mm, separated by commas, got {extent!r}")
+    return tuple(extent)
+
+
+def _is_length(edge: Any) -> bool:
+    return isinstance(edge, int | float) and not isinstance(edge, bool) and 0 < edge < math.inf
+
+
+def _take_case(
+    source: Path, root: Path, case: Item, tumors: Sequence[int], organs: Sequence[int], extent: Sequence[float]
+) -> Item:
+    """Put the files of a case into the new folder under their old names, and return the case with its new organ."""
+    taken = {key: case[key] for key in _KEYS if key in case}
+    for key, name in taken.items():
+        if key == "label" and tumors:
+            _write_mask(source / name, root / name, tumors)
+        else:
+            _link(source / name, root / name)
+        if extent:
+            _set_extent(root / name, extent)
+    if "label" in taken and organs:
+        taken["organ"] = f"organs/{Path(taken['label']).as_posix()}"
+        _write_mask(source / taken["label"], root / taken["organ"], organs)
+        if extent:
+            _set_extent(root / taken["organ"], extent)
+    return taken
+
+
+def _set_extent(path: Path, extent: Sequence[float]) -> None:
+    """Replace a file by one whose voxels are so large that the volume has this extent; its directions stay."""
+    scan: Any = nib.load(path)
+    affine = scan.affine.copy()
+    edges = np.asarray(extent) / scan.shape[:3]
+    affine[:3, :3] *= edges / np.linalg.norm(affine[:3, :3], axis=0)
+    voxels = np.asanyarray(scan.dataobj)
+    path.unlink()  # it may be a link to the file of the input
+    _save(nib.Nifti1Image(voxels, affine), voxels.dtype if voxels.dtype.kind in "iu" else np.float32, path)
+
+
+def _find_organ(root: Path, image: str, organ: str) -> str:
+    """Write the mask of an organ that is found in a scan, and return its name."""
+    scan: Any = nib.load(root / image)
+    canonical: Any = nib.as_closest_canonical(scan)
+    array = np.asanyarray(canonical.dataobj)
+    mask = ORGAN_FINDERS[organ](array.reshape(array.shape[:3]), canonical.header.get_zooms()[:3]).astype(np.uint8)
+    if not mask.any():
+        raise ValueError(f"{image}: {organ} must be found in the scan, got an empty mask")
+    back = ornt_transform(io_orientation(canonical.affine), io_orientation(scan.affine))
+    name = f"organs/{image}"
+    _save(nib.Nifti1Image(apply_orientation(mask, back), scan.affine), np.uint8, root / name)
+    return name
+
+
+def _link(source: Path, target: Path) -> None:
+    _make_room(target)
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
+def _write_mask(source: Path, target: Path, values: Sequence[int]) -> None:
+    """Write 1 where a label map has one of some values."""
+    label = _open(source)
+    mask = np.isin(_read_label(label, source), values).astype(np.uint8)
+    _save(nib.Nifti1Image(mask, label.affine, label.header), np.uint8, target)
+
+
+def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
+    """Write the blocks of a scan, and yield what `dataset.json` says of each."""
+    others = tuple(other for other in range(3) if other != axis)
+    has_tumor: Any = (_read_label(_open(root / case["label"]), case["label"]) > 0).any(axis=others)
+    scans: dict[str, Any] = {key: _open(root / case[key]) for key in ("image", "organ") if key in case}
+    has_organ: Any = np.full(len(has_tumor), True)
+    if "organ" in scans:
+        has_organ = (np.asanyarray(scans["organ"].dataobj) > 0).reshape(scans["organ"].shape[:3]).any(axis=others)
+    for is_free, run in groupby(range(len(has_tumor)), key=lambda index: not has_tumor[index]):
+        slices = list(run)
+        if not is_free or has_organ[slices].sum() < min_slices:
+            continue
+        image = Path(case["image"])
+        name = image.with_name(f"{case_id(image)}_{slices[0]:04d}.nii.gz").as_posix()
+        block: Item = {key: f"{'normal' if key == 'image' else 'normal_organs'}/{name}" for key in scans}
+        for key, scan in scans.items():
+            window = [slice(None)] * 3
+            window[axis] = slice(slices[0], slices[-1] + 1)
+            part = scan.slicer[tuple(window)]  # moves the affine
+            voxels = np.asanyarray(part.dataobj)
+            _save(part, voxels.dtype if voxels.dtype.kind in "iu" else np.float32, root / block[key])
+        yield block
+
+
+def _open(path: Path) -> Any:  # nibabel's annotation is that of any file
+    return nib.load(path)
+
+
+def _read_label(label: Any, path: str | Path) -> np.ndarray:
+    array = np.asanyarray(label.dataobj)
+    return check_label(array.reshape(array.shape[:3]), path)
+
+
+def _make_room(path: Path) -> None:
+    """Make the folder of a new file. What is there already may be a link to a file of the input."""
+    if path.exists():
+        raise ValueError(
+            f"{path.parent.name}/{path.name}: only one file must have this name, got one of the data set, too"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _save(image: nib.Nifti1Image, dtype: Any, path: Path) -> None:
+    _make_room(path)
+    image.set_data_dtype(dtype)  # values that a file scales would else be rounded another time
+    nib.save(image, path)
+
+
+if __name__ == "__main__":
+    run_command(normals, "dataset_dir", "output_dir")
