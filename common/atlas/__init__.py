@@ -1,6 +1,7 @@
 from .descriptor_cache import DescriptorCache
 from .descriptors import (
     GreyValueDifference,
+    JointDescriptor,
     LearnedCubeDescriptor,
     LearnedDescriptor,
     PositionDescriptor,

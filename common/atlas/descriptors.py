@@ -8,6 +8,7 @@ not among the paper's descriptors.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from common.utils import check_whole_numbers
 
 __all__ = [
     "GreyValueDifference",
+    "JointDescriptor",
     "LearnedCubeDescriptor",
     "LearnedDescriptor",
     "PositionDescriptor",
@@ -181,6 +183,30 @@ class PositionDescriptor(VoxelDescriptor):
         return torch.cat((centers, torch.ones_like(centers[:, :1])), dim=1)
 
 
+class JointDescriptor(VoxelDescriptor):
+    """Several descriptors side by side: a learned one and differences of gray values see different things.
+
+    Args:
+        parts: descriptors, in the order of their numbers.
+
+    Raises:
+        ValueError: when there is no part.
+    """
+
+    parts: Sequence[VoxelDescriptor]
+
+    def __init__(self, parts: Sequence[VoxelDescriptor]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("parts must hold at least one descriptor, got none")
+        self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
+        self.out_channels = sum(part.out_channels for part in parts)
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume, see `VoxelDescriptor`."""
+        return torch.cat([part(volume, centers) for part in self.parts], dim=1)
+
+
 def extract_descriptors(
     volume: torch.Tensor, descriptor: VoxelDescriptor, centers: torch.Tensor, batch_size: int | None = None
 ) -> torch.Tensor:
@@ -219,7 +245,8 @@ def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> Vo
     """Copy the descriptors of a pretext task's networks, without their heads; all of their tensors or none.
 
     Args:
-        descriptor: of the same sizes as the pretrained one; changed in place.
+        descriptor: of the same sizes as the pretrained one; changed in place. Of a `JointDescriptor`, every part that
+            learns is loaded.
         path: state dict of the pretext task's network; `None`, `null` or `random` keeps the initial weights.
 
     Returns:
@@ -231,6 +258,11 @@ def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> Vo
     """
     if is_scratch(path) or path == RANDOM:
         logger.info("descriptors: initial weights, nothing transferred")
+        return descriptor
+    if isinstance(descriptor, JointDescriptor):
+        for part in descriptor.parts:
+            if list(part.parameters()):
+                load_descriptors(part, path)
         return descriptor
     target, weights = descriptor.state_dict(), load_weights(path)
     for name, value in target.items():

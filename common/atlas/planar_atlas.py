@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 from common.utils import check_whole_numbers
 
 from .descriptor_cache import DescriptorCache
-from .descriptors import VoxelDescriptor, extract_descriptors, load_descriptors
+from .descriptors import JointDescriptor, VoxelDescriptor, extract_descriptors, load_descriptors
 from .neighbors import VOTES, nearest_neighbors, vote
 from .voxel_choice import choose_voxels
 from .voxel_grid import VoxelGrid
@@ -151,7 +152,10 @@ class PlanarAtlas(nn.Module):
         self.max_background = max_background
         self.max_voxels = max_voxels
         self.batch_size = batch_size
-        self.cache = None if cache_dir is None else DescriptorCache(cache_dir, self._extract)
+        self.caches: list[DescriptorCache] = []
+        if cache_dir is not None:  # the parts of a joint descriptor are kept each by itself, and serve other ones
+            parts = descriptor.parts if isinstance(descriptor, JointDescriptor) else [descriptor]
+            self.caches = [DescriptorCache(cache_dir, partial(self._extract, part)) for part in parts]
         self.seed = seed
         self.recalled: dict[int, dict[str, torch.Tensor]] = {}
         self.register_buffer("descriptors", torch.empty((0, descriptor.out_channels), dtype=torch.float16))
@@ -310,10 +314,12 @@ class PlanarAtlas(nn.Module):
         for axis in (1, 2, 3):
             if volume.shape[axis] == 1:  # between two voxels, one can sample
                 volume = torch.cat((volume, volume), dim=axis)
-        return self._extract(volume, centers) if self.cache is None else self.cache(volume, centers)
+        if not self.caches:
+            return self._extract(self.descriptor, volume, centers)
+        return torch.cat([cache(volume, centers) for cache in self.caches], dim=1)
 
-    def _extract(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        descriptors = extract_descriptors(volume, self.descriptor, centers, self.batch_size).half()
+    def _extract(self, descriptor: VoxelDescriptor, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        descriptors = extract_descriptors(volume, descriptor, centers, self.batch_size).half()
         if not descriptors.isfinite().all():
             raise ValueError(
                 "image must be finite and normalized, got descriptors that are NaN or Inf in half precision"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.atlas import DescriptorCache, GreyValueDifference, PlanarAtlas, VoxelGrid
+from common.atlas import DescriptorCache, GreyValueDifference, JointDescriptor, PlanarAtlas, VoxelGrid
 
 SIZE = (14, 11, 9)
 
@@ -50,3 +50,16 @@ def test_votes_are_the_same_with_a_cache(volume, tmp_path):
         atlas.add(volume, label, "case")
         votes.append(atlas(volume.flip(2)[None]))
     assert torch.equal(votes[0], votes[1]) and torch.equal(votes[0], votes[2])
+
+
+def test_parts_of_a_joint_descriptor_are_kept_each_by_itself(volume, tmp_path):
+    label = (volume > 0).float()
+    parts = [GreyValueDifference(8, seed=seed) for seed in (0, 1)]
+    fresh, joint = (PlanarAtlas(JointDescriptor(parts), 2, step=2, cache_dir=folder) for folder in (None, tmp_path))
+    for atlas in (fresh, joint):
+        atlas.add(volume, label, "case")
+    assert torch.equal(joint.descriptors, fresh.descriptors)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 2
+    PlanarAtlas(parts[1], 2, step=2, cache_dir=tmp_path).add(volume, label, "case")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files

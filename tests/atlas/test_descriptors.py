@@ -7,6 +7,7 @@ import torch
 
 from common.atlas import (
     GreyValueDifference,
+    JointDescriptor,
     LearnedCubeDescriptor,
     LearnedDescriptor,
     PositionDescriptor,
@@ -25,6 +26,7 @@ DESCRIPTORS = [
     lambda: GreyValueDifference(12),
     lambda: GreyValueDifference(12, centered=True, padding_mode="border"),
     PositionDescriptor,
+    lambda: JointDescriptor([LearnedDescriptor(**SIZES), GreyValueDifference(12)]),
 ]
 
 
@@ -122,6 +124,19 @@ def test_positions_are_as_far_from_each_other_as_the_places_and_never_zero(volum
     assert descriptors.any(dim=1).all()
 
 
+def test_a_joint_descriptor_has_the_numbers_of_its_parts_in_their_order(volume, centers):
+    parts = [GreyValueDifference(5), LearnedDescriptor(**SIZES), PositionDescriptor()]
+    joint = JointDescriptor(parts)
+    assert joint.out_channels == 5 + 3 * 32 + 4
+    expected = torch.cat([part(volume, centers) for part in parts], dim=1)
+    torch.testing.assert_close(joint(volume, centers), expected)
+
+
+def test_a_joint_descriptor_without_parts_is_refused():
+    with pytest.raises(ValueError, match="parts must hold at least one descriptor, got none"):
+        JointDescriptor([])
+
+
 @pytest.mark.parametrize("target", ["heatmap", "displacement"])
 def test_planar_descriptors_carry_over_from_the_pretext_task(target, tmp_path):
     pretext = TriplanarPretext(target=target, **SIZES)
@@ -138,6 +153,26 @@ def test_cubic_descriptors_carry_over_from_the_pretext_task(tmp_path):
     descriptor = load_descriptors(LearnedCubeDescriptor(**SIZES), tmp_path / "pretext.pt")
     for name, value in descriptor.state_dict().items():
         assert torch.equal(value, pretext.state_dict()[name])
+
+
+def test_every_part_of_a_joint_descriptor_that_learns_carries_over(tmp_path):
+    pretext = TriplanarPretext(**SIZES)
+    torch.save(pretext.state_dict(), tmp_path / "pretext.pt")
+    gray = GreyValueDifference(12)
+    joint = JointDescriptor([LearnedDescriptor(**SIZES), gray, LearnedDescriptor(**SIZES, half_width=0.8)])
+    offsets = gray.offsets.clone()
+    load_descriptors(joint, tmp_path / "pretext.pt")
+    for part in (joint.parts[0], joint.parts[2]):
+        for name, value in part.state_dict().items():
+            assert torch.equal(value, pretext.state_dict()[name])
+    assert torch.equal(gray.offsets, offsets)
+
+
+def test_half_of_the_weights_are_not_carried_over_to_a_part(tmp_path):
+    torch.save(TriplanarPretext((0, 2), **SIZES).state_dict(), tmp_path / "pretext.pt")
+    joint = JointDescriptor([GreyValueDifference(12), LearnedDescriptor(**SIZES)])
+    with pytest.raises(ValueError, match=r"descriptors\.1\.0\.conv\.weight must have shape .*, got nothing"):
+        load_descriptors(joint, tmp_path / "pretext.pt")
 
 
 @pytest.mark.parametrize("path", [None, "null", "random"])

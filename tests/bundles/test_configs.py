@@ -49,6 +49,7 @@ TWINS = {  # what the files of a bundle have in common
         "clip": TRAININGS,
         "normalization": TRAININGS,
         "field_of_view": TRAININGS,
+        "offset_sigma": SEGMENTATIONS,
         "descriptor": SEGMENTATIONS,
         "descriptors": SEGMENTATIONS,
         "step": SEGMENTATIONS,

@@ -557,6 +557,7 @@ PLANAR = ROOT / "bundles" / "planar_heatmap_descriptor"
     ("task", "descriptor"),
     [
         ("reg2d", "planar"),
+        ("heatmap", "joint"),
         ("doersch", "cubic"),
         (None, "gvdiff"),
         (None, "gvdiff_centered"),
@@ -575,7 +576,8 @@ def test_every_task_and_descriptor_segments(task, descriptor, phantoms, tmp_path
     assert len(atlas.volume_ids) == 2 and atlas.class_counts.min() > 0
     if task is not None:
         learned = torch.load(tmp_path / "pretrained" / "descriptors.pt", weights_only=True)
-        for name, value in atlas.descriptor.state_dict().items():
+        learning = atlas.descriptor.parts[0] if descriptor == "joint" else atlas.descriptor
+        for name, value in learning.state_dict().items():
             assert torch.equal(value, learned[name]), name
     image, output = phantoms / "imagesTs" / "phantom_005.nii.gz", tmp_path / "output"
     options |= {"dataset_dir": str(image), "output_dir": str(output), "save_confidence": True}
@@ -597,7 +599,7 @@ def test_every_task_and_descriptor_segments(task, descriptor, phantoms, tmp_path
         (
             "train.yaml",
             {"descriptor": "sift"},
-            "descriptor must be one of planar, cubic, gvdiff, gvdiff_centered, coord",
+            "descriptor must be one of planar, cubic, gvdiff, gvdiff_centered, coord, joint",
         ),
         ("train.yaml", {"voting": "loud"}, "voting must be one of"),
         ("train.yaml", {"max_voxels": 10}, "max_voxels must be at least"),
