@@ -109,6 +109,7 @@ TRAINING_ONLY = {
     "organ",
     "clip",
     "volume",
+    "alpha",
     "intensity_ratio",
     "edge_blur",
     "organ_weight",
@@ -119,7 +120,7 @@ PRETRAINING_ONLY = {
     "context_restoration_unet": {"patch_size"},
     "planar_heatmap_descriptor": {"max_epochs", "iterations_per_epoch", "val_iterations", "learning_rate"},
     "layer_decomp_tumor": {
-        *("val_iterations", "volume", "intensity_ratio", "edge_blur"),
+        *("val_iterations", "volume", "alpha", "intensity_ratio", "edge_blur"),
         *("organ_weight", "tumor_weight", "composition_weight", "cross_entropy_weight"),
     },
 }
