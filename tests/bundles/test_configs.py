@@ -72,17 +72,23 @@ BASES = {  # the files that each override is written for
     "small.yaml": WORKFLOWS,
     "mr.yaml": WORKFLOWS,
     "multi_gpu_train.yaml": TRAININGS,
+    "multi_gpu_evaluate.yaml": SEGMENTATIONS,  # after train.yaml and evaluate.yaml
     "evaluate.yaml": ["train.yaml"],
     "adapt.yaml": ["pretrain.yaml"],
     "zero_shot.yaml": SEGMENTATIONS,
 }
-REQUIRED = {"train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "multi_gpu_train.yaml", "evaluate.yaml"}
+REQUIRED = {
+    *("train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "evaluate.yaml"),
+    *("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml"),
+}
 NEW = {
     "evaluate.yaml": {
         *("split", "evaluation_dir", "num_pictures", "evaluation", "weights"),
         *("validate::additional_metrics", "validate::evaluator::additional_metrics"),
+        *("dataset", "output_dir"),  # as in inference.yaml
     },
     "multi_gpu_train.yaml": {"finalize"},
+    "multi_gpu_evaluate.yaml": {"finalize"},
     "adapt.yaml": {"adapted", "real_batch_size", "train::real_dataset", "train::real_loader", "train::normal_loader"},
     "zero_shot.yaml": {"layers", "weights"},  # after evaluate.yaml or inference.yaml, which have the latter
 }
@@ -205,10 +211,12 @@ def test_every_number_and_flag_is_checked_by_its_own_name_before_it_is_used(bund
 
 @every_bundle
 def test_several_processes_check_the_options_before_they_join(bundle):
-    for base in present(bundle, TRAININGS):
+    trainings = [[name, "multi_gpu_train.yaml"] for name in present(bundle, TRAININGS)]
+    segmentations = [["inference.yaml"], ["train.yaml", "evaluate.yaml"]]
+    for names in (*trainings, *([*names, "multi_gpu_evaluate.yaml"] for names in segmentations)):
         targets = [
             entry["_target_"] if isinstance(entry, dict) else entry
-            for entry in initializers(load(bundle, base), load(bundle, "multi_gpu_train.yaml"))
+            for entry in initializers(*(load(bundle, name) for name in names))
         ]
         assert targets[0] == "common.utils.explain_errors" and targets[-1] == "common.utils.join_processes"
         assert CHECK in targets
