@@ -151,7 +151,7 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         f"{INFERENCE}: network_def must take and give what metadata.json says, got ValueError: output channel",
     ),
     "channels": (
-        *(METADATA, '"4": "left kidney"', '"4": "left kidney", "5": "liver"'),
+        *(METADATA, '"4": "left kidney"', '"4": "left kidney", "5": "liver", "6": "liver"'),
         f"{METADATA}: channel_def must name 5 channels, got background, ",
     ),
     "values": (

@@ -66,7 +66,7 @@ def check_network(bundle: Bundle) -> Iterator[str]:
         return
     if output.ndim != 2 + len(pred["spatial_shape"]):
         yield f"configs/{METADATA}: spatial_shape of pred must have {output.ndim - 2} axes, got {pred['spatial_shape']}"
-    if len(channels) != output.shape[1]:
+    if output.shape[1] not in {len(channels), len({*channels} - {"background"})}:  # some have no channel for it
         yield f"configs/{METADATA}: channel_def must name {output.shape[1]} channels, got {', '.join(channels)}"
     if not low <= lowest <= highest <= high:
         yield f"configs/{METADATA}: value_range of pred must hold {lowest:.3g} to {highest:.3g}, got {[low, high]}"
