@@ -154,6 +154,14 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         *(METADATA, '"4": "left kidney"', '"4": "left kidney", "5": "liver", "6": "liver"'),
         f"{METADATA}: channel_def must name 5 channels, got background, ",
     ),
+    "axes": (
+        *(METADATA, '5,\n    "spatial_shape": ["*", ', '5,\n    "spatial_shape": ['),
+        f"{METADATA}: spatial_shape of pred must have 3 axes, got ['*', '*']",
+    ),
+    "no description of the image": (
+        *(METADATA, '"value_range": [-5, 5]', '"value_range": [5]'),
+        f"{METADATA}: network_data_format must describe image and pred, got ValueError",
+    ),
     "values": (
         *(METADATA, '"value_range": []', '"value_range": [0, 1]'),
         f"{METADATA}: value_range of pred must hold -",

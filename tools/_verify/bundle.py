@@ -14,8 +14,9 @@ from monai.bundle.utils import merge_kv
 __all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "read_bundle", "summary"]
 
 METADATA = "metadata.json"
-_LONGEST = 200  # characters of a summary
 SCRIPTS = "scripts"  # the only folder that may hold Python: MONAI Label forgets its modules between bundles
+_ALONE = {"train", "inference"}  # complete files of every bundle
+_LONGEST = 200  # characters of a summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +69,6 @@ class Bundle:
             for key, value in deepcopy(self.configs[name]).items():
                 merge_kv(parser, key, value)
         return parser.get()
-
-
-_ALONE = {"train", "inference"}
 
 
 def _stem(name: str) -> str:

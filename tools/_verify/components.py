@@ -86,18 +86,18 @@ def _what_must_hold(text: str) -> str | None:
     """Return what does not hold for the text of an expression."""
     if "import" in text and "@" in text:
         return "have no reference beside the text import, which MONAI takes for a statement"
-    name = ReferenceResolver.id_matcher
+    code = ReferenceResolver.id_matcher.sub("_", ReferenceResolver.normalize_id(text))
     try:
-        tree = ast.parse(name.sub("_", ReferenceResolver.normalize_id(text)).strip())
+        nodes = [*ast.walk(ast.parse(code.strip()))]
     except SyntaxError:
         return "be a Python expression"
-    nodes = [*ast.walk(tree)]
     if any(isinstance(node, _LOGIC) for node in nodes):
         return "have no loop and no lambda, which want to be a function"
-    for node in nodes:
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and (
-            len(node.names) > 1
-            or (isinstance(node, ast.Import) and "." in node.names[0].name and not node.names[0].asname)
-        ):
-            return "import one name without a dot, since MONAI binds the text of the first one"
+    if any(isinstance(node, (ast.Import, ast.ImportFrom)) and not _binds_one_name(node) for node in nodes):
+        return "import one name without a dot, since MONAI binds the text of the first one"
     return None
+
+
+def _binds_one_name(node: ast.Import | ast.ImportFrom) -> bool:
+    first = node.names[0]
+    return len(node.names) == 1 and "." not in (first.asname or first.name)
