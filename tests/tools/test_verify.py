@@ -202,6 +202,22 @@ def test_bundles_that_are_given_together_have_the_same_names(bundle, tmp_path):
     ]
 
 
+def test_preprocessing_may_be_written_in_another_way(bundle):
+    replace(bundle / INFERENCE, "- {_target_: LoadImaged, keys: image, ", "- {_target_: LoadImaged, keys: [image], ")
+    replace(
+        bundle / INFERENCE, "IsotropicSpacingd, keys: image, ", "IsotropicSpacingd, keys: [image], mode: [bilinear], "
+    )
+    replace(
+        bundle / TRAIN,
+        "keys: image, spacing: $@fitted.spacing}",
+        "keys: image, spacing: $@fitted.spacing, mode: bilinear}",
+    )
+    old = "  - {_target_: Orientationd, keys: image, axcodes: RAS, labels: null}"
+    new = "  - {_target_: Orientationd, keys: image, axcodes: RAS, labels: null, allow_missing_keys: true}"
+    replace(bundle / INFERENCE, old, f"  - _target_: Compose\n    transforms:\n  {new}")
+    assert [*find_all([bundle])] == []
+
+
 NETWORK = """
 from torch import nn
 

@@ -12,6 +12,7 @@ from tools._verify.overrides import bases_of
 __all__ = ["check_twins"]
 
 _ROOTS = ("network_def", "preprocessing", "inferer", "postprocessing")
+_OF_OTHER_KEYS = {"keys", "allow_missing_keys"}
 _DATA = {"bundle_root", "dataset_dir"}  # what follows from them is known only when there are data or weights
 
 
@@ -61,7 +62,7 @@ def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any])
             yield f"validate::preprocessing must do to {key} what inference does, {names[1]}, got {names[0]}"
             continue
         for first, second in zip(here, there, strict=True):
-            for argument in sorted({*first, *second} - {"keys"}):
+            for argument in sorted({*first, *second} - _OF_OTHER_KEYS):
                 if not argument.startswith("label") and not _is_same(first, second, argument, key):
                     yield (
                         f"validate::preprocessing must give {_name(first)} of {key} the {argument} of inference, "
@@ -70,12 +71,21 @@ def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any])
 
 
 def _transforms(content: dict[str, Any], id: str) -> list[dict[str, Any]] | None:
-    """Return the transforms of a list that can be read without running it."""
+    """Return the transforms of a list that can be read without running it, and of the lists in it."""
     transforms = follow(content, f"{id}::transforms")
     if not isinstance(transforms, list):
         return None
-    read = [follow(content, f"{id}::transforms::{place}") for place in range(len(transforms))]
-    return read if all(isinstance(transform, dict) for transform in read) else None
+    read: list[dict[str, Any]] = []
+    for place in range(len(transforms)):
+        inner = f"{id}::transforms::{place}"
+        transform = follow(content, inner)
+        if not isinstance(transform, dict):
+            return None
+        several = _transforms(content, inner) if _name(transform) == "Compose" else [transform]
+        if several is None:
+            return None
+        read.extend(several)
+    return read
 
 
 def _name(transform: dict[str, Any]) -> str:
