@@ -61,7 +61,7 @@ def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any])
             yield f"validate::preprocessing must do to {key} what inference does, {names[1]}, got {names[0]}"
             continue
         for first, second in zip(here, there, strict=True):
-            for argument in sorted({*first, *second} - {"keys"}):
+            for argument in sorted({*first, *second} - {"keys", "allow_missing_keys"}):
                 if not argument.startswith("label") and not _is_same(first, second, argument, key):
                     yield (
                         f"validate::preprocessing must give {_name(first)} of {key} the {argument} of inference, "
@@ -70,12 +70,18 @@ def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any])
 
 
 def _transforms(content: dict[str, Any], id: str) -> list[dict[str, Any]] | None:
-    """Return the transforms of a list that can be read without running it."""
+    """Return the transforms of a list that can be read without running it, and those of lists in it."""
     transforms = follow(content, f"{id}::transforms")
     if not isinstance(transforms, list):
         return None
-    read = [follow(content, f"{id}::transforms::{place}") for place in range(len(transforms))]
-    return read if all(isinstance(transform, dict) for transform in read) else None
+    found: list[dict[str, Any]] = []
+    for place in range(len(transforms)):
+        transform = follow(content, f"{id}::transforms::{place}")
+        inner = _transforms(content, f"{id}::transforms::{place}") if "transforms" in (transform or {}) else [transform]
+        if inner is None or not all(isinstance(transform, dict) for transform in inner):
+            return None
+        found += inner
+    return found
 
 
 def _name(transform: dict[str, Any]) -> str:
