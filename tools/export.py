@@ -151,9 +151,9 @@ def _write_texts(
     texts["dataset.json"] = to_json(classes)  # what MONAI Label's training, which lists its scans itself, knows of them
     names = sorted({name for content in configs.values() for name in components(content)})
     texts.update({f"{PACKAGE}/{path}": text for path, text in used_modules(names).items()})
-    for path, text in texts.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
     shutil.copyfile(source / "configs" / "logging.conf", root / "configs" / "logging.conf")
     shutil.copyfile(source / "LICENSE", root / "LICENSE")
     for path in sorted((source / "docs").iterdir()):
@@ -172,8 +172,8 @@ def _name_json(text: str, configs: Mapping[str, Any]) -> str:
 
 def _write_checksums(root: Path) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}\n" for path in files]
-    (root / "SHA256SUMS").write_text("".join(lines))
+    sums = [(hashlib.sha256(path.read_bytes()).hexdigest(), path.relative_to(root).as_posix()) for path in files]
+    (root / "SHA256SUMS").write_text("".join(f"{sum}  {name}\n" for sum, name in sums))  # as sha256sum --check reads it
 
 
 def _pack(folder: Path, archive: Path) -> None:

@@ -34,7 +34,7 @@ def read_configs(bundle: Path, override_files: Sequence[Path] = ()) -> dict[str,
 
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return configs whose components are those of `scripts`, for which a workflow puts the bundle's folder on the path."""
+    """Return configs whose components are those of `scripts`; each workflow puts the bundle's folder on the path."""
     path = {"imports": ["$import sys"], _PATH_ID: "$sys.path.insert(0, str(@bundle_root))"}
     return {name: {**(path if name in _WORKFLOWS else {}), **_relocate(content)} for name, content in configs.items()}
 
