@@ -154,8 +154,6 @@ def read_cases(
     normal = [
         _item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["normal"]
     ]
-    if not training and not unlabeled and not normal:
-        raise ValueError(f"{path}: training, unlabeled or normal must list a case, got none")
     _check_files([*training, *test, *unlabeled, *normal])
     if check_headers:
         _check_headers([*training, *test, *unlabeled, *normal], allow_2d)

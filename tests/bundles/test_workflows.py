@@ -47,7 +47,6 @@ TABLES = {  # of an evaluation
 CONTEXT = ROOT / "bundles" / "context_restoration_unet"
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
-FOR_PHANTOMS = {"layer_decomp_tumor": {"clip": [-160, 240]}}  # its organ is the body, here: fat is most of it
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +67,7 @@ def quiet_hooks(monkeypatch):
 
 def workflow(bundle: Path, *names: str, kind: str = "train", **options) -> ConfigWorkflow:
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
-    options = {"bundle_root": str(bundle), **FOR_PHANTOMS.get(bundle.name, {}), **options}
-    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, **options)
+    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(bundle), **options)
 
 
 def run(*args, **kwargs) -> ConfigWorkflow:
@@ -84,7 +82,7 @@ def run(*args, **kwargs) -> ConfigWorkflow:
 def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
     command = [sys.executable, *launcher, "run", id, "--config_file", str(files)]
-    for name, value in {"bundle_root": bundle, **FOR_PHANTOMS.get(bundle.name, {}), **options}.items():
+    for name, value in {"bundle_root": bundle, **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -317,16 +315,16 @@ def test_several_processes_write_the_tables_and_segmentations_of_one(bundle, pha
 
     def launch(id: str, num_processes: int, *names: str, **options):
         launcher = (*TORCHRUN, "--standalone", f"--nproc_per_node={num_processes}", *MONAI)
-        return bundle_run(id, bundle, *names, "multi_gpu_evaluate.yaml", launcher=launcher, **{**common, **options})
+        return bundle_run(id, bundle, *names, launcher=launcher, **{**common, **options})
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(expected))
-    done = launch("evaluation", 2, "train.yaml", "evaluate.yaml", evaluation_dir=written)
+    done = launch("evaluation", 2, "train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml", evaluation_dir=written)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in expected.glob("*.csv")} == TABLES[bundle.name]
     if bundle == CONTEXT:
         images = {"dataset_dir": str(phantoms / "imagesTs")}
         run(bundle, "inference.yaml", kind="infer", **{**common, **images}, output_dir=str(expected))
-        done = launch("inference", 3, "inference.yaml", **images, output_dir=written)
+        done = launch("inference", 3, "inference.yaml", "multi_gpu_inference.yaml", **images, output_dir=written)
         assert done.returncode == 0, done.stderr[-3000:]
         assert len(list(written.glob("*_seg.nii.gz"))) == 2
     files, same = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (expected, written))
@@ -345,7 +343,7 @@ def test_a_scan_that_one_of_several_processes_cannot_read_ends_all_in_one_senten
     nib.save(nib.Nifti1Image(values, scan.affine), path)
     launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
     folders = {"dataset_dir": scans, "ckpt_dir": options["ckpt_dir"], "output_dir": tmp_path / "output"}
-    done = bundle_run("inference", CONTEXT, "inference.yaml", "multi_gpu_evaluate.yaml", launcher=launcher, **folders)
+    done = bundle_run("inference", CONTEXT, "inference.yaml", "multi_gpu_inference.yaml", launcher=launcher, **folders)
     assert done.returncode == 1
     sentence = f"error: {path}: every voxel must be finite, got 1 NaN"
     assert f"[rank1]: {sentence}" in done.stderr and f"traceback : {sentence}" in done.stderr
