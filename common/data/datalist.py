@@ -148,8 +148,6 @@ def read_cases(
     content = _load(path)
     training = [_item(path, case, ("image", "label")) for case in content["training"]]
     test, unlabeled, normal = (_images(path, content[key]) for key in ("test", "unlabeled", "normal"))
-    if not training and not unlabeled and not normal:
-        raise ValueError(f"{path}: training, unlabeled or normal must list a case, got none")
     _check_files([*training, *test, *unlabeled, *normal])
     if check_headers:
         _check_headers([*training, *test, *unlabeled, *normal], allow_2d)

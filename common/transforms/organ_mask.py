@@ -105,11 +105,12 @@ class NormalizeByOrgand(MapTransform):
         keys: images of shape `(1, H, W, D)`.
         organ_key: mask of the organ.
         clip: lower and upper intensity; the lower one becomes 0. `None`: intensities are not clipped and 0 stays 0
-            (MR).
+            (MR). The median is that of what lies above the lower one, since fat may be most of a body.
         allow_missing_keys: skip the keys that an item lacks.
 
     Raises:
-        ValueError: when the clip values do not increase, or the median of the organ is not above the lower one.
+        ValueError: when the clip values do not increase, the median of the organ is not above 0, or all of the organ
+            lies below the clip values.
     """
 
     def __init__(
@@ -129,9 +130,11 @@ class NormalizeByOrgand(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key].float()
+            inside = out[self.organ_key] > 0
             if self.clip is not None:
                 image = image.clamp(*self.clip) - self.clip[0]
-            median = float(image[out[self.organ_key] > 0].median())
+                inside = inside & (image > 0)
+            median = float(image[inside].median()) if inside.any() else 0.0
             if not median > 0:
                 name = getattr(image, "meta", {}).get("filename_or_obj", "image")
                 raise ValueError(f"{name}: organ must have a median above 0, got {median:g}; look at clip")

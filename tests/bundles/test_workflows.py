@@ -45,7 +45,6 @@ TABLES = {  # of an evaluation
 }
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
-FOR_PHANTOMS = {"layer_decomp_tumor": {"clip": [-160, 240]}}  # its organ is the body, here: fat is most of it
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +65,7 @@ def quiet_hooks(monkeypatch):
 
 def workflow(bundle: Path, *names: str, kind: str = "train", **options) -> ConfigWorkflow:
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
-    options = {"bundle_root": str(bundle), **FOR_PHANTOMS.get(bundle.name, {}), **options}
-    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, **options)
+    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(bundle), **options)
 
 
 def run(*args, **kwargs) -> ConfigWorkflow:
@@ -82,7 +80,7 @@ def run(*args, **kwargs) -> ConfigWorkflow:
 def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
     command = [sys.executable, *launcher, "run", id, "--config_file", str(files)]
-    for name, value in {"bundle_root": bundle, **FOR_PHANTOMS.get(bundle.name, {}), **options}.items():
+    for name, value in {"bundle_root": bundle, **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)

@@ -216,13 +216,21 @@ def test_names_the_tool_that_writes_a_missing_datalist(tmp_path):
         ('{"normal": [{"organ": "a.nii"}]}', "every case must have image, got"),
         ('{"training": [{"image": "a.nii"}]}', "every case must have image and label, got"),
         ('{"training": ["a.nii"]}', "every case must have image and label, got a.nii"),
-        ("{}", "training, unlabeled or normal must list a case, got none"),
     ],
 )
 def test_refuses_a_malformed_datalist(tmp_path, text, match):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match=rf"dataset\.json: {match}"):
         read_cases(tmp_path)
+
+
+def test_a_list_without_cases_still_names_its_classes(tmp_path):
+    """An exported bundle has one, for trainings whose scans MONAI Label lists."""
+    write_datalist(tmp_path, {"labels": {"0": "background", "1": "liver"}, "modality": "CT", "training": []})
+    cases = read_cases(tmp_path)
+    assert cases.labels == {0: "background", 1: "liver"} and cases.modality == "CT" and cases.pretraining() == []
+    with pytest.raises(ValueError, match="split training must hold cases with labels, got none"):
+        cases.labeled("training")
 
 
 def test_refuses_missing_files_with_their_number(tmp_path, content):

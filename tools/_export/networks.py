@@ -1,0 +1,97 @@
+"""A trained network as TorchScript and as ONNX, compared with the original on inputs that it was not traced with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from monai.networks.utils import convert_to_torchscript
+from torch import nn
+
+__all__ = ["save_onnx", "save_torchscript"]
+
+_SIZE = 64  # voxels along each axis of the traced image
+_PROBES = {"a batch of two": (2, 64, 64, 64), "other sizes": (1, 48, 64, 32), "odd sizes": (1, 50, 37, 45)}
+_TOLERANCE = 1e-3
+
+
+def save_torchscript(network: nn.Module, in_channels: int, spatial_dims: int, path: Path) -> list[str]:
+    """Trace a network with one image of 64 voxels along each axis.
+
+    Args:
+        network: on the CPU, in evaluation mode.
+        in_channels: of the image.
+        spatial_dims: of the image.
+        path: file to write.
+
+    Returns:
+        What else it gives the original's output for: `a batch of two`, `other sizes` (multiples of 16), `odd sizes`.
+
+    Raises:
+        ValueError: when it does not even for another image of that size.
+    """
+    traced = convert_to_torchscript(network, inputs=[_draw(1, in_channels, [_SIZE] * spatial_dims)], use_trace=True)
+    torch.jit.save(traced, path)
+    return _compare("TorchScript", network, torch.jit.load(path), in_channels, spatial_dims)
+
+
+def save_onnx(network: nn.Module, in_channels: int, spatial_dims: int, path: Path) -> list[str]:
+    """Export a network with sizes that are left open; arguments, result and errors are those of `save_torchscript`.
+
+    Raises:
+        ImportError: when a package that it takes is missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"onnx needs {error.name}: pip install '.[onnx]'") from None
+    image = _draw(1, in_channels, [_SIZE] * spatial_dims)
+    open_sizes = {axis: torch.export.Dim.AUTO for axis in (0, *range(2, 2 + spatial_dims))}
+    program = torch.onnx.export(
+        network,
+        (image,),
+        input_names=["image"],
+        output_names=["pred"],
+        dynamic_shapes=(open_sizes,),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return _compare(
+        "ONNX",
+        network,
+        lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0]),
+        in_channels,
+        spatial_dims,
+    )
+
+
+def _compare(
+    form: str, network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], in_channels: int, spatial_dims: int
+) -> list[str]:
+    if not _agree(network, exported, _draw(1, in_channels, [_SIZE] * spatial_dims)):
+        raise ValueError(f"{form} must give the output of the network, got another for another image of the same size")
+    return [
+        name
+        for name, (batch_size, *sizes) in _PROBES.items()
+        if _agree(network, exported, _draw(batch_size, in_channels, sizes[:spatial_dims]))
+    ]
+
+
+def _agree(network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> bool:
+    with torch.no_grad():
+        expected = network(image)
+        try:
+            found = exported(image)
+        except Exception:  # runtimes have errors of their own for a size that they cannot take
+            return False
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+
+
+def _draw(batch_size: int, in_channels: int, sizes: Sequence[int]) -> torch.Tensor:
+    return torch.randn(batch_size, in_channels, *sizes)

@@ -1,0 +1,116 @@
+"""A bundle as it lies on disk, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
+
+__all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "read_bundle", "summary"]
+
+METADATA = "metadata.json"
+SCRIPTS = "scripts"  # the only folder that may hold Python: MONAI Label forgets its modules between bundles
+_ALONE = {"train", "inference"}  # complete files of every bundle
+_LONGEST = 200  # characters of a summary
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """What the files in `configs/` say.
+
+    Args:
+        root: folder of the bundle.
+        configs: contents by file name, without metadata.
+        metadata: None when there is none to be read.
+        unread: what is wrong with the files that could not be read.
+    """
+
+    root: Path
+    configs: dict[str, dict[str, Any]]
+    metadata: dict[str, Any] | None
+    unread: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def weights(self) -> Path:
+        """What inference uses, when it is there."""
+        return self.root / "models" / "model.pt"
+
+    @property
+    def workflows(self) -> list[str]:
+        """Files that are complete on their own. The root of the bundle, which all of them must know, tells them."""
+        return [name for name, content in self.configs.items() if _stem(name) in _ALONE or "bundle_root" in content]
+
+    @property
+    def overrides(self) -> list[str]:
+        """Files that come after others, and hold only what differs."""
+        return [name for name in self.configs if name not in self.workflows]
+
+    def find(self, stem: str) -> str | None:
+        """Return the name of the config that has a name without its suffix."""
+        return next((name for name in self.configs if _stem(name) == stem), None)
+
+    def merge(self, *names: str) -> dict[str, Any]:
+        """Return what MONAI makes of files that come one after another, with the metadata.
+
+        Raises:
+            KeyError, IndexError, TypeError, ValueError: when an override does not fit what comes before it.
+        """
+        parser = ConfigParser({"_meta_": self.metadata or {}})
+        for name in names:
+            for key, value in deepcopy(self.configs[name]).items():
+                merge_kv(parser, key, value)
+        return parser.get()
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem
+
+
+def summary(error: BaseException) -> str:
+    """Return what was wrong at the bottom of a chain of errors, in one short line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def read_bundle(root: Path) -> Bundle:
+    """Read the configs of a bundle; what cannot be read is left out, and noted."""
+    contents: dict[str, dict[str, Any]] = {}
+    unread = []
+    for path in sorted((root / "configs").glob("*")):
+        if path.suffix.lower().lstrip(".") not in ConfigParser.suffixes:
+            continue
+        try:
+            content = ConfigParser.load_config_file(path)
+        except Exception as error:  # whatever a parser makes of a broken file
+            unread.append(f"configs/{path.name}: must be readable, got {summary(error)}")
+            continue
+        if isinstance(content, dict) and all(isinstance(key, str) for key in content):
+            contents[path.name] = content
+        else:
+            unread.append(f"configs/{path.name}: must be a mapping of ids, got {type(content).__name__}")
+    return Bundle(root, metadata=contents.pop(METADATA, None), configs=contents, unread=unread)
+
+
+def check_files(bundle: Bundle) -> Iterator[str]:
+    """Find files that are missing, cannot be read, or hold Python where none belongs."""
+    yield from bundle.unread
+    for name in (f"configs/{METADATA}", "docs/README.md", "LICENSE"):
+        if not (bundle.root / name).is_file():
+            yield f"{name}: must exist, got no such file"
+    if not list((bundle.root / "configs").glob("inference.*")):
+        yield "configs/inference.yaml: must exist (or as .json), got no such file"
+    for path in sorted(bundle.root.rglob("*.py")):
+        place = path.relative_to(bundle.root)
+        if place.parts[0] != SCRIPTS:
+            yield f"{place}: must lie in {SCRIPTS}/, as all Python of a bundle, got {place.parent}/"

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Serve bundles in MONAI Label, on this machine alone:
+#
+#   bash tools/label.sh BUNDLE... --studies DIR [--app DIR] [--port N] [--override_files configs/small.yaml] [--setup]
+#
+# BUNDLE is one of this repository with weights in its models/, or a folder that tools.export has made; DIR holds the
+# scans. What the server trains stays in --app (label/ if not given): started again, it goes on with these weights.
+# MONAI Label lives in .venv-label, apart from .venv, since it needs other versions; --setup makes it and no more.
+set -euo pipefail
+root="$(cd "$(dirname "$0")/.." && pwd)"
+environment=$root/.venv-label
+app=$root/label port=8000 studies="" setup_only=false
+bundles=() export_options=()
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --setup) setup_only=true ;;
+    --studies | --app | --port | --override_files)
+      [ $# -gt 1 ] || { echo "error: $1 must be followed by a value" >&2; exit 2; }
+      case $1 in
+        --studies) studies=$2 ;;
+        --app) app=$2 ;;
+        --port) port=$2 ;;
+        --override_files) export_options+=(--override_files "$2") ;;
+      esac
+      shift
+      ;;
+    -*) echo "error: options must be --studies, --app, --port, --override_files or --setup, got $1" >&2; exit 2 ;;
+    *) bundles+=("$1") ;;
+  esac
+  shift
+done
+
+if [ ! -f "$environment/.complete" ] || [ "$root/tools/label.sh" -nt "$environment/.complete" ]; then
+  echo "setting up $environment (downloads MONAI Label and PyTorch with CUDA once, 5 GB; minutes)"
+  "${PYTHON:-python3}" -m venv "$environment"
+  # its pydicom_seg breaks on pydicom 3; torchvision wants the PyTorch that it was built with, not a CPU build
+  "$environment/bin/python" -m pip install --quiet monailabel==0.8.5 'pydicom<3' 'pynetdicom<3' 'dicomweb-client<0.60' \
+    'monai[fire,ignite,itk,nibabel,pillow,pyyaml,tensorboard,tqdm]==1.6.1' 'torch>=2.8,<2.15' torchvision \
+    'faiss-cpu>=1.9,<2' 'scipy>=1.12' 'matplotlib>=3.8'
+  touch "$environment/.complete"
+fi
+if $setup_only; then exit; fi
+
+[ ${#bundles[@]} -gt 0 ] || { echo "error: at least one BUNDLE must be named, got none" >&2; exit 2; }
+[ -d "$studies" ] || { echo "error: --studies must be a folder of scans, got '$studies'" >&2; exit 2; }
+mkdir -p "$app/model"
+cp "$root/tools/_label/app.py" "$app/main.py"
+names=()
+for bundle in "${bundles[@]}"; do
+  name=$(basename "$bundle")
+  names+=("$name")
+  if [ -d "$app/model/$name" ]; then
+    echo "$name: goes on with the weights in $app/model/$name"
+  elif [ -d "$bundle/scripts" ]; then
+    cp -r "$bundle" "$app/model/$name"
+  else
+    bash "$root/tools/setup.sh"
+    (cd "$root" && .venv/bin/python -m tools.export "$name" --output "$(realpath "$app")/model" "${export_options[@]}")
+  fi
+done
+export PATH="$environment/bin:$PATH"
+exec monailabel start_server --app "$(realpath "$app")" --studies "$(realpath "$studies")" --host 127.0.0.1 --port "$port" \
+  --conf models "$(IFS=,; echo "${names[*]}")" --conf zoo_source local --conf sam2 false
