@@ -37,6 +37,23 @@ def settle():
 
 
 @pytest.fixture
+def deal(monkeypatch):
+    """Return a function that runs a function once as each of some processes of a distributed run."""
+
+    def _deal(function, processes: int = 2) -> list:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.distributed, "is_initialized", lambda: True)
+            patch.setattr(torch.distributed, "get_world_size", lambda: processes)
+            results = []
+            for rank in range(processes):
+                patch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+                results.append(function())
+            return results
+
+    return _deal
+
+
+@pytest.fixture
 def write_scan(tmp_path):
     """Return a function that writes a volume of shape `(H, W, D)` as NIfTI and returns its path."""
 

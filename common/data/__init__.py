@@ -12,5 +12,6 @@ from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import FittedPreprocessing, fit_preprocessing, load_preprocessing
 from .resident_volumes import PairLoader, ResidentVolumes, VolumeLoader
 from .sampling import EpochBatchSampler
+from .share import ShareSampler
 from .slices import SliceBatchSampler, SliceDataset, SliceRequest, slice_axis
 from .streams import ParallelLoader

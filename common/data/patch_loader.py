@@ -71,14 +71,13 @@ class PatchLoader(VolumeLoader):
         self.augmentation = None if augmentation is None else Compose([augmentation]).flatten()
         self._voxels: dict[tuple[int, str], torch.Tensor] = {}
 
-    def _make(self, cases: list[int], R: np.random.RandomState, number: int) -> dict[str, Any]:
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        draws = [(case, int(R.randint(2**31)), self._draw_donor(case, R)) for case in cases]
         patches = []
-        for case in cases:
-            seed = int(R.randint(2**31))
+        for case, seed, donor in draws[share]:
             patch = self._patch(case, np.random.RandomState(seed))
-            if self.with_donor:
-                others = [other for other in range(len(self.volumes)) if other != case] or [case]
-                patch["donor"] = self._donor(others[R.randint(len(others))], R)
+            if donor is not None:
+                patch["donor"] = self._donor(*donor)
             patches.append({**patch, "seed": seed})
         batch: dict[str, Any] = {
             key: torch.stack([patch[key] for patch in patches])
@@ -101,8 +100,16 @@ class PatchLoader(VolumeLoader):
             patch = {key: torch.as_tensor(value) for key, value in self.augmentation(patch).items()}
         return {**patch, "spacing": item["spacing"], "case": item["case"]}
 
-    def _donor(self, case: int, R: np.random.RandomState) -> torch.Tensor:
-        voxel = self._draw_voxel(case, "organ", R)
+    def _draw_donor(self, case: int, R: np.random.RandomState) -> tuple[int, list[int]] | None:
+        """Draw another case and a voxel of its organ, if donors are asked for."""
+        if not self.with_donor:
+            return None
+        others = [other for other in range(len(self.volumes)) if other != case] or [case]
+        donor = others[R.randint(len(others))]
+        return donor, self._draw_voxel(donor, "organ", R)
+
+    def _donor(self, case: int, voxel: Sequence[int]) -> torch.Tensor:
+        """Return the patch of a case around a voxel."""
         start = [middle - edge // 2 for middle, edge in zip(voxel, self.patch_size, strict=True)]
         return _window(self.volumes[case]["image"], start, self.patch_size)
 

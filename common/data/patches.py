@@ -152,7 +152,7 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         dataset: the dataset whose cases are drawn.
         batch_size: patches in a minibatch.
         num_batches: minibatches in an epoch.
-        foreground_fraction: smallest share of the patches of each minibatch that hold foreground.
+        foreground_fraction: smallest share of the patches of each minibatch (of all processes) that hold foreground.
         seed: of the draws.
         fixed: every epoch draws what the first one drew.
 
@@ -177,23 +177,21 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_batches = num_batches
-        self.num_foreground = math.ceil(foreground_fraction * batch_size - 1e-9)
+        self.foreground_fraction = foreground_fraction
 
     def __len__(self) -> int:
         return self.num_batches
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[PatchRequest]]:
-        first = epoch * self.num_batches * self.batch_size * world_size
-        seeds = np.random.default_rng((self.seed, epoch)).integers(
-            2**63, size=(self.num_batches, world_size, self.batch_size)
-        )
+        size = self.batch_size * world_size
+        num_foreground = math.ceil(self.foreground_fraction * size - 1e-9)
+        seeds = np.random.default_rng((self.seed, epoch)).integers(2**63, size=(self.num_batches, size))
         for batch in range(self.num_batches):
-            requests = []
-            for index in range(self.batch_size):
-                draw = first + (batch * world_size + rank) * self.batch_size + index
-                seed = int(seeds[batch, rank, index])
-                requests.append(PatchRequest(self._case(draw), seed, index < self.num_foreground))
-            yield requests
+            first = (epoch * self.num_batches + batch) * size
+            yield [
+                PatchRequest(self._case(first + place), int(seeds[batch, place]), place < num_foreground)
+                for place in range(rank, size, world_size)
+            ]
 
     def _case(self, draw: int) -> int:
         """Return the case of a draw: the cases in one random order after another."""

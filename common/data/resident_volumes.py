@@ -117,8 +117,9 @@ class ResidentVolumes(CacheDataset):
 class VolumeLoader(EpochBatchSampler[Any]):
     """Minibatches made of resident volumes on their device.
 
-    All chance of the i-th one of a training is in the seed, in i, and in the process: a resumed training goes on as if
-    it had not stopped. The volumes come in one random order after another, each as often as any other.
+    All chance of the i-th one of a training is in the seed and in i: a resumed training goes on as if it had not
+    stopped, and the processes of a distributed run draw the same and take a share each. The volumes come in one random
+    order after another, each as often as any other.
 
     Args:
         volumes: from which the minibatches are made.
@@ -151,13 +152,14 @@ class VolumeLoader(EpochBatchSampler[Any]):
         return self.num_batches
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        size = self.batch_size * world_size
         for number in range(epoch * self.num_batches, (epoch + 1) * self.num_batches):
-            first = (number * world_size + rank) * self.batch_size
-            chance = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(number, rank)))
-            yield self._make(self._cases(first, first + self.batch_size), np.random.RandomState(chance), number)
+            chance = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
+            cases = self._cases(number * size, (number + 1) * size)
+            yield self._make(cases, slice(rank, None, world_size), np.random.RandomState(chance), number)
 
-    def _make(self, cases: list[int], R: np.random.RandomState, number: int) -> dict[str, Any]:
-        """Make a minibatch of some cases, the `number`-th one of the training."""
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        """Make a share of a minibatch of some cases, the `number`-th one of the training, drawing all of its chance."""
         raise NotImplementedError
 
     def _cases(self, first: int, last: int) -> list[int]:
@@ -206,10 +208,12 @@ class PairLoader(VolumeLoader):
         self.pairs = pairs
         self.max_epochs = max_epochs
 
-    def _make(self, cases: list[int], R: np.random.RandomState, number: int) -> dict[str, Any]:
-        items = [self.volumes[case] for case in cases]
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        items = [self.volumes[case] for case in cases[share]]
         self.pairs.set_random_state(state=R)
-        image, label = self.pairs([item["image"] for item in items], self._progress(number))
+        self.pairs.randomize(len(cases), self._progress(number))
+        self.pairs.keep(share)
+        image, label = self.pairs([item["image"] for item in items], randomize=False)
         return {"image": image, "label": label, "case": [item["case"] for item in items]}
 
     def _progress(self, number: int) -> float:

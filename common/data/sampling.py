@@ -16,8 +16,8 @@ Request = TypeVar("Request")
 class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
     """Minibatches of requests that depend on a seed and on the epoch alone.
 
-    Every epoch draws anew, and a resumed run goes on as if it had not stopped. In a distributed run every process gets
-    its own part of each epoch's draws.
+    Every epoch draws anew, and a resumed run goes on as if it had not stopped. The processes of a distributed run share
+    what is drawn: their minibatches together are one of a single process, whose minibatches are that much larger.
 
     Args:
         seed: of the draws.

@@ -224,8 +224,8 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
 
     When all volumes are cached, the slices come in one random order. Otherwise the volumes do, and the slices are
     shuffled within groups of `dataset.window` volumes, so that each volume is read once in a pass. Worker processes
-    and the processes of a distributed run share no memory: each gets a part of that order of its own, and only a
-    volume at the seam of two parts is read by both.
+    and the processes of a distributed run share no memory: then each gets a part of that order of its own, only a
+    volume at the seam of two parts is read by both, and which slices make up a minibatch depends on their number.
 
     Args:
         dataset: the dataset whose slices are drawn.
@@ -271,12 +271,12 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[SliceRequest]]:
         count = self._num_requests(world_size)
-        first = epoch * (self.num_slices if self.num_batches is None else count * world_size) + rank * count
-        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=(world_size, count))[rank]
-        requests = [
-            SliceRequest(*place, int(seed))
-            for place, seed in zip(self._places(first, first + count), seeds, strict=True)
-        ]
+        total = count * world_size
+        first = epoch * (self.num_slices if self.num_batches is None else total)
+        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=total)
+        drawn = list(zip(self._places(first, first + total), seeds.tolist(), strict=True))
+        share = slice(rank, None, world_size) if self.dataset.is_cached else slice(rank * count, (rank + 1) * count)
+        requests = [SliceRequest(*place, seed) for place, seed in drawn[share]]
         batches = [requests[low : low + self.batch_size] for low in range(0, count, self.batch_size)]
         streams = [list(part) for part in np.array_split(np.arange(len(batches)), self.num_streams)]
         for index in range(len(batches)):  # a loader deals minibatches to its workers in turn

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -87,7 +88,7 @@ class StopOnCollapsedMask:
         self.volumes += torch.stack((predicted.sum(), (mask[is_simulated] > 0.5).sum())).cpu()
 
     def _check(self, engine: Engine) -> None:
-        predicted, simulated = self.volumes.tolist()
+        predicted, simulated = idist.all_reduce(self.volumes).tolist()  # of all processes, which then stop together
         if not simulated:
             return
         ratio = predicted / simulated

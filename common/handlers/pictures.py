@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -235,13 +236,14 @@ class EmbeddingPicture:
 class OverlayPictures:
     """Draw the segmentation of each case over its scan, beside the label where there is one.
 
-    The picture has the name of the scan's file, with `_overlay` when that is a PNG itself.
+    The picture has the name of the scan's file, with `_overlay` when that is a PNG itself. The processes of a
+    distributed run draw their own cases, and together those that one process would.
 
     Args:
         save_dir: folder for the PNG files.
         labels: names of the labels.
         window: lowest and highest intensity shown.
-        max_cases: cases to draw.
+        max_cases: cases to draw, the first ones.
     """
 
     def __init__(
@@ -254,12 +256,18 @@ class OverlayPictures:
         self.save_dir = Path(save_dir)
         self.labels = labels
         self.window = window
-        self.remaining = max_cases
+        self.max_cases = max_cases
+        self.remaining = 0
         self._reorient = Orientation(axcodes="RAS", labels=None)
         self._load = Compose([LoadImage(image_only=True, ensure_channel_first=True), EnsureVolume(), self._reorient])
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
+
+    def _start(self, engine: Engine) -> None:
+        numbers = idist.all_gather(engine.state.epoch_length)  # of the cases of each process
+        self.remaining = self.max_cases - sum(numbers[: idist.get_rank()])
 
     def _draw(self, engine: Engine) -> None:
         for output in engine.state.output:

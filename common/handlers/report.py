@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
 
-from common.utils import write_atomically
+from common.utils import is_main_process, write_atomically
 
 __all__ = ["InferenceReport"]
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 class InferenceReport:
     """Write a JSON file with the volume of every label in every case, and warn of what is implausible.
+
+    The processes of a distributed run write one file, in the order of their cases.
 
     Args:
         path: JSON file.
@@ -58,5 +61,7 @@ class InferenceReport:
             self.cases.append({"image": source, "status": "segmented", "volumes_ml": volumes, "warnings": warnings})
 
     def _write(self, engine: Engine) -> None:
-        write_atomically(self.path, lambda path: path.write_text(json.dumps({"cases": self.cases}, indent=1) + "\n"))
-        logger.info("segmented %d case(s); report: %s", len(self.cases), self.path)
+        cases = [json.loads(case) for case in string_list_all_gather([json.dumps(case) for case in self.cases])]
+        if is_main_process():
+            write_atomically(self.path, lambda path: path.write_text(json.dumps({"cases": cases}, indent=1) + "\n"))
+            logger.info("segmented %d case(s); report: %s", len(cases), self.path)

@@ -3,3 +3,4 @@ from .inpainting import InpaintingLoss
 from .layer_decomposition import LayerDecompositionLoss
 from .reconstruction import ReconstructionLoss
 from .task_weight import TaskWeight
+from .whole_batch import WholeBatchLoss

@@ -4,6 +4,7 @@ from .encoder_classifier import EncoderClassifier
 from .fnet import FNet, FNetGeometry
 from .layer_unet import LayerEncoder, LayerUNet, transfer_encoder
 from .multi_task import MultiTaskFNet
+from .parallel import parallelize
 from .planar_descriptor import (
     CubicDescriptor,
     HeatmapDecoder,

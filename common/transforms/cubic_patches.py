@@ -106,6 +106,10 @@ class RandCubePair(RandPatchPair):
         displacements[np.arange(num_pairs), axis] += np.where(is_opposite, -self.distance, self.distance)
         self.centers = self._place(displacements, self.lattice)
 
+    def keep(self, share: slice) -> None:
+        super().keep(share)
+        self.neighbors = self.neighbors[share]
+
     def _sample(self, volumes: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
         centers = torch.from_numpy(self.centers).float().to(device, non_blocking=True)
         return sample_patches(volumes, centers, self.lattice, self.mode, self.padding_mode).unsqueeze(2)

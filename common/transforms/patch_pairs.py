@@ -134,6 +134,10 @@ class RandPatchPair(Randomizable, Transform):
         """
         raise NotImplementedError
 
+    def keep(self, share: slice) -> None:
+        """Forget all of the drawn pairs but some."""
+        self.centers = self.centers[share]
+
     def __call__(
         self, volumes: Sequence[torch.Tensor], progress: float = 1.0, randomize: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:

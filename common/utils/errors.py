@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import TracebackType
+
+import torch.distributed as dist
+
+from .distributed import end_process_at_exit
 
 __all__ = ["explain_errors"]
 
@@ -17,7 +24,8 @@ def explain_errors() -> None:
     """Have an uncaught error end in one sentence: its true cause, which MONAI wraps in up to a hundred lines.
 
     Errors that this library raises on purpose are printed as that sentence alone, others after their traceback. A
-    termination signal becomes an interruption, so that what is open is closed.
+    termination signal becomes an interruption, so that what is open is closed. Of several processes, one that fails
+    ends at once, `torchrun` ends the others, and its report has the sentence, too.
     """
     sys.excepthook = _explain
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -25,19 +33,32 @@ def explain_errors() -> None:
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sentence, is_whole = _sentence(error)
+    if not is_whole:
+        traceback.print_exception(kind, error, trace)
+    print(sentence, file=sys.stderr)
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if report:
+        message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
+        Path(report).write_text(json.dumps({"message": message}))
+    if dist.is_available() and dist.is_initialized():
+        end_process_at_exit(1)
+
+
+def _sentence(error: BaseException) -> tuple[str, bool]:
+    """Return the sentence for an error, and whether it says all."""
     chain = _chain(error)
     if any(isinstance(link, KeyboardInterrupt) for link in chain):
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return
+        return "interrupted; the same command goes on from the last checkpoint", True
     expected = [link for link in chain if _is_expected(link)]
     if expected:
-        print(f"error: {expected[-1]}", file=sys.stderr)
-        return
-    traceback.print_exception(kind, error, trace)
+        return f"error: {expected[-1]}", True
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    print(f"error: {type(cause).__name__}: {cause}", file=sys.stderr)
+    if "closed by peer" in str(cause) or "reset by peer" in str(cause):
+        return "error: another process has failed, see its own message", True
+    return f"error: {type(cause).__name__}: {cause}", False
 
 
 def _chain(error: BaseException) -> list[BaseException]:

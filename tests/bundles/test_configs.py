@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
 WORKFLOWS = ["pretrain.yaml", "train.yaml", "inference.yaml"]
 TRAININGS = ["pretrain.yaml", "train.yaml"]
-REQUIRED = {"train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "multi_gpu_train.yaml", "evaluate.yaml"}
+REQUIRED = {
+    *("train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "evaluate.yaml"),
+    *("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "multi_gpu_inference.yaml"),
+}
 KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "mr.yaml", "zero_shot.yaml"}
 F_NET_TWINS = ["features", "kernel_size", "patch_size", "air", "normalization"]
 TWINS = {  # what the pretraining and the training of a bundle have in common
@@ -107,10 +110,15 @@ def test_every_number_and_flag_is_checked_by_its_own_name_before_it_is_used(bund
 
 @every_bundle
 def test_several_processes_check_the_options_before_they_join(bundle):
-    for base in present(bundle, TRAININGS):
+    trainings = [[name, "multi_gpu_train.yaml"] for name in present(bundle, TRAININGS)]
+    evaluation, inference = (
+        ["train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"],
+        ["inference.yaml", "multi_gpu_inference.yaml"],
+    )
+    for names in (*trainings, evaluation, inference):
         targets = [
             entry["_target_"] if isinstance(entry, dict) else entry
-            for entry in initializers(load(bundle, base), load(bundle, "multi_gpu_train.yaml"))
+            for entry in initializers(*(load(bundle, name) for name in names))
         ]
         assert targets[0] == "common.utils.explain_errors" and targets[-1] == "common.utils.join_processes"
         assert CHECK in targets

@@ -55,6 +55,13 @@ def same(first, second):
     )
 
 
+@pytest.mark.parametrize("with_donor", [False, True])
+def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(volumes, deal, with_donor):
+    whole = list(loader(volumes, batch_size=6, with_donor=with_donor))
+    for rank, part in enumerate(deal(lambda: list(loader(volumes, with_donor=with_donor)), 3)):
+        assert same(part, [{key: value[rank::3] for key, value in batch.items()} for batch in whole])
+
+
 def patches(batches):
     """Yield every patch as a dictionary."""
     for batch in batches:

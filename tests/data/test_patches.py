@@ -165,7 +165,8 @@ def test_at_least_thirty_percent_of_every_minibatch_hold_foreground(labeled, bat
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (0.3, 3), (0.31, 4), (0.7, 7), (1.0, 10)])
 def test_the_demand_is_rounded_up_but_not_by_rounding_errors(labeled, fraction, expected):
-    assert PatchBatchSampler(make(labeled), 10, 1, fraction).num_foreground == expected
+    (batch,) = PatchBatchSampler(make(labeled), 10, 1, fraction)
+    assert sum(request.is_foreground for request in batch) == expected
 
 
 def test_every_case_is_drawn_equally_often_in_random_order(labeled):
@@ -207,19 +208,14 @@ def test_any_number_of_workers_gives_the_same_batches(labeled):
             assert torch.equal(*patches)
 
 
-def test_the_processes_of_a_distributed_run_share_the_draws_of_an_epoch(labeled, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_available", lambda: True)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    ranks = []
-    for rank in range(2):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        sampler = PatchBatchSampler(make(labeled), 2, 6, 0.5)
-        ranks.append([request for _ in range(2) for batch in sampler for request in batch])
-    assert not {request.seed for request in ranks[0]} & {request.seed for request in ranks[1]}
-    together = Counter(request.case for rank in ranks for request in rank)
-    assert together == {0: 16, 1: 16, 2: 16}
-    assert all([request.is_foreground for request in rank] == [True, False] * 12 for rank in ranks)
+def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(labeled, deal):
+    def draw(batch_size):
+        sampler = PatchBatchSampler(make(labeled), batch_size, 6, 0.5)
+        return [batch for _ in range(2) for batch in sampler]
+
+    whole = draw(6)
+    for rank, part in enumerate(deal(lambda: draw(2), 3)):
+        assert part == [batch[rank::3] for batch in whole]
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -103,17 +103,14 @@ def test_a_minibatch_depends_on_its_number_and_not_on_how_epochs_are_cut(volumes
     assert all(map(torch.equal, parts, images(itertools.chain.from_iterable(long for _ in range(2)))))
 
 
-def test_processes_draw_different_volumes_and_pairs(volumes, monkeypatch):
-    drawn, displacements = [], []
-    for rank in (0, 1):
-        part = loader(volumes, batch_size=1, num_batches=5)
-        monkeypatch.setattr(part, "_place", lambda rank=rank: (rank, 2))
-        batches = list(part)
-        drawn.append([batch["case"][0] for batch in batches])
-        displacements.append([batch["label"] for batch in batches])
-    together = [case for pair in zip(*drawn, strict=True) for case in pair]
-    assert len(set(together[:5])) == len(set(together[5:])) == 5
-    assert not any(map(torch.equal, *displacements))
+@pytest.mark.parametrize("pairs", [RandSlabPair((1,)), RandCubePair()], ids=lambda pairs: type(pairs).__name__)
+def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(volumes, pairs, deal):
+    whole = list(loader(volumes, pairs, batch_size=6, num_batches=5))
+    for rank, part in enumerate(deal(lambda: list(loader(volumes, pairs, batch_size=2, num_batches=5)), 3)):
+        for own, batch in zip(part, whole, strict=True):
+            assert own["case"] == batch["case"][rank::3]
+            assert torch.equal(own["image"], batch["image"][rank::3])
+            assert torch.equal(own["label"], batch["label"][rank::3])
 
 
 def test_displacements_become_more_diverse_from_the_first_to_the_last_minibatch(volumes):

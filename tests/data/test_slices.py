@@ -221,18 +221,26 @@ def test_any_number_of_workers_gives_the_same_batches_of_cached_volumes():
         assert torch.equal(first["seed"], second["seed"]) and first["case"] == second["case"]
 
 
+@pytest.mark.parametrize("num_batches", [2, None])
+def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(deal, num_batches):
+    def draw(batch_size):
+        sampler = SliceBatchSampler(make(), batch_size, num_batches)
+        return [batch for _ in range(2) for batch in sampler]
+
+    whole = draw(6)  # of 21 slices
+    for rank, part in enumerate(deal(lambda: draw(2), 3)):
+        assert part == [batch[rank::3] for batch in whole]
+
+
 @pytest.mark.parametrize("cache_rate", [0.0, 1.0])
-def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(monkeypatch, cache_rate):
-    monkeypatch.setattr(torch.distributed, "is_available", lambda: True)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    ranks = []
-    for rank in range(2):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(deal, cache_rate):
+    def draw():
         sampler = SliceBatchSampler(make(cache_rate=cache_rate), 4)
         epoch = list(sampler)
         assert len(epoch) == len(sampler) == 3
-        ranks.append([request for batch in epoch for request in batch])
+        return [request for batch in epoch for request in batch]
+
+    ranks = deal(draw)
     assert {request[:2] for rank in ranks for request in rank} == {(c, s) for c in range(3) for s in range(7)}
     assert [len(rank) for rank in ranks] == [11, 11]
     assert not {request.seed for request in ranks[0]} & {request.seed for request in ranks[1]}
