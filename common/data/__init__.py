@@ -1,7 +1,7 @@
 from .augmentation import RandAffineGrid
 from .checks import Header, check_grids, check_gzip, check_header, check_hounsfield, check_image, check_label
 from .classes import Classes, load_classes, save_classes
-from .datalist import Cases, case_id, read_cases, write_datalist
+from .datalist import Cases, case_id, read_cases, read_images, write_datalist
 from .field_of_view import FieldOfView, Place, fit_field_of_view, load_field_of_view
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images

@@ -17,7 +17,7 @@ from common.utils import check_flags, write_atomically
 
 from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
 
-__all__ = ["Cases", "case_id", "read_cases", "write_datalist"]
+__all__ = ["Cases", "case_id", "read_cases", "read_images", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,13 +147,7 @@ def read_cases(
     path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
     content = _load(path)
     training = [_item(path, case, ("image", "label")) for case in content["training"]]
-    test = [_item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["test"]]
-    unlabeled = [
-        _item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["unlabeled"]
-    ]
-    normal = [
-        _item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in content["normal"]
-    ]
+    test, unlabeled, normal = (_images(path, content[key]) for key in ("test", "unlabeled", "normal"))
     _check_files([*training, *test, *unlabeled, *normal])
     if check_headers:
         _check_headers([*training, *test, *unlabeled, *normal], allow_2d)
@@ -176,6 +170,27 @@ def read_cases(
         normal=normal,
         normal_validation=_part(sorted(normal, key=lambda case: case["image"]), fold, num_folds, seed),
     )
+
+
+def read_images(dataset_dir: str | Path) -> tuple[list[str], list[str]]:
+    """Read from `dataset.json` which scans have a label and which have none.
+
+    Args:
+        dataset_dir: folder that holds `dataset.json` and every file it lists.
+
+    Returns:
+        Images of the training cases, of which there may be none or one, too, and of the unlabeled ones.
+
+    Raises:
+        FileNotFoundError: when `dataset.json` or a file that it lists is missing.
+        ValueError: when the file is malformed, or lists a file twice or outside of `dataset_dir`.
+    """
+    path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
+    content = _load(path)
+    training = [_item(path, case, ("image", "label")) for case in content["training"]]
+    unlabeled = _images(path, content["unlabeled"])
+    _check_files([*training, *unlabeled])
+    return [case["image"] for case in training], [case["image"] for case in unlabeled]
 
 
 def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
@@ -204,6 +219,11 @@ def _load(path: Path) -> dict[str, Any]:
         if not isinstance(content.setdefault(key, []), list):
             raise ValueError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
     return {"name": path.parent.name, "labels": {}, "modality": "", **content}
+
+
+def _images(path: Path, cases: list[Any]) -> list[Item]:
+    """Return the absolute paths of cases that need no label; one may be the path of its image alone."""
+    return [_item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in cases]
 
 
 def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:

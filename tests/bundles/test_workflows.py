@@ -20,6 +20,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from common.active_learning import load_describer
 from common.data import PHANTOM_LABELS, write_datalist, write_lesion_phantoms, write_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,12 +98,22 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     weights, scores, output = tmp_path / "models", tmp_path / "scores", tmp_path / "output"
     common = {"dataset_dir": str(phantoms), "ckpt_dir": str(weights), "device": "cpu"}
 
+    def describe():
+        return load_describer(bundle, ["configs/demo.yaml"], {"ckpt_dir": str(weights)})(scan)
+
+    scan = sorted(str(path) for path in (phantoms / "imagesUn").iterdir())[0]
     if bundle in PRETRAINED:
         run(bundle, "pretrain.yaml", **common, **SHORT)
+        pretrained = describe()
     trained = run(bundle, "train.yaml", **common, **SHORT, num_labeled=2, num_validation=1)
     assert trained.parser.get_parsed_content("train::trainer").state.iteration == 2
     assert not list(weights.rglob("*.ckpt")), "a finished training leaves no checkpoint"
     assert {path.name for path in weights.rglob("*.png")} == PICTURES[bundle.name] | {"learning_curve.png"}
+
+    if bundle in PRETRAINED:
+        assert torch.equal(describe(), pretrained), "the order of the scans to label outlives a training"
+        shutil.rmtree(weights / "pretrained")
+    assert describe().isfinite().all()
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(scores))
     rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import case_id, read_cases, write_datalist
+from common.data import case_id, read_cases, read_images, write_datalist
 
 LABELS = {"0": "background", "1": "liver"}
 
@@ -414,3 +414,17 @@ def test_refuses_to_give_normal_scans_where_none_is_listed(tmp_path, content):
         cases.normals("training")
     with pytest.raises(ValueError, match="split must be training or validation, got 'test'"):
         cases.normals("test")
+
+
+@pytest.mark.parametrize("num_labeled", [0, 1, 10])
+def test_images_with_and_without_a_label_are_told_apart_however_few(tmp_path, content, num_labeled):
+    write_datalist(tmp_path, {**content, "training": content["training"][:num_labeled]})
+    labeled, unlabeled = read_images(tmp_path)
+    assert labeled == [str(tmp_path / f"imagesTr/c{index}.nii.gz") for index in range(num_labeled)]
+    assert unlabeled == [str(tmp_path / name) for name in content["unlabeled"]]
+
+
+def test_images_must_exist(tmp_path, content):
+    (tmp_path / "imagesUn/u1.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"u1.nii.gz: must exist"):
+        read_images(tmp_path)

@@ -1,0 +1,1 @@
+"""What MONAI Label is given beside a bundle; only `strategy` imports `monailabel`."""

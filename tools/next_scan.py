@@ -1,0 +1,80 @@
+"""Tell which scans to label next, by how they differ in the eyes of a bundle's network from those that are labeled.
+
+python -m tools.next_scan BUNDLE DATASET_DIR [--labels FOLDER] [--count 5] [--criterion k_medoids]
+    [--override_files configs/small.yaml] [--name value]
+
+The network is the one that learned without labels, as `models/pretrained` has it, or else the trained one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.active_learning import CRITERIA, load_describer
+from common.data import case_id, list_images, read_images
+from common.utils import check_choice, check_options
+from tools._command import run_command
+
+
+def next_scan(
+    bundle: str,
+    dataset_dir: str,
+    *more: Any,
+    labels: str | None = None,
+    count: int = 5,
+    criterion: str = "k_medoids",
+    override_files: str | Sequence[str] = (),
+    **options: Any,
+) -> str:
+    """Order the unlabeled scans of a data set.
+
+    Args:
+        bundle: folder of the bundle, with its weights.
+        dataset_dir: folder with a dataset.json, whose `training` scans are labeled and whose `unlabeled` ones are not;
+            with `labels`, a folder of scans.
+        more: refused.
+        labels: folder of labels; scans that have one of their own name are labeled.
+        count: scans to name.
+        criterion: `k_medoids` takes the scan with which all scans come nearest to a labeled one, `k_center` the scan
+            that is farthest from all labeled ones.
+        override_files: configs that the weights were made with, relative to the bundle, separated by commas.
+        options: values that the configs had, by id.
+
+    Returns:
+        The scans in the order in which to label them.
+
+    Raises:
+        FileNotFoundError: when scans or weights are missing.
+        ValueError: when no scan is unlabeled, or an option is unknown or makes no sense.
+    """
+    if more:
+        raise ValueError(f"options must be given by name, got {more}")
+    check_choice("criterion", criterion, CRITERIA)
+    check_options(counts={"count": count})
+    files = override_files.split(",") if isinstance(override_files, str) else override_files
+    labeled, unlabeled = read_images(dataset_dir) if labels is None else _split(dataset_dir, labels)
+    if not unlabeled:
+        raise ValueError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled")
+    chosen = load_describer(bundle, files, options).choose(labeled, unlabeled, count, criterion)
+    lines = [f"{len(labeled)} labeled and {len(unlabeled)} unlabeled scans; label next, by {criterion}:"]
+    lines += [
+        f"{place}. {scan} ({f'distance {distance:.2f}' if math.isfinite(distance) else 'the medoid of all'})"
+        for place, (scan, distance) in enumerate(chosen, start=1)
+    ]
+    return "\n".join(lines)
+
+
+def _split(images: str, labels: str) -> tuple[list[str], list[str]]:
+    """Return the scans of a folder that have a label of their name in another one, and those that have none."""
+    if not Path(labels).is_dir():
+        raise FileNotFoundError(f"{labels}: labels must be a folder, got none")
+    names = {case_id(file) for file in Path(labels).iterdir()}
+    scans = [case["image"] for case in list_images(images)]
+    return [scan for scan in scans if case_id(scan) in names], [scan for scan in scans if case_id(scan) not in names]
+
+
+if __name__ == "__main__":
+    run_command(next_scan, "bundle", "dataset_dir", "labels", "criterion", "override_files")
