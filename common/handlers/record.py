@@ -125,7 +125,8 @@ class TrainingRecord:
 
 def _shield(engine: Engine) -> None:
     """Make the output something else than a dict, out of which MONAI's tracking would take a tuple for the loss."""
-    engine.state.output = MappingProxyType(engine.state.output)
+    if isinstance(engine.state.output, dict):
+        engine.state.output = MappingProxyType(engine.state.output)
 
 
 def _loss(output: Mapping[str, Any]) -> dict[str, float]:
