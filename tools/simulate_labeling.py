@@ -86,14 +86,14 @@ def simulate_labeling(
         raise ValueError(f"max_labeled must be at most {len(pool)}, the number of training scans, got {max_labeled}")
     atlas, load = parser.get_parsed_content("module"), parser.get_parsed_content("train::preprocessing")
 
-    descriptors, rows = [], []
+    maps, descriptors, singles = [], [], []
     for case in tqdm(pool, desc="scans to learn from", disable=None):
         item = load(dict(case))
+        maps.append(atlas.describe(item["image"]).float())
         descriptors.append(describe_scan(atlas, item["image"]))
-        alone = copy.deepcopy(atlas)
-        alone.add(item["image"], item["label"], case["image"])
-        rows.append(alone)
-    compare = _Comparer(atlas, rows, torch.stack(descriptors), step, share)
+        singles.append(copy.deepcopy(atlas))
+        singles[-1].add(item["image"], item["label"], case["image"])
+    compare = _Comparer(atlas, singles, torch.stack(maps), step, share)
     targets = {}
     for case in tqdm(cases.labeled(split), desc="scans to segment", disable=None):
         item = load(dict(case))
@@ -158,18 +158,16 @@ class _Comparer:
     Args:
         atlas: without a scan.
         singles: atlases of one scan each.
-        descriptors: of these scans, by `describe_scan`.
+        maps: descriptors of places in these scans, by which all are standardized, of shape `(S, F, ...)`.
         step: see `simulate_labeling`.
         share: see `simulate_labeling`.
     """
 
     def __init__(
-        self, atlas: PlanarAtlas, singles: Sequence[PlanarAtlas], descriptors: torch.Tensor, step: int, share: float
+        self, atlas: PlanarAtlas, singles: Sequence[PlanarAtlas], maps: torch.Tensor, step: int, share: float
     ) -> None:
         self.atlas = atlas
-        means, stds = descriptors.chunk(2, dim=1)
-        self.mean = means.mean(dim=0)
-        self.std = (stds.square().mean(dim=0) + means.var(dim=0, correction=0)).sqrt()
+        self.std, self.mean = torch.std_mean(maps.transpose(0, 1).flatten(1), dim=1, correction=0)
         self.references = [self._features(single.descriptors, single.centers) for single in singles]
         self.labels = [single.labels for single in singles]
         self.organs = [cKDTree(single.centers[single.labels > 0]) for single in singles]

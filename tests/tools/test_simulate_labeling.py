@@ -36,7 +36,7 @@ def test_scans_that_are_compared_one_by_one_vote_as_their_atlas_does(chosen):
         single.add(*draw(index), str(index))
         if index in chosen:
             together.add(*draw(index), str(index))
-    as_they_are = torch.tensor([[0.0] * 6 + [1.0] * 6])  # mean 0 and standard deviation 1
+    as_they_are = torch.tensor([[-1.0, 1.0]]).expand(6, 2)[None]  # of mean 0 and standard deviation 1
     image, label = draw(9)
     dice = _Comparer(empty, singles, as_they_are, step=1, share=1.0)(image, label).score(chosen, empty)
     found = together(image[None])[0].argmax(dim=0)
