@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ignite.contrib.handlers import ProgressBar
@@ -29,7 +30,7 @@ class TrainingRecord:
     """Record loss, learning rate and validation metrics of every epoch.
 
     They go to the log (one line per epoch, or a progress bar on a terminal), to TensorBoard, to `history.csv` and to
-    `learning_curve.png` in the folder.
+    `learning_curve.png` in the folder. They become metrics of the engine, where MONAI's tracking finds them.
 
     Args:
         save_dir: folder for the files.
@@ -50,7 +51,8 @@ class TrainingRecord:
         self.validators = dict(validators or {})
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.rows: list[dict[str, Any]] = []
-        self.validated: dict[str, int] = {}
+        self.validated: dict[str, float] = {}
+        self.added: dict[str, float] = {}
         self.started = 0.0
         self.writer: SummaryWriter | None = None
 
@@ -63,6 +65,7 @@ class TrainingRecord:
         if self.progress:
             bar = ProgressBar(desc="epoch", persist=False)
             bar.attach(engine, output_transform=_loss)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, _shield)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)
@@ -79,11 +82,17 @@ class TrainingRecord:
     def _start(self, engine: Engine) -> None:
         self.started = time.perf_counter()
         self.validated = {}
+        for name in self.added:
+            engine.state.metrics.pop(name, None)
 
     def _finish(self, engine: Engine) -> None:
         metrics = {name: float(value) for name, value in engine.state.metrics.items()} | self.validated
         groups = [] if self.optimizer is None else self.optimizer.param_groups
         rates = {f"lr_{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
+        self.added = {
+            name: value for name, value in {**self.validated, **rates}.items() if name not in engine.state.metrics
+        }
+        engine.state.metrics.update(self.added)
         seconds = time.perf_counter() - self.started
         self.rows.append({"epoch": engine.state.epoch, **metrics, **rates, "seconds": round(seconds, 3)})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in {**metrics, **rates}.items())
@@ -112,6 +121,11 @@ class TrainingRecord:
             save_curves(self.rows, self.save_dir / "learning_curve.png")
         if error:
             raise error[0]
+
+
+def _shield(engine: Engine) -> None:
+    """Make the output something else than a dict, out of which MONAI's tracking would take a tuple for the loss."""
+    engine.state.output = MappingProxyType(engine.state.output)
 
 
 def _loss(output: Mapping[str, Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,15 @@ class MultiTaskFNet(nn.Module):
             )
         reconstructions = [autoencoder(patch) for autoencoder, patch in zip(self.autoencoders, unlabeled, strict=True)]
         return [self.fnet(*patches), *reconstructions] if patches else reconstructions
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load all weights, or those of an F-Net: what training leaves for inference, and MONAI Label goes on from.
+
+        The latter leave the decoders, and batch norms that are not tied, as they are.
+        """
+        if state_dict.keys() == self.fnet.state_dict().keys():
+            return self.fnet.load_state_dict(state_dict, strict, assign)
+        return super().load_state_dict(state_dict, strict, assign)
 
 
 def _share(encoder: Any, pathway: Any, tie_norm: bool) -> None:

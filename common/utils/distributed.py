@@ -28,6 +28,7 @@ def join_processes(num_cases: int | None = None) -> None:
     """
     if "LOCAL_RANK" not in os.environ:
         raise ValueError("processes must be started by torchrun, see README.md, got a single one without LOCAL_RANK")
+    os.environ.pop("SLURM_JOB_ID", None)  # or ignite takes the place of this process from SLURM, not from torchrun
     device = process_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

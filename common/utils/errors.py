@@ -41,7 +41,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     if report:
         message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
         Path(report).write_text(json.dumps({"message": message}))
-    if dist.is_available() and dist.is_initialized():
+    if _is_one_of_several():
         end_process_at_exit(1)
 
 
@@ -56,9 +56,13 @@ def _sentence(error: BaseException) -> tuple[str, bool]:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if "closed by peer" in str(cause) or "reset by peer" in str(cause):
+    if _is_one_of_several() and ("closed by peer" in str(cause) or "reset by peer" in str(cause)):
         return "error: another process has failed, see its own message", True
     return f"error: {type(cause).__name__}: {cause}", False
+
+
+def _is_one_of_several() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import itk
@@ -283,23 +282,27 @@ def test_two_processes_learn_what_one_does_with_twice_the_minibatch(
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
-def test_two_machines_learn_what_one_process_does_with_twice_the_minibatch(phantoms, tmp_path, quiet_hooks):
-    """Two launchers that know nothing of one another but an address."""
-    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
-    options = train_as_one(bundle, "train.yaml", phantoms, tmp_path / "one")
+def test_two_machines_under_slurm_learn_what_one_process_does_with_twice_the_minibatch(phantoms, tmp_path, quiet_hooks):
+    """Two launchers that know nothing of one another but an address; what SLURM does is played by two commands."""
+    options = train_as_one(ROOT / "bundles" / "fnet_wtacae_stl", "train.yaml", phantoms, tmp_path / "one")
+    commands = {"scontrol": "echo 127.0.0.1", "srun": 'shift 2; "$@" & first=$!; "$@"; wait $first'}
+    for name, line in commands.items():
+        command = tmp_path / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f"#!/usr/bin/env bash\nset -e\n{line}\n")
+        command.chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    rendezvous = ("--rdzv_id=test", "--rdzv_backend=c10d", f"--rdzv_endpoint={endpoint}")
-    launcher = (*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", *rendezvous, *MONAI)
-
-    def launch(_: int):
-        names = ("train.yaml", "multi_gpu_train.yaml")
-        return bundle_run("training", bundle, *names, launcher=launcher, ckpt_dir=tmp_path / "two", **options)
-
-    with ThreadPoolExecutor() as machines:
-        for done in machines.map(launch, range(2)):
-            assert done.returncode == 0, done.stderr[-3000:]
+        port = free.getsockname()[1]
+    job = {"SLURM_JOB_ID": str(port - 10000), "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
+    environment = {**os.environ, **job, "PATH": f"{command.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    arguments = ["fnet_wtacae_stl", "training", "train.yaml,multi_gpu_train.yaml,demo.yaml"]
+    for name, value in {**options, "ckpt_dir": tmp_path / "two"}.items():
+        arguments += [f"--{name}", str(value)]
+    done = subprocess.run(
+        ["bash", "tools/slurm.sh", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
@@ -360,6 +363,40 @@ def test_a_scan_that_one_of_several_processes_cannot_read_ends_all_in_one_senten
     assert f"[rank1]: {sentence}" in done.stderr and f"traceback : {sentence}" in done.stderr
     assert "[rank0]: error:" not in done.stderr.replace("[rank0]: error: another process has failed", "")
     assert not (tmp_path / "output" / "report.json").exists()
+
+
+@every_bundle
+def test_tracking_with_mlflow_has_the_numbers_of_the_history(bundle, phantoms, tmp_path, quiet_hooks, monkeypatch):
+    """In a file beside the weights, without a server. MONAI's tracking stumbled over the output of every training."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.chdir(tmp_path)
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path / "models"), "device": "cpu", "tracking": "mlflow"}
+
+    def track(*names: str, **options) -> None:
+        made = workflow(bundle, *names, **{**common, **options})
+        made.initialize()
+        made.run()
+
+    track("train.yaml", **SHORT, **scratch(bundle), num_labeled=1, num_validation=1)
+    folders = {tmp_path / "models": "FINISHED"}
+    if bundle == CONTEXT:
+        track("pretrain.yaml", **SHORT)
+        track("train.yaml", "evaluate.yaml", evaluation_dir=str(tmp_path / "scores"))
+        images = {"dataset_dir": str(phantoms / "imagesTs"), "output_dir": str(tmp_path / "output")}
+        track("inference.yaml", kind="infer", **images)
+        folders |= {tmp_path / "models" / "pretrained": "FINISHED", tmp_path / "output": "FINISHED"}
+        folders |= {tmp_path / "scores": "RUNNING"}  # MONAI does not close it
+    for folder, status in folders.items():
+        client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlruns.db'}")
+        (experiment,) = [found for found in client.search_experiments() if found.name == "monai_experiment"]
+        (tracked,) = client.search_runs(experiment.experiment_id)
+        assert tracked.info.status == status
+        if (folder / "history.csv").is_file():
+            (row,) = csv.DictReader((folder / "history.csv").open())
+            numbers = {name: float(value) for name, value in row.items() if name not in ("epoch", "seconds")}
+            assert tracked.data.metrics == pytest.approx(numbers)
+    assert {path.name for path in tmp_path.iterdir()} == {path.relative_to(tmp_path).parts[0] for path in folders}
 
 
 @every_bundle

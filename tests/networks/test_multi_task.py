@@ -110,3 +110,18 @@ def test_every_level_wants_its_patch(make):
     network = make()
     with pytest.raises(ValueError, match=r"one patch for each of the levels \(0, 1\), got 3 patches"):
         network(unlabeled=patches_of(network))
+
+
+def test_the_weights_of_its_f_net_alone_load_too(make):
+    """MONAI Label gives a training the weights for inference to go on from; they were dropped without a word."""
+    trained, network = make(), make()
+    with torch.no_grad():
+        for value in trained.parameters():
+            value.add_(1.0)
+    decoders = {name: value.clone() for name, value in network.state_dict().items() if "decoder" in name}
+    network.load_state_dict(trained.fnet.state_dict(), strict=False)
+    for name, value in trained.fnet.state_dict().items():
+        torch.testing.assert_close(network.fnet.state_dict()[name], value, rtol=0, atol=0)
+    assert decoders and all(torch.equal(network.state_dict()[name], value) for name, value in decoders.items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network.load_state_dict({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -52,6 +53,20 @@ def test_a_termination_signal_is_an_interruption():
     status, lines = run("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
     assert status != 0
     assert lines[-1] == "interrupted; the same command goes on from the last checkpoint"
+
+
+def test_what_follows_from_the_failure_of_another_process_is_no_failure_of_its_own(tmp_path, monkeypatch):
+    """What gloo says when a process is gone stood last, below the sentence that told why."""
+    report = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(report))
+    status, lines = run(
+        "import torch.distributed as dist\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "raise RuntimeError('[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:12184. This is')"
+    )
+    assert status == 1
+    assert lines == ["[rank0]: error: another process has failed, see its own message"]
+    assert json.loads(report.read_text())["message"]["message"] == lines[0].removeprefix("[rank0]: ")
 
 
 # ---- chains of errors, in this process -----------------------------------------------------------

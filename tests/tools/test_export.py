@@ -1,0 +1,226 @@
+"""An exported bundle needs nothing of this repository, and computes what the original does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
+from monai.bundle import ConfigWorkflow
+
+from common.data import write_phantoms
+from tools._export.library import used_modules
+from tools._export.networks import save_onnx, save_torchscript
+from tools.export import export
+from tools.verify import find_all
+
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+EXPORTS = {  # where the exported network of a bundle gives the original's output, besides for the size of the example
+    "fnet_wtacae_stl": {"torchscript": ["a batch of two"], "onnx": ["other sizes"]},
+    "context_restoration_unet": {
+        "torchscript": ["a batch of two", "other sizes", "odd sizes"],
+        "onnx": ["a batch of two", "other sizes", "odd sizes"],
+    },
+    "layer_decomp_tumor": {"torchscript": ["a batch of two", "other sizes"], "onnx": ["a batch of two", "other sizes"]},
+}
+PACKAGES = {"PIL": "pillow", "faiss": "faiss-cpu", "ignite": "pytorch-ignite"}
+WITHOUT_REPOSITORY = (
+    "import runpy, sys; sys.modules['common'] = sys.modules['tools'] = None; sys.argv[0] = 'monai.bundle'; "
+    "runpy.run_module('monai.bundle', run_name='__main__')"
+)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("scans"), 1, 1, 0, size=32)
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    return tmp_path / "models"
+
+
+def run_exported(id: str, root: Path, cwd: Path, **options) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_REPOSITORY,
+        "run",
+        id,
+        "--config_file",
+        str(root / "configs" / f"{id}.json"),
+    ]
+    for name, value in {"bundle_root": root, "device": "cpu", **options}.items():
+        command += [f"--{name}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@every_bundle
+def test_runs_from_any_folder_without_this_repository_and_segments_as_before(
+    bundle, scans, weights, tmp_path, monkeypatch
+):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path / "exported")
+    images = scans / "imagesTs"
+    run_exported("inference", root, tmp_path, dataset_dir=images, output_dir=tmp_path / "there")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    options = {"dataset_dir": str(images), "ckpt_dir": str(weights), "output_dir": str(tmp_path / "here")}
+    here = ConfigWorkflow(files, "infer", logging_file=False, bundle_root=str(bundle), device="cpu", **options)
+    here.initialize()
+    here.run()
+    (name,) = (path.name for path in (tmp_path / "here").glob("*_seg.nii.gz"))
+    assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+@every_bundle
+def test_nothing_is_wrong_with_an_exported_bundle(bundle, weights, tmp_path):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    assert list(find_all([str(root)])) == []
+
+
+@every_bundle
+def test_its_packages_are_those_of_the_metadata(bundle, weights, tmp_path):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    imported = set()
+    for path in (root / "scripts").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            imported |= {name.split(".")[0] for name in names}
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    known = {"scripts", "monai", "torch", "numpy", *metadata["required_packages_version"]}
+    assert {PACKAGES.get(name, name) for name in imported} - sys.stdlib_module_names <= known
+    assert "common." not in "".join(path.read_text() for path in root.glob("configs/*.json"))
+
+
+def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    archives = []
+    for name in ("first", "second"):
+        root = export_small(bundle, weights, tmp_path / name, zip=True)
+        assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=root).returncode == 0
+        archives.append(tmp_path / name / "fnet_wtacae_stl_v0.1.0.zip")
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    listed = {line.split("  ")[1] for line in (root / "SHA256SUMS").read_text().splitlines()}
+    with zipfile.ZipFile(archives[0]) as archive:
+        assert {name.removeprefix("fnet_wtacae_stl/") for name in archive.namelist()} == listed | {"SHA256SUMS"}
+
+
+def test_monai_loads_its_network_by_name(weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    code = (
+        "import sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle, torch; "
+        "network = monai.bundle.load('fnet_wtacae_stl', bundle_dir='..', device='cpu'); "
+        "torch.save(network.state_dict(), '../loaded.pt')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    loaded, stored = (torch.load(path, weights_only=True) for path in (tmp_path / "loaded.pt", weights / "model.pt"))
+    assert loaded.keys() == stored.keys() and all(torch.equal(loaded[name], stored[name]) for name in stored)
+
+
+def test_its_labels_are_those_of_the_weights(weights, tmp_path):
+    bundle = ROOT / "bundles" / "context_restoration_unet"
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {str(value): name for value, name in LABELS.items()}, "values of the label map"
+    assert pred["num_channels"] == 4, "a sigmoid for each class"
+    assert json.loads((root / "dataset.json").read_text())["labels"] == pred["channel_def"]
+
+
+def test_only_the_part_of_the_library_that_is_used_comes_along():
+    assert set(used_modules(["common.utils.check_flags"])) == {"__init__.py", "utils/__init__.py", "utils/flags.py"}
+    files = used_modules(["common.losses.DiceCrossEntropyLoss", "common.data.list_images"])
+    assert "losses/dice_cross_entropy.py" in files and "data/list_images.py" in files and "data/checks.py" in files
+    assert not [path for path in files if path.startswith(("networks/", "atlas/"))]
+    assert "from scripts." in "".join(files.values()) and "from common" not in "".join(files.values())
+    with pytest.raises(ValueError, match=r"common\.losses\.DiceLos: must be in common, got no such name"):
+        used_modules(["common.losses.DiceLos"])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"bundle": "unet"}, "bundle must be one of .* or a folder with configs/inference.yaml, got 'unet'"),
+        (
+            {"override_files": "configs/tiny.yaml"},
+            "configs/tiny.yaml: override_files must exist, relative to the bundle",
+        ),
+        ({"override_files": ""}, "tensors that are missing, unknown .* name the overrides with which it was trained"),
+        ({"pretrained": ""}, "the pretrained weights from which training starts must lie in .* pass --pretrained null"),
+        (
+            {"ckpt_dir": "nowhere"},
+            "nowhere: must hold a trained network, model.pt and what lies beside it; train first",
+        ),
+        ({"zipp": True}, r"options must be those that `--help` shows, got \['zipp'\]"),
+    ],
+    ids=str,
+)
+def test_refuses_in_one_sentence(options, match, weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    given = {"override_files": "configs/demo.yaml", "pretrained": "null", "ckpt_dir": str(weights), **options}
+    with pytest.raises((ValueError, FileNotFoundError), match=match):
+        export(given.pop("bundle", bundle.name), str(tmp_path / "output"), **given)
+    assert not (tmp_path / "output").exists()
+
+
+def test_weights_of_another_preprocessing_than_the_pretraining_are_refused(weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    (weights / "pretrained").mkdir()
+    (weights / "pretrained" / "wta_autoencoders.pt").touch()
+    record = json.loads((weights / "preprocessing.json").read_text())
+    (weights / "pretrained" / "preprocessing.json").write_text(json.dumps({**record, "spacing": 3.0}))
+    with pytest.raises(ValueError, match=r"spacing must be that of the pretrained weights in .*, 3\.0, got 6\.0"):
+        export_small(bundle, weights, tmp_path, pretrained="")
+
+
+def probe(form: str, bundle: Path, path: Path) -> Sequence[str]:
+    if form == "onnx":
+        pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    save = {"torchscript": save_torchscript, "onnx": save_onnx}[form]
+    network = small_network(bundle, path.parent).eval()
+    return save(network, metadata["num_channels"], len(metadata["spatial_shape"]), path)
+
+
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+@pytest.mark.parametrize("name", EXPORTS)
+def test_networks_export_for_the_sizes_that_the_readme_names(name, form, tmp_path):
+    assert probe(form, ROOT / "bundles" / name, tmp_path / "model") == EXPORTS[name][form]
+
+
+def test_an_atlas_does_not_export(tmp_path):
+    """Its search for neighbors runs outside of PyTorch: a trace would hold the votes of the traced image for ever."""
+    bundle = ROOT / "bundles" / "planar_heatmap_descriptor"
+    network = small_network(bundle, tmp_path, descriptor="gvdiff_centered", step=4).eval()
+    image = torch.randn(1, 64, 64, 64)
+    label = torch.zeros_like(image)
+    for value in list(LABELS)[1:]:
+        label[:, 8 * value : 8 * value + 8, 24:40, 24:40] = value
+    network.add(image, label, "scan")
+    with pytest.raises(
+        ValueError, match="TorchScript must give the output of the network, got another for another image"
+    ):
+        save_torchscript(network, 1, 3, tmp_path / "model.ts")

@@ -1,0 +1,143 @@
+"""MONAI Label serves all bundles at once, over HTTP, from an environment that has nothing of this repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from initial_weights import BUNDLES, LABELS, ROOT, export_small, write_weights
+
+from common.data import write_phantoms
+
+ENVIRONMENT = ROOT / ".venv-label"
+NAMES = [bundle.name for bundle in BUNDLES]
+STARTS_WITHIN = 180  # seconds, on a busy machine; 12 on a quiet one
+pytestmark = pytest.mark.skipif(
+    not (ENVIRONMENT / ".complete").is_file(), reason="needs MONAI Label: bash tools/label.sh --setup"
+)
+
+
+@dataclass
+class Server:
+    address: str
+    app: Path
+    scans: Path
+
+    def ask(self, path: str, method: str = "GET", body: bytes = b"", content: str = "application/json") -> bytes:
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": content}, method=method)
+        with urllib.request.urlopen(request, timeout=300) as response:
+            return response.read()
+
+    def infer(self, name: str, image: str, folder: Path) -> np.ndarray:
+        file = folder / f"{name}.nii.gz"
+        file.write_bytes(self.ask(f"/infer/{name}?image={image}&output=image", "POST"))
+        segmentation, scan = nib.load(file), nib.load(self.scans / "imagesTr" / f"{image}.nii.gz")
+        np.testing.assert_allclose(segmentation.affine, scan.affine, atol=1e-4)
+        return np.asarray(segmentation.dataobj)
+
+    def post_label(self, image: str) -> None:
+        label = (self.scans / "labelsTr" / f"{image}.nii.gz").read_bytes()
+        head = b'--part\r\nContent-Disposition: form-data; name="label"; filename="label.nii.gz"\r\n\r\n'
+        body, content = head + label + b"\r\n--part--\r\n", "multipart/form-data; boundary=part"
+        self.ask(f"/datastore/label?image={image}&tag=final", "PUT", body, content)
+
+    def train(self, name: str) -> None:
+        self.ask(f"/train/{name}?run_sync=true", "POST", json.dumps({"max_epochs": 1}).encode())
+
+    def segment_without_server(self, name: str, image: str, folder: Path) -> np.ndarray:
+        root = self.app / "model" / name
+        command = [str(ENVIRONMENT / "bin" / "python"), "-m", "monai.bundle", "run", "inference"]
+        options = {
+            "config_file": root / "configs" / "inference.json",
+            "bundle_root": root,
+            "dataset_dir": self.scans / "imagesTr" / f"{image}.nii.gz",
+            "output_dir": folder / name,
+            "device": "cpu",
+        }
+        command += [f"--{option}={value}" for option, value in options.items()]
+        done = subprocess.run(command, cwd=folder, env=outside(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return np.asarray(nib.load(folder / name / f"{image}_seg.nii.gz").dataobj)
+
+
+def outside() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("label")
+    scans = write_phantoms(folder / "scans", 3, 0, 0, size=32)
+    for bundle in BUNDLES:
+        write_weights(bundle, folder / bundle.name)
+        export_small(bundle, folder / bundle.name, folder / "exported")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["bash", str(ROOT / "tools" / "label.sh"), *(str(folder / "exported" / name) for name in NAMES)]
+    command += ["--studies", str(scans / "imagesTr"), "--app", str(folder / "app"), "--port", str(port)]
+    log = (folder / "log.txt").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=outside(), stdout=log, stderr=log, start_new_session=True)
+    served = Server(f"http://127.0.0.1:{port}", folder / "app", scans)
+    try:
+        wait_for(served, process, folder / "log.txt")
+        yield served
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for(server: Server, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(STARTS_WITHIN):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            server.ask("/info/")
+            return
+        except OSError:
+            time.sleep(1)
+    raise TimeoutError(log.read_text()[-3000:])
+
+
+def test_infers_trains_on_posted_labels_and_infers_with_the_new_weights(server, tmp_path):
+    """One test, since one server serves them all."""
+    info = json.loads(server.ask("/info/"))
+    expected = {name: value for value, name in LABELS.items() if value}
+    assert {name: model["labels"] for name, model in info["models"].items()} == dict.fromkeys(NAMES, expected)
+    assert set(info["trainers"]) == set(NAMES)
+    assert set(info["strategies"]) == {"random", "first", "k_medoids", "k_center"}
+
+    image, atlas = "phantom_000", "planar_heatmap_descriptor"
+    before = infer_twice(server, image, tmp_path / "before")
+    for scan in ("phantom_001", "phantom_002"):
+        server.post_label(scan)
+        for name in NAMES:
+            weights = server.app / "model" / name / "models" / "model.pt"
+            old = weights.read_bytes()
+            server.train(name)
+            assert weights.read_bytes() != old, f"{name}: the second training goes on from the first one's weights"
+            assert name != atlas or weights.stat().st_size > len(old), "the atlas grows"
+    after = infer_twice(server, image, tmp_path / "after")
+    for strategy in ("k_medoids", "k_center"):  # one scan has no label
+        assert json.loads(server.ask(f"/activelearning/{strategy}", "POST", b"{}"))["id"] == image
+    assert not before[atlas].any() and set(np.unique(after[atlas])) == set(LABELS), "an empty atlas knows no class"
+    assert len(np.unique(before["fnet_wtacae_stl"])) > 1
+
+
+def infer_twice(server: Server, image: str, folder: Path) -> dict[str, np.ndarray]:
+    """Return the segmentation that each bundle gives over HTTP and as a command: the same."""
+    folder.mkdir()
+    served = {name: server.infer(name, image, folder) for name in NAMES}
+    for name in NAMES:
+        np.testing.assert_array_equal(served[name], server.segment_without_server(name, image, folder), err_msg=name)
+    return served
