@@ -23,6 +23,7 @@ from tools._export.networks import save_onnx, save_torchscript
 from tools._export.weights import list_weights, load_trained, parse, read_classes
 
 _BUNDLES = Path(__file__).parents[1] / "bundles"
+_DESCRIBER = "common.active_learning.load_describer"  # of scans, for MONAI Label's choice of the next
 _TIME = (1980, 1, 1, 0, 0, 0)  # of every file in an archive: the same files give the same bytes
 
 
@@ -149,7 +150,7 @@ def _write_texts(
     image = metadata["network_data_format"]["inputs"]["image"]
     classes = {"name": source.name, "labels": dict(labels), "modality": image["modality"], "training": []}
     texts["dataset.json"] = to_json(classes)  # what MONAI Label's training, which lists its scans itself, knows of them
-    names = sorted({name for content in configs.values() for name in components(content)})
+    names = sorted({_DESCRIBER, *(name for content in configs.values() for name in components(content))})
     texts.update({f"{PACKAGE}/{path}": text for path, text in used_modules(names).items()})
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

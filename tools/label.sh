@@ -31,13 +31,11 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-if [ ! -f "$environment/.complete" ] || [ "$root/tools/label.sh" -nt "$environment/.complete" ]; then
+requirements=$root/tools/_label/requirements.txt
+if [ ! -f "$environment/.complete" ] || [ "$requirements" -nt "$environment/.complete" ]; then
   echo "setting up $environment (downloads MONAI Label and PyTorch with CUDA once, 5 GB; minutes)"
   "${PYTHON:-python3}" -m venv "$environment"
-  # its pydicom_seg breaks on pydicom 3; torchvision wants the PyTorch that it was built with, not a CPU build
-  "$environment/bin/python" -m pip install --quiet monailabel==0.8.5 'pydicom<3' 'pynetdicom<3' 'dicomweb-client<0.60' \
-    'monai[fire,ignite,itk,nibabel,pillow,pyyaml,tensorboard,tqdm]==1.6.1' 'torch>=2.8,<2.15' torchvision \
-    'faiss-cpu>=1.9,<2' 'scipy>=1.12' 'matplotlib>=3.8'
+  "$environment/bin/python" -m pip install --quiet --requirement "$requirements"
   touch "$environment/.complete"
 fi
 if $setup_only; then exit; fi
@@ -46,6 +44,7 @@ if $setup_only; then exit; fi
 [ -d "$studies" ] || { echo "error: --studies must be a folder of scans, got '$studies'" >&2; exit 2; }
 mkdir -p "$app/model"
 cp "$root/tools/_label/app.py" "$app/main.py"
+cp "$root/tools/_label/strategy.py" "$app/"
 names=()
 for bundle in "${bundles[@]}"; do
   name=$(basename "$bundle")

@@ -16,18 +16,18 @@ from common.utils import check_choice
 
 __all__ = ["CRITERIA", "next_scans"]
 
-CRITERIA = ("k_center", "k_medoids")
+CRITERIA = ("k_medoids", "k_center")
 
 _ROUNDING = 1e-12  # relative error of a sum of distances, which depends on the order of the scans
 
 
 def next_scans(
-    descriptors: torch.Tensor, labeled: Collection[int], count: int = 1, criterion: str = "k_center"
+    descriptors: torch.Tensor, labeled: Collection[int], count: int = 1, criterion: str = "k_medoids"
 ) -> list[tuple[int, float]]:
     """Choose scans to label, one after the other, each as if those before it were labeled.
 
-    The distance of two scans is that of their descriptors, each number of which is given mean 0 and standard deviation
-    1 over all scans. With no scan labeled, the medoid comes first: the scan with the smallest sum of distances to all.
+    The distance of two scans is the Euclidean one of their descriptors. With no scan labeled, the medoid comes first:
+    the scan with the smallest sum of distances to all.
 
     Args:
         descriptors: of all scans, of shape `(N, F)`.
@@ -53,9 +53,8 @@ def next_scans(
     unlabeled = [index for index in range(len(descriptors)) if index not in labeled]
     if not unlabeled:
         raise ValueError(f"scans must have an unlabeled one, got {len(descriptors)}, all labeled")
-    std, mean = torch.std_mean(descriptors.double(), dim=0, correction=0)
-    scaled = (descriptors - mean) / std.where(std > 0, 1)
-    distances = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist")
+    rows = descriptors.double()
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances[:, sorted(labeled)].amin(dim=1) if labeled else distances.new_full((len(distances),), math.inf)
     chosen: list[tuple[int, float]] = []
     for _ in range(min(count, len(unlabeled))):

@@ -1,4 +1,4 @@
-"""One descriptor of a whole scan: what a network that learned without labels sees in it, on average."""
+"""One descriptor of a whole scan: what a network that learned without labels sees in each part of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 __all__ = ["describe_scan"]
 
 _SIZE = 64  # voxels along each axis of what a convolutional network is shown
+_NUM_PARTS = 3  # of a scan along each axis
 
 
 class _WidestMap:
@@ -29,7 +30,7 @@ class _WidestMap:
 
 @torch.no_grad()
 def describe_scan(network: nn.Module, image: torch.Tensor, axis: int = 2) -> torch.Tensor:
-    """Return the mean and the standard deviation over a scan of each feature that a network finds in it.
+    """Return the features that a network finds in a scan, averaged over each of 3 x 3 x 3 parts of it.
 
     A network with a method `describe`, such as `PlanarAtlas`, describes places itself. Of any other, the features are
     the output of its widest convolution but the last; of equally wide ones, of the first that is reached. In a U-Net
@@ -43,30 +44,30 @@ def describe_scan(network: nn.Module, image: torch.Tensor, axis: int = 2) -> tor
         axis: of the scan, to which the slices are perpendicular that a 2D network is shown.
 
     Returns:
-        Tensor of shape `(2 F,)`, on the CPU, for `F` features.
+        Tensor of shape `(27 F,)`, on the CPU, for `F` features.
 
     Raises:
         ValueError: when the network has fewer than two convolutions, or the features are not finite.
     """
     image = convert_to_tensor(image, dtype=torch.float32)  # without metadata, which weights_only cannot load
     if hasattr(network, "describe"):
-        places: torch.Tensor = network.describe(image)  # type: ignore[operator]
-        features = places.T
+        features: torch.Tensor = network.describe(image)  # type: ignore[operator]
     else:
-        features = _widest_map(network, image, axis).transpose(0, 1).flatten(1)
-    std, mean = torch.std_mean(features.float(), dim=1, correction=0)
-    descriptor = torch.cat((mean, std)).cpu()
+        features = _widest_map(network, image, axis)
+    descriptor = F.adaptive_avg_pool3d(features.float(), _NUM_PARTS).flatten().cpu()
     if not descriptor.isfinite().all():
         raise ValueError("image must give finite features, got NaN or Inf")
     return descriptor
 
 
 def _widest_map(network: nn.Module, image: torch.Tensor, axis: int) -> torch.Tensor:
+    """Return features of shape `(F, h, w, d)`, or `(F, slices, h, w)` of a 2D network."""
     convolutions = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))]
     if len(convolutions) < 2:
         raise ValueError(f"network must have two convolutions, got {len(convolutions)} in {type(network).__name__}")
     views = F.interpolate(image[None], (_SIZE,) * 3, mode="area")
-    if isinstance(convolutions[0], nn.Conv2d):
+    is_2d = isinstance(convolutions[0], nn.Conv2d)
+    if is_2d:
         views = views[0].movedim(1 + axis, 0)
     widest = _WidestMap()
     hooks = [module.register_forward_hook(widest) for module in convolutions]
@@ -75,4 +76,4 @@ def _widest_map(network: nn.Module, image: torch.Tensor, axis: int) -> torch.Ten
     finally:
         for hook in hooks:
             hook.remove()
-    return widest.features
+    return widest.features.transpose(0, 1) if is_2d else widest.features[0]

@@ -37,7 +37,7 @@ _DISTANCES = ("l2", "cosine")
 _NORMALIZATIONS = ("none", "l2", "standardize")
 _BUFFERS = ("descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "recipes", "class_counts")
 _ROWS = ("descriptors", "centers", "labels")  # one for each voxel
-_NUM_PLACES = 8  # along each axis of a volume that is described as a whole
+_NUM_PLACES = 9  # along each axis of a volume that is described as a whole
 _NUM_PROBES = 8  # voxels that are described to see whether a volume's descriptors would be those that are known
 
 
@@ -253,10 +253,11 @@ class PlanarAtlas(nn.Module):
             image: normalized intensities of shape `(1, H, W, D)`.
 
         Returns:
-            Tensor of shape `(512, out_channels)`, of what the descriptor, not the atlas, makes of them.
+            Tensor of shape `(out_channels, 9, 9, 9)`, of what the descriptor, not the atlas, makes of them.
         """
         axis = (2 * torch.arange(_NUM_PLACES) + 1) / _NUM_PLACES - 1
-        return self._describe(_plain(image), torch.cartesian_prod(axis, axis, axis).to(self.centers))
+        places = torch.cartesian_prod(axis, axis, axis).to(self.centers)
+        return self._describe(_plain(image), places).T.unflatten(1, (_NUM_PLACES,) * 3)
 
     def recall(self, weights: Mapping[str, torch.Tensor]) -> int:
         """Keep the volumes of another atlas, which `add` then takes over instead of describing them again.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from common.data import PHANTOM_LABELS, fit_field_of_view, save_classes
+from common.data import PHANTOM_LABELS, fit_field_of_view, save_classes, write_phantoms
 from common.data.organ_preprocessing import save_organ_preprocessing
 from common.data.preprocessing import FittedPreprocessing
 from common.data.records import save_record
@@ -34,10 +34,11 @@ def write_weights(bundle: Path, weights: Path) -> None:
     elif bundle.name == "layer_decomp_tumor":
         save_organ_preprocessing(weights, clip=[0, 200], organ="body", modality="CT", labels=LABELS)
     else:
-        fitted = FittedPreprocessing(10.0, (-200.0, 300.0), -500.0, "zscore", "CT", LABELS, 1)
+        fitted = FittedPreprocessing(6.0, (-160.0, 300.0), -500.0, "zscore", "CT", LABELS, 1)
         save_record(fitted, weights / "preprocessing.json")
     if bundle.name == "planar_heatmap_descriptor":
-        fit_field_of_view([{"image": ""}], weights, None, clip=[0, 1])
+        (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
+        fit_field_of_view([{"image": str(scan)}], weights, [270, 198, 198], clip=[-160, 300])
     torch.save(small_network(bundle, weights).state_dict(), weights / "model.pt")
 
 

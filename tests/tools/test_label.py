@@ -115,7 +115,7 @@ def test_infers_trains_on_posted_labels_and_infers_with_the_new_weights(server, 
     expected = {name: value for value, name in LABELS.items() if value}
     assert {name: model["labels"] for name, model in info["models"].items()} == dict.fromkeys(NAMES, expected)
     assert set(info["trainers"]) == set(NAMES)
-    assert {"random", "first"} <= set(info["strategies"])
+    assert set(info["strategies"]) == {"random", "first", "k_medoids", "k_center"}
 
     image, atlas = "phantom_000", "planar_heatmap_descriptor"
     before = infer_twice(server, image, tmp_path / "before")
@@ -128,6 +128,8 @@ def test_infers_trains_on_posted_labels_and_infers_with_the_new_weights(server, 
             assert weights.read_bytes() != old, f"{name}: the second training goes on from the first one's weights"
             assert name != atlas or weights.stat().st_size > len(old), "the atlas grows"
     after = infer_twice(server, image, tmp_path / "after")
+    for strategy in ("k_medoids", "k_center"):  # one scan has no label
+        assert json.loads(server.ask(f"/activelearning/{strategy}", "POST", b"{}"))["id"] == image
     assert not before[atlas].any() and set(np.unique(after[atlas])) == set(LABELS), "an empty atlas knows no class"
     assert len(np.unique(before["fnet_wtacae_stl"])) > 1
 

@@ -5,7 +5,10 @@ It imports nothing of this repository, so that it runs where only MONAI Label an
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,15 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.train.bundle import BundleTrainTask
+from monailabel.utils.others.class_utils import unload_module
 from monailabel.utils.others.generic import get_bundle_models
+from strategy import NextScan
 
 logger = logging.getLogger(__name__)
 
 
 class BundleApp(MONAILabelApp):
-    """Serve the bundles that `--conf models` names."""
+    """Serve the bundles that `--conf models` names; the first one describes the scans for the choice of the next."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.bundles = get_bundle_models(app_dir, conf)
@@ -45,7 +50,9 @@ class BundleApp(MONAILabelApp):
         return {name: FewLabelsTrainTask(folder, self.conf) for name, folder in self.bundles.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return {"random": Random(), "first": First()}
+        describer = functools.cache(functools.partial(_load_describer, next(iter(self.bundles.values()))))
+        choosers = {criterion: NextScan(describer, criterion) for criterion in ("k_medoids", "k_center")}
+        return {"random": Random(), "first": First(), **choosers}
 
 
 class FewLabelsTrainTask(BundleTrainTask):
@@ -78,3 +85,13 @@ class FewLabelsTrainTask(BundleTrainTask):
         if "unlabeled_dataset" in config["train"]:
             overrides["train#unlabeled_dataset#data"] = self.images
         return overrides
+
+
+def _load_describer(folder: str) -> Any:
+    """Return what describes scans by the network of an exported bundle."""
+    sys.path.insert(0, folder)
+    unload_module("scripts")  # of another bundle
+    try:
+        return importlib.import_module("scripts.active_learning").load_describer(folder)
+    finally:
+        sys.path.remove(folder)

@@ -1,7 +1,9 @@
 """The next scan to label in MONAI Label: the one that tells most about those without a label.
 
     def init_strategies(self):
-        return {**super().init_strategies(), "k_medoids": NextScan(lambda: load_describer(bundle_root))}
+        load = functools.cache(lambda: load_describer(bundle_root))
+        names = ("k_medoids", "k_center")
+        return {**super().init_strategies(), **{name: NextScan(load, name) for name in names}}
 
 It imports nothing of this repository: what describes scans may be that of an exported bundle.
 """

@@ -1,0 +1,44 @@
+"""A picture of a label map over its scan."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.overlay import overlay
+
+
+def save(path, array, affine):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return str(path)
+
+
+def test_a_label_map_in_another_order_of_axes_lies_where_it_belongs(tmp_path):
+    volume = np.random.default_rng(0).integers(0, 100, (9, 8, 7)).astype(np.int16)
+    label = np.zeros_like(volume, dtype=np.uint8)
+    label[2:5, 3:6, 1:4] = 1
+    scan = save(tmp_path / "scan.nii.gz", volume, np.eye(4))
+    same = save(tmp_path / "seg.nii.gz", label, np.eye(4))
+    (tmp_path / "turned").mkdir()
+    turned = nib.Nifti1Image(label, np.eye(4)).as_reoriented(np.array([[0, -1], [2, 1], [1, 1]]))
+    nib.save(turned, tmp_path / "turned" / "seg.nii.gz")
+    pictures = [
+        overlay(scan, path, output=str(tmp_path / f"{number}.png"))
+        for number, path in enumerate((same, str(tmp_path / "turned" / "seg.nii.gz")))
+    ]
+    first, second = (np.asarray(Image.open(picture)) for picture in pictures)
+    assert first.std() > 0
+    np.testing.assert_array_equal(first, second)
+
+
+def test_refuses_what_does_not_belong_to_the_scan(tmp_path):
+    scan = save(tmp_path / "scan.nii.gz", np.zeros((5, 5, 5), np.int16), np.eye(4))
+    moved = save(tmp_path / "moved.nii.gz", np.zeros((5, 5, 5), np.uint8), np.diag([2.0, 1, 1, 1]))
+    with pytest.raises(ValueError, match="moved: segmentation must lie on the grid of its scan"):
+        overlay(scan, moved, output=str(tmp_path / "a.png"))
+    with pytest.raises(ValueError, match="must get a scan, segmentations and --output"):
+        overlay(scan, output=str(tmp_path / "a.png"))
+    with pytest.raises(FileNotFoundError, match="nothing: must exist"):
+        overlay(str(tmp_path / "nothing"), moved, output=str(tmp_path / "a.png"))
