@@ -88,7 +88,7 @@ def test_runs_from_any_folder_without_this_repository_and_segments_as_before(
 def test_nothing_is_wrong_with_an_exported_bundle(bundle, weights, tmp_path):
     write_weights(bundle, weights)
     root = export_small(bundle, weights, tmp_path)
-    assert list(find_all([str(root)])) == []
+    assert list(find_all([root])) == []
 
 
 @every_bundle
