@@ -181,7 +181,13 @@ def test_what_is_broken_is_found_and_nothing_else(bundle, file, old, new, expect
 
 
 def test_files_that_every_bundle_has(bundle):
-    for name in ("LICENSE", "docs/README.md", "configs/metadata.json", "configs/inference.yaml"):
+    for name in (
+        "LICENSE",
+        "docs/README.md",
+        "configs/metadata.json",
+        "configs/inference.yaml",
+        "configs/multi_gpu_inference.yaml",
+    ):
         (bundle / name).unlink()
     (bundle / "docs" / "plot.py").touch()
     assert [*find_all([bundle])] == [
