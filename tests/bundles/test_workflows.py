@@ -826,9 +826,11 @@ def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, 
 
 
 @pytest.mark.parametrize("task", ["restoration", "rotation", "location", "jigsaw"])
-def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_path, quiet_hooks):
-    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", "features": [8, 16, 32]}
-    run(LAYERS_BUNDLE, "pretrain.yaml", **common, **SHORT, task=task, patch_size=[32, 32, 32], batch_size=2)
+def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_path, quiet_hooks, monkeypatch):
+    # oneDNN's gradients of maps of two voxels, which the cells of a small patch have, are now and then NaN
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu"}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common, **SHORT, task=task)
     trained = run(LAYERS_BUNDLE, "train.yaml", **common, **SHORT, num_labeled=1, num_validation=1, learning_rate=1e-9)
     pretrained = torch.load(tmp_path / "pretrained" / "layer_unet.pt", weights_only=True)
     network = trained.parser.get_parsed_content("module")
