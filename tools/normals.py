@@ -59,9 +59,8 @@ def normals(
         organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a
             mask of these is written for each labeled scan.
         organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
-        extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the files
-            are
-            not the true ones.
+        extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the
+            files are not the true ones.
         unknown: refused.
 
     Returns:
