@@ -825,6 +825,49 @@ def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, 
         assert not np.asarray(found.dataobj)[~inside].any()
 
 
+def liver_pretraining(scans: Path, folder: Path) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        [str(LAYERS_BUNDLE / "configs" / name) for name in ("pretrain.yaml", "small.yaml", "liver.yaml")],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(LAYERS_BUNDLE),
+        dataset_dir=str(scans),
+        ckpt_dir=str(folder / "models"),
+        device="cpu",
+        features=[4, 4, 4, 4],
+        **SHORT,
+        val_iterations=1,
+    )
+
+
+def test_settings_of_the_liver_learn_from_tumors_that_keep_the_noise_of_their_scan(lesions, tmp_path, quiet_hooks):
+    """Smooth tumors in a noisy scan would be found by their smoothness, which real ones do not have."""
+    made = liver_pretraining(lesions, tmp_path)
+    made.initialize()
+    made.run()
+    assert (tmp_path / "models" / "pretrained" / "layer_unet.pt").is_file()
+
+    simulation = made.parser.get_parsed_content("simulation")
+    generator = torch.Generator().manual_seed(0)
+    scan, donor = (1 + 0.2 * torch.randn(1, 64, 64, 16, generator=generator) for _ in range(2))
+    kept = []
+    for seed in range(16):
+        layers = simulation.set_random_state(seed)(scan, torch.ones_like(scan), donor, (2.0, 2.0, 5.0))
+        inside = layers[2] > 0.9
+        if inside.sum() > 50:
+            kept.append(float(layers[4][inside].std() / scan[0][inside].std()))
+    assert len(kept) > 6
+    assert min(kept) > 0.45
+
+
+def test_settings_of_the_liver_want_its_mask(lesions, tmp_path, quiet_hooks, capsys):
+    scans = shutil.copytree(lesions, tmp_path / "scans")
+    content = json.loads((scans / "dataset.json").read_text())
+    write_datalist(scans, {**content, "normal": [entry["image"] for entry in content["normal"]]})
+    (line,) = last_words(liver_pretraining(scans, tmp_path), capsys)
+    assert line.startswith("error: ") and "organ" in line
+
+
 @pytest.mark.parametrize("task", ["restoration", "rotation", "location", "jigsaw"])
 def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_path, quiet_hooks, monkeypatch):
     # oneDNN's gradients of maps of two voxels, which the cells of a small patch have, are now and then NaN
