@@ -9,7 +9,6 @@ is approximate; here the search is exact.
 from __future__ import annotations
 
 import torch
-from monai.utils import optional_import
 
 from common.utils import check_whole_numbers
 
@@ -17,9 +16,9 @@ __all__ = ["VOTES", "nearest_neighbors", "vote", "vote_confidence"]
 
 VOTES = ("majority", "distance")
 
-_NUM_QUERIES = 2048  # whose candidates are sought at once
+_NUM_QUERIES = {"cpu": 256, "cuda": 2048}  # whose candidates are sought at once
 _NUM_RANKED = 64  # queries whose candidates are ranked at once: what a cache holds
-_NUM_REFERENCES = 16384  # multiplied at once on the CPU
+_NUM_REFERENCES = 16384  # ranked at once, where too many are equally near
 _NUM_PRODUCTS = 2**26  # held at once: 256 MB
 _NUM_SPARE = 32  # candidates beyond the wanted ones, among which rounding errors are sorted out
 
@@ -29,9 +28,9 @@ def nearest_neighbors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the nearest references of each query, nearest first; of equally distant ones, the first come first.
 
-    Candidates come from matrix products, of faiss on the CPU where it is installed and of PyTorch otherwise, and are
-    ranked by distances that have no rounding error to speak of. Where a reference outside the candidates could be as
-    near, by the bound of the products' error, all references within that bound are ranked.
+    Candidates come from matrix products, and are ranked by distances that have no rounding error to speak of. Where a
+    reference outside the candidates could be as near, by the bound of the products' error, all references within that
+    bound are ranked.
 
     Args:
         queries: tensor of shape `(N, F)`.
@@ -60,7 +59,8 @@ def nearest_neighbors(
             raise ValueError(f"{name} must be finite, got NaN or Inf")
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         search = _Search(references.detach().float().contiguous(), num_neighbors)
-        found = [search(part) for part in queries.detach().float().contiguous().split(_NUM_QUERIES) if len(part)]
+        parts = queries.detach().float().contiguous().split(_NUM_QUERIES[queries.device.type])
+        found = [search(part) for part in parts if len(part)]
         if not found:
             empty = queries.new_empty((0, num_neighbors))
             return empty.double(), empty.long()
@@ -103,10 +103,6 @@ class _Search:
         self.num_neighbors = num_neighbors
         self.num_candidates = min(num_neighbors + _NUM_SPARE, len(references))
         self.squares = references.square().sum(dim=1)
-        self.faiss = None
-        if references.device.type == "cpu":
-            faiss, has_faiss = optional_import("faiss")
-            self.faiss = faiss if has_faiss else None
 
     def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return squared distances and indices for queries of shape `(N, F)`."""
@@ -124,11 +120,7 @@ class _Search:
 
     def _candidates(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the nearest references by products, with errors of rounding, in any order."""
-        if self.faiss is not None:
-            self.faiss.omp_set_num_threads(torch.get_num_threads())
-            found = self.faiss.knn(queries.numpy(), self.references.numpy(), self.num_candidates)
-            return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-        width = max(1, _NUM_PRODUCTS // len(queries)) if queries.is_cuda else _NUM_REFERENCES
+        width = max(1, _NUM_PRODUCTS // len(queries))
         rough, indices = queries.new_empty((len(queries), 0)), torch.empty((len(queries), 0), dtype=torch.long)
         indices = indices.to(queries.device)
         for first in range(0, len(self.references), width):

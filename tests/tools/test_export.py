@@ -31,7 +31,7 @@ EXPORTS = {  # where the exported network of a bundle gives the original's outpu
     },
     "layer_decomp_tumor": {"torchscript": ["a batch of two", "other sizes"], "onnx": ["a batch of two", "other sizes"]},
 }
-PACKAGES = {"PIL": "pillow", "faiss": "faiss-cpu", "ignite": "pytorch-ignite"}
+PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite"}
 WITHOUT_REPOSITORY = (
     "import runpy, sys; sys.modules['common'] = sys.modules['tools'] = None; sys.argv[0] = 'monai.bundle'; "
     "runpy.run_module('monai.bundle', run_name='__main__')"
