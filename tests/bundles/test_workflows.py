@@ -47,6 +47,7 @@ TABLES = {  # of an evaluation
 CONTEXT = ROOT / "bundles" / "context_restoration_unet"
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
+COARSE = {"planar_heatmap_descriptor": {"step": 4}}  # voxels between described ones: an eighth of the work
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def quiet_hooks(monkeypatch):
 
 def workflow(bundle: Path, *names: str, kind: str = "train", **options) -> ConfigWorkflow:
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
+    options = {**COARSE.get(bundle.name, {}), **options}
     return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(bundle), **options)
 
 
@@ -82,7 +84,7 @@ def run(*args, **kwargs) -> ConfigWorkflow:
 def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
     command = [sys.executable, *launcher, "run", id, "--config_file", str(files)]
-    for name, value in {"bundle_root": bundle, **options}.items():
+    for name, value in {"bundle_root": bundle, **COARSE.get(bundle.name, {}), **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -720,7 +722,7 @@ def test_every_task_and_descriptor_segments(task, descriptor, phantoms, tmp_path
         run(PLANAR, "pretrain.yaml", **common, **SHORT, task=task, val_iterations=1, snapshot_interval=1)
         pretrained = tmp_path / "pretrained"
         assert {"pairs.png", "descriptors.pt", "descriptors_0001.pt"} <= {path.name for path in pretrained.iterdir()}
-    options = {"descriptor": descriptor, "step": 4, **({} if task else scratch(PLANAR))}
+    options = {"descriptor": descriptor, **({} if task else scratch(PLANAR))}
     made = run(PLANAR, "train.yaml", **common, **options, num_labeled=2, num_validation=1)
     atlas = made.parser.get_parsed_content("module")
     assert len(atlas.volume_ids) == 2 and atlas.class_counts.min() > 0
@@ -870,8 +872,9 @@ def test_settings_of_the_liver_want_its_mask(lesions, tmp_path, quiet_hooks, cap
 
 @pytest.mark.parametrize("task", ["restoration", "rotation", "location", "jigsaw"])
 def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_path, quiet_hooks, monkeypatch):
-    # oneDNN's gradients of maps of two voxels, which the cells of a small patch have, are now and then NaN
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    if task in ("location", "jigsaw"):
+        # oneDNN's gradients of maps of two voxels, which the cells of a small patch have, are now and then NaN
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu"}
     run(LAYERS_BUNDLE, "pretrain.yaml", **common, **SHORT, task=task)
     trained = run(LAYERS_BUNDLE, "train.yaml", **common, **SHORT, num_labeled=1, num_validation=1, learning_rate=1e-9)
