@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from common.utils import write_atomically
 
 __all__ = ["DescriptorCache"]
+
+logger = logging.getLogger(__name__)
 
 _NUM_PROBES = 8  # places that are described to tell the descriptor from others
 
@@ -35,7 +38,7 @@ class DescriptorCache:
         """Return descriptors of voxels, whose coordinates run from -1 to 1 along each axis of the volume."""
         path = self.cache_dir / f"{self._key(volume, centers)}.pt"
         voxels = _flat_index(volume, centers)
-        known, descriptors = torch.load(path, weights_only=True) if path.is_file() else (voxels[:0], None)
+        known, descriptors = self._load(path) or (voxels[:0], None)
         is_missing = ~torch.isin(voxels, known)
         if is_missing.any() or descriptors is None:
             added = self.describe(volume, centers[is_missing.to(centers.device)]).cpu()
@@ -44,6 +47,17 @@ class DescriptorCache:
             descriptors = descriptors[order]
             write_atomically(path, lambda temporary: torch.save((known, descriptors), temporary))
         return descriptors[torch.searchsorted(known, voxels)].to(volume.device)
+
+    def _load(self, path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the voxels of a file and their descriptors, or nothing of a missing or damaged one."""
+        if not path.is_file():
+            return None
+        try:
+            known, descriptors = torch.load(path, weights_only=True)
+        except Exception as error:  # a damaged file can raise anything
+            logger.warning("%s: cannot be read and is made anew, got %.80r", path, error)
+            return None
+        return known, descriptors
 
     def _key(self, volume: torch.Tensor, centers: torch.Tensor) -> str:
         places = torch.linspace(-0.5, 0.5, _NUM_PROBES).to(centers).unsqueeze(1).expand(-1, 3)

@@ -8,8 +8,9 @@ not among the paper's descriptors.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -41,9 +42,11 @@ class VoxelDescriptor(nn.Module):
 
     Attributes:
         out_channels: numbers for each place.
+        settings: what else makes places comparable, by the names of the bundle's options.
     """
 
     out_channels: int
+    settings: Mapping[str, float | str] = MappingProxyType({})
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Describe places of a volume.
@@ -87,6 +90,8 @@ class LearnedDescriptor(VoxelDescriptor):
         self.descriptors = nn.ModuleList(PlanarDescriptor(num_planes, out_channels, features) for _ in range(3))
         self.out_channels = 3 * out_channels
         self.slab = (half_width, PlanarDescriptor.size, half_depth, num_planes, mode, padding_mode)
+        widths = {"half_width": float(half_width), "half_depth": float(half_depth)}
+        self.settings = {**widths, "sampling": mode, "padding": padding_mode}
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Describe places of a volume, see `VoxelDescriptor`."""
@@ -120,6 +125,7 @@ class LearnedCubeDescriptor(VoxelDescriptor):
         self.descriptor = CubicDescriptor(out_channels=out_channels, features=features)
         self.out_channels = out_channels
         self.cube = (half_width, CubicDescriptor.size, mode, padding_mode)
+        self.settings = {"cube_half_width": float(half_width), "sampling": mode, "padding": padding_mode}
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Describe places of a volume, see `VoxelDescriptor`."""
@@ -164,6 +170,7 @@ class GreyValueDifference(VoxelDescriptor):
         if centered:
             offsets[:, 1] = 0
         self.register_buffer("offsets", offsets)
+        self.settings = {"offset_sigma": float(sigma), "sampling": mode, "padding": padding_mode}
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Describe places of a volume, see `VoxelDescriptor`."""
@@ -201,6 +208,7 @@ class JointDescriptor(VoxelDescriptor):
             raise ValueError("parts must hold at least one descriptor, got none")
         self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
         self.out_channels = sum(part.out_channels for part in parts)
+        self.settings = dict(item for part in parts for item in part.settings.items())
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Describe places of a volume, see `VoxelDescriptor`."""

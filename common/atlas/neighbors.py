@@ -95,6 +95,15 @@ def vote_confidence(votes: torch.Tensor) -> torch.Tensor:
     return votes.amax(dim=-4, keepdim=True)
 
 
+def _rounding_of_factors() -> float:
+    """Return how far the product of two factors may be off where they are rounded before: to TF32, or to bfloat16."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # PyTorch was told in its newer way, which this one does not understand
+        precision = "medium"
+    return {"highest": 0.0, "high": 2.0**-10}.get(precision, 2.0**-7)
+
+
 class _Search:
     """The search among references of shape `(M, F)` in float32."""
 
@@ -140,8 +149,7 @@ class _Search:
     def _error(self, queries: torch.Tensor) -> torch.Tensor:
         """Return how far a sum of products may be off for each query, in any order of summation."""
         norms = (queries.double().norm(dim=1) + self.squares.max().double().sqrt()) ** 2
-        is_exact = not queries.is_cuda or torch.get_float32_matmul_precision() == "highest"
-        return norms * ((queries.shape[1] + 8) * 2.0**-24 + (0 if is_exact else 2.0**-10))
+        return norms * ((queries.shape[1] + 8) * 2.0**-24 + _rounding_of_factors())
 
     def _rank(self, queries: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the nearest of some references, of which `candidates` has a row of indices for each query."""

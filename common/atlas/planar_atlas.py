@@ -7,6 +7,7 @@ feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_s
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 _DISTANCES = ("l2", "cosine")
 _NORMALIZATIONS = ("none", "l2", "standardize")
-_BUFFERS = ("descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "recipes", "class_counts")
 _ROWS = ("descriptors", "centers", "labels")  # one for each voxel
+_BUFFERS = (*_ROWS, "volumes", "volume_ids", "fingerprints", "recipes", "class_counts", "settings")
 _NUM_PLACES = 9  # along each axis of a volume that is described as a whole
 _NUM_PROBES = 8  # voxels that are described to see whether a volume's descriptors would be those that are known
 
@@ -81,6 +82,8 @@ class PlanarAtlas(nn.Module):
         fingerprints: hash of the intensities of each volume.
         recipes: hash of all that the rows of each volume come from: intensities, label, choice and descriptor.
         class_counts: voxels of each class, of shape `(num_classes,)`.
+        settings: what the rows were described with, as JSON in bytes. A loaded atlas of other settings is refused, and
+            beyond its search radius nothing is sought.
 
     Raises:
         TypeError: when a count is no whole number.
@@ -95,6 +98,7 @@ class PlanarAtlas(nn.Module):
     fingerprints: torch.Tensor
     recipes: torch.Tensor
     class_counts: torch.Tensor
+    settings: torch.Tensor
 
     def __init__(
         self,
@@ -167,6 +171,7 @@ class PlanarAtlas(nn.Module):
         self.register_buffer("fingerprints", torch.empty(0, dtype=torch.int64))
         self.register_buffer("recipes", torch.empty(0, dtype=torch.int64))
         self.register_buffer("class_counts", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("settings", self._own_settings())
 
     @property
     def num_classes(self) -> int:
@@ -177,8 +182,8 @@ class PlanarAtlas(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the share of each class among the neighbors of each voxel.
 
-        Voxels between the described ones take interpolated shares. Where nothing is to be seen, the descriptor being
-        all zero, the vote is for the background.
+        Voxels between the described ones take interpolated shares. Where the descriptor is all zero, as where zeros
+        surround a voxel, the vote is for the background.
 
         Args:
             image: normalized intensities of shape `(B, 1, H, W, D)`.
@@ -257,7 +262,8 @@ class PlanarAtlas(nn.Module):
         """
         axis = (2 * torch.arange(_NUM_PLACES) + 1) / _NUM_PLACES - 1
         places = torch.cartesian_prod(axis, axis, axis).to(self.centers)
-        return self._describe(_plain(image), places).T.unflatten(1, (_NUM_PLACES,) * 3)
+        volume = self._samplable(_plain(image))
+        return self._extract(self.descriptor, volume, places).T.unflatten(1, (_NUM_PLACES,) * 3)  # no voxels to keep
 
     def recall(self, weights: Mapping[str, torch.Tensor]) -> int:
         """Keep the volumes of another atlas, which `add` then takes over instead of describing them again.
@@ -325,13 +331,18 @@ class PlanarAtlas(nn.Module):
 
     def _describe(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Return descriptors as the atlas holds them."""
-        volume = volume.to(self.centers.device, torch.float32)
-        for axis in (1, 2, 3):
-            if volume.shape[axis] == 1:  # between two voxels, one can sample
-                volume = torch.cat((volume, volume), dim=axis)
+        volume = self._samplable(volume)
         if not self.caches:
             return self._extract(self.descriptor, volume, centers)
         return torch.cat([cache(volume, centers) for cache in self.caches], dim=1)
+
+    def _samplable(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return a volume where the descriptors are, with two voxels or more along each axis."""
+        volume = volume.to(self.centers.device, torch.float32)
+        for axis in (1, 2, 3):
+            if volume.shape[axis] == 1:
+                volume = torch.cat((volume, volume), dim=axis)
+        return volume
 
     def _extract(self, descriptor: VoxelDescriptor, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         descriptors = extract_descriptors(volume, descriptor, centers, self.batch_size).half()
@@ -414,7 +425,33 @@ class PlanarAtlas(nn.Module):
             for name, shape in expected.items()
             if shapes[name] != shape
         ]
-        args[-1].extend(wrong)
+        if not wrong and rows:
+            if int(self.labels.max()) >= self.num_classes or int(self.labels.min()) < 0:
+                wrong.append(f"labels must be from 0 to {self.num_classes - 1}, got {self.labels.unique().tolist()}")
+            if not 0 <= int(self.volumes.min()) <= int(self.volumes.max()) < volumes:
+                wrong.append(f"volumes must be below {volumes}, got {self.volumes.unique().tolist()}")
+        args[-1].extend(wrong or self._adopt())
+
+    def _adopt(self) -> list[str]:
+        """Take the search radius of a loaded atlas where it is the smaller one, and tell what must not differ."""
+        try:
+            settings = dict(json.loads(bytes(self.settings.tolist())))
+        except (TypeError, ValueError):
+            return ["settings must be JSON"]
+        radii = [radius for radius in (self.search_radius, settings.pop("search_radius", None)) if radius is not None]
+        self.search_radius = min(radii, default=None)
+        wrong = [
+            f"{name} must be that of the atlas, {settings[name]}, got {value}"
+            for name, value in self.descriptor.settings.items()
+            if settings.get(name, value) != value
+        ]
+        self.settings = self._own_settings().to(self.settings.device)
+        return wrong
+
+    def _own_settings(self) -> torch.Tensor:
+        """Return the search radius and the settings of the descriptor as a text, byte by byte."""
+        text = json.dumps({**self.descriptor.settings, "search_radius": self.search_radius}, sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def _background(image: torch.Tensor, num_classes: int) -> torch.Tensor:

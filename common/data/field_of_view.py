@@ -169,6 +169,8 @@ def _to_nifti(field: FieldOfView) -> nib.Nifti1Image:
 
 
 def _check_size(size: float | Sequence[float], step: float) -> tuple[float, ...]:
+    if not isinstance(size, int | float) and len(size) != 3:
+        raise ValueError(f"field_of_view must be one length in mm or three, got {list(size)}")
     edges = tuple(float(edge) for edge in ensure_tuple_rep(size, 3))
     if min(edges) < 4 * step:
         raise ValueError(f"field_of_view must be at least {4 * step:g} mm along each axis, got {size}")

@@ -89,14 +89,20 @@ def fit_preprocessing(
     if like != RANDOM and not is_scratch(like):
         fitted = load_preprocessing(Path(str(like)).parent)
         for name, wanted, stored in (("spacing", spacing, fitted.spacing), ("clip", clip, fitted.clip)):
-            if wanted is not None and not np.allclose(wanted, stored):
+            if wanted is not None and not (np.size(wanted) == np.size(stored) and np.allclose(wanted, stored)):
                 raise ValueError(f"{name} must be that of the pretraining of {like}, {stored}, got {wanted}")
+        if normalization != fitted.normalization:
+            raise ValueError(
+                f"normalization must be that of the pretraining of {like}, {fitted.normalization}, got {normalization}"
+            )
     else:
         if not data:
             raise ValueError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
         spacings, percentile_values = _survey(data, air, percentiles)
+        if clip is not None and len(clip) != 2:
+            raise ValueError(f"clip must be two increasing intensities, got {list(clip)}")
         low, high = percentile_values if clip is None else clip
         if not low < high:
             raise ValueError(f"clip must be two increasing intensities, got {[low, high]}; are the images constant?")
@@ -154,13 +160,13 @@ def _survey(
         loaded = load({key: case[key] for key in keys})
         spacings.append(loaded["image"].pixdim.numpy())
         image = loaded["image"].numpy()
+        broken = int((~np.isfinite(image)).sum())
+        if broken:
+            raise ValueError(f"{case['image']}: image must have finite intensities, got {broken} NaN or Inf voxels")
         if "label" in case:
             inside = image[:, loaded["label"].numpy()[0] > 0].ravel()
         else:
             inside = image.ravel() if air is None else image[image > air]
-        broken = int((~np.isfinite(inside)).sum())
-        if broken:
-            raise ValueError(f"{case['image']}: image must have finite intensities, got {broken} NaN or Inf voxels")
         if len(inside) > _VOXELS_PER_CASE:
             inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
         samples.append(inside)

@@ -80,9 +80,9 @@ def sample_patches(
             raise ValueError(f"volumes must be (1, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}")
     if mode == "nearest":
         centers = centers + _HALFWAY
-        if padding_mode == "zeros" and all(_can_slice(volume, lattice) for volume in volumes):
+        if all(_can_slice(volume, lattice) for volume in volumes):
             pairs = zip(volumes, centers, strict=True)
-            return torch.stack([_slice_patches(*pair, lattice) for pair in pairs]).to(centers.dtype)
+            return torch.stack([_slice_patches(*pair, lattice, padding_mode) for pair in pairs]).to(centers.dtype)
     grids = _sampling_grid(centers, lattice.offsets(centers.device))
     patches = [
         F.grid_sample(volume.to(grid.dtype).unsqueeze(0), grid.flatten(0, 1).unsqueeze(0), mode, padding_mode, True)
@@ -205,7 +205,7 @@ def _can_slice(volume: torch.Tensor, lattice: Lattice) -> bool:
     return volume.device.type == "cpu" and max(drifts) < 1e-3
 
 
-def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice, padding_mode: str) -> torch.Tensor:
     """Return patches around centers of shape `(K, 3)`, whose points are whole numbers of voxels apart."""
     spatial_size = volume.shape[1:]
     steps = [round(step) for step in lattice.steps(spatial_size)]
@@ -220,7 +220,13 @@ def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice
             high = max(min((size - 1 - start) // step + 1, num), low)
             inside.append(slice(low, high))
             outside.append(slice(start + low * step, max(start + high * step, 0), step))
-        patch[tuple(inside)] = volume[0][tuple(outside)]
+        is_whole = inside == [slice(0, num) for num in lattice.num_points]
+        if padding_mode == "border" and not is_whole:
+            numbers = zip(corner, steps, patch.shape, spatial_size, strict=True)
+            voxels = [(start + step * torch.arange(num)).clamp(0, size - 1) for start, step, num, size in numbers]
+            patch.copy_(volume[0][torch.meshgrid(*voxels, indexing="ij")])
+        else:
+            patch[tuple(inside)] = volume[0][tuple(outside)]
     return patches
 
 

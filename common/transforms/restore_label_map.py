@@ -17,21 +17,26 @@ __all__ = ["RestoreLabelMapd", "RestoreProbabilitiesd"]
 class RestoreProbabilitiesd(MapTransform):
     """Bring probabilities back to the grid of the original image.
 
-    Voxels that the preprocessing cropped away have probability 0.
-
     Args:
         keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(num_classes, *original size)`.
         transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
         orig_keys: the preprocessed image.
         allow_missing_keys: skip the keys that an item lacks.
+        beyond: value of voxels that the preprocessing cropped away.
     """
 
     def __init__(
-        self, keys: KeysCollection, transform: Compose, orig_keys: str = "image", allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        transform: Compose,
+        orig_keys: str = "image",
+        allow_missing_keys: bool = False,
+        beyond: float = 0.0,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.transform = transform
         self.orig_keys = orig_keys
+        self.beyond = beyond
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -43,7 +48,8 @@ class RestoreProbabilitiesd(MapTransform):
         """Yield the probability of one class after the other, of shape `(1, *original size)`."""
         invert = Invertd("pred", self.transform, orig_keys=self.orig_keys, nearest_interp=False)
         for probability in probabilities:
-            yield invert({self.orig_keys: image, "pred": MetaTensor(probability[None].float())})["pred"]
+            difference = MetaTensor(probability[None].float() - self.beyond)  # 0 is what the inverse of a crop fills in
+            yield invert({self.orig_keys: image, "pred": difference})["pred"] + self.beyond
 
 
 class RestoreLabelMapd(RestoreProbabilitiesd):

@@ -23,9 +23,9 @@ class SaveSegmentationd(SaveImaged):
     """Write label maps and probabilities as `<name of the image>_<postfix>`, whole or not at all.
 
     The label map of a PNG is a PNG with the same pixels, whose gray values are the labels: what image editors and
-    `dataset.json` take. Others, and probabilities (with the classes along the last axis), become NIfTI (`.nii.gz`) with
-    the shape of the file of the image. It is a `SaveImaged` so that MONAI Label, which writes its own files, leaves it
-    out.
+    `dataset.json` take. Others, and probabilities (several with the classes along the last axis), become NIfTI
+    (`.nii.gz`) with the shape of the file of the image. It is a `SaveImaged` so that MONAI Label, which writes its own
+    files, leaves it out.
 
     Args:
         keys: label maps of shape `(1, H, W, D)` with whole numbers, or probabilities of shape `(num_classes, H, W, D)`.
@@ -60,6 +60,8 @@ class SaveSegmentationd(SaveImaged):
         if is_label_map:
             array = array[..., 0]
             array = array[..., 0] if len(volume.meta["spatial_shape"]) == 2 else array
+        elif array.shape[-1] == 1:
+            array = array[..., 0]
         path = self.output_dir / f"{case_id(source)}_{self.output_postfix}.nii.gz"
         if source.suffix.lower() == ".png" and is_label_map:
             path = path.with_name(path.name.removesuffix(".nii.gz") + ".png")

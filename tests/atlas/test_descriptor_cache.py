@@ -63,3 +63,20 @@ def test_parts_of_a_joint_descriptor_are_kept_each_by_itself(volume, tmp_path):
     assert len(files) == 2
     PlanarAtlas(parts[1], 2, step=2, cache_dir=tmp_path).add(volume, label, "case")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+def test_a_damaged_file_is_made_anew(volume, tmp_path, caplog):
+    centers = VoxelGrid(volume.shape[1:], 4).centers(VoxelGrid(volume.shape[1:], 4).indices())
+    cache = DescriptorCache(tmp_path, GreyValueDifference(8))
+    expected = cache(volume, centers)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    assert torch.equal(cache(volume, centers), expected)
+    assert f"{path}: cannot be read and is made anew" in caplog.text
+
+
+def test_the_description_of_a_whole_volume_leaves_no_trace(volume, tmp_path):
+    """It lies between the voxels, and must not pass for what is on them."""
+    atlas = PlanarAtlas(GreyValueDifference(8), 2, cache_dir=tmp_path)
+    atlas.describe(volume)
+    assert not list(tmp_path.iterdir())

@@ -108,3 +108,17 @@ def test_in_a_vote_by_distance_an_equal_decides():
 def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match=r"weighting must be one of \['majority', 'distance'\], got 'mean'"):
         vote(torch.zeros(1, 1), torch.zeros(1, 1), 2, "mean")
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_search_is_exact_whatever_the_precision_of_products(precision):
+    """Where a CPU has bfloat16, products of medium precision lose the digits in which the distances differ."""
+    before = torch.get_float32_matmul_precision()
+    torch.manual_seed(0)
+    queries, references = 50 + torch.randn(100, 64), 50 + torch.randn(1000, 64)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        _, indices = nearest_neighbors(queries, references, 5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(indices, brute_force(queries, references, 5)[1])

@@ -217,7 +217,54 @@ def test_the_atlas_takes_its_sizes_from_the_checkpoint(volume, label, tmp_path):
 
 def test_names_of_the_state_dict_stay():
     names = ["descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "recipes", "class_counts"]
-    assert list(make_atlas().state_dict()) == [*names, "descriptor.offsets"]
+    assert list(make_atlas().state_dict()) == [*names, "settings", "descriptor.offsets"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": 0.9}, "offset_sigma must be that of the atlas, 0.4, got 0.9"),
+        ({"mode": "nearest"}, "sampling must be that of the atlas, bilinear, got nearest"),
+        ({"padding_mode": "border"}, "padding must be that of the atlas, zeros, got border"),
+    ],
+)
+def test_an_atlas_that_was_described_otherwise_is_refused(volume, label, options, message):
+    atlas = PlanarAtlas(GreyValueDifference(16), 3)
+    atlas.add(volume, label, "a")
+    PlanarAtlas(GreyValueDifference(16), 3).load_state_dict(atlas.state_dict())
+    with pytest.raises(RuntimeError, match=message):
+        PlanarAtlas(GreyValueDifference(16, **options), 3).load_state_dict(atlas.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("own", "of_atlas", "expected"), [(0.3, 0.2, 0.2), (0.1, 0.2, 0.1), (None, 0.2, 0.2), (0.2, None, 0.2)]
+)
+def test_nothing_is_sought_beyond_the_radius_of_the_atlas(volume, label, own, of_atlas, expected):
+    atlas = PlanarAtlas(GreyValueDifference(16), 3, search_radius=of_atlas)
+    atlas.add(volume, label, "a")
+    other = PlanarAtlas(GreyValueDifference(16), 3, search_radius=own)
+    other.load_state_dict(atlas.state_dict())
+    assert other.search_radius == expected
+    again = PlanarAtlas(GreyValueDifference(16), 3, search_radius=0.5)
+    again.load_state_dict(other.state_dict())
+    assert again.search_radius == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("labels", 3, r"labels must be from 0 to 2, got \[3\]"),
+        ("volumes", 1, r"volumes must be below 1, got \[1\]"),
+        ("settings", 7, "settings must be JSON"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(volume, label, name, value, message):
+    atlas = PlanarAtlas(GreyValueDifference(16), 3)
+    atlas.add(volume, label, "a")
+    weights = atlas.state_dict()
+    weights[name] = torch.full_like(weights[name], value)
+    with pytest.raises(RuntimeError, match=message):
+        PlanarAtlas(GreyValueDifference(16), 3).load_state_dict(weights)
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,21 @@ def test_what_cannot_be_fitted_is_refused(cases, tmp_path, write_scan):
     assert not (tmp_path / "none").exists()
 
 
-def test_voxels_that_are_not_finite_are_refused_by_name(cases, tmp_path, write_scan):
-    image = np.full((4, 5, 6), np.nan, np.float32)
-    cases[1] = {"image": write_scan("broken.nii.gz", image, (1.5, 1.0, 3.0)), "label": cases[1]["label"]}
-    with pytest.raises(ValueError, match=r"broken.nii.gz: image must have finite intensities, got 3 NaN or Inf voxels"):
-        fit_preprocessing(cases, tmp_path)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("is_labeled", [True, False])
+def test_voxels_that_are_not_finite_are_refused_by_name(cases, tmp_path, write_scan, value, is_labeled):
+    """Wherever they are: a comparison with air is false for them, too."""
+    image = np.full((4, 5, 6), 40.0, np.float32)
+    image[0, 0, :2] = value
+    broken = {"image": write_scan("broken.nii.gz", image, (1.5, 1.0, 3.0))}
+    cases[1] = {**cases[1], **broken} if is_labeled else broken
+    with pytest.raises(ValueError, match=r"broken.nii.gz: image must have finite intensities, got 2 NaN or Inf"):
+        fit_preprocessing(cases, tmp_path, air=-500)
+
+
+def test_the_normalization_is_that_of_the_pretraining(cases, tmp_path):
+    fit_preprocessing(cases, tmp_path, normalization="range")
+    weights = str(tmp_path / "weights.pt")
+    assert fit_preprocessing(cases, tmp_path / "same", weights, normalization="range").normalization == "range"
+    with pytest.raises(ValueError, match=r"normalization must be that of the pretraining of .*, range, got zscore"):
+        fit_preprocessing(cases, tmp_path / "other", weights, normalization="zscore")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.transforms import Lattice, RandSlabPair, sample_patches
+from common.transforms import Lattice, RandSlabPair, patch_pairs, sample_patches
 
 SIZE = (7, 5, 9)
 LATTICE = Lattice((0.3, 0.2, 0.1), (4, 2, 3))
@@ -35,16 +35,21 @@ def test_between_voxels_intensities_are_interpolated_along_each_axis(volume):
 
 
 @pytest.mark.parametrize("num_points", [100, 34])  # a voxel apart, and three
-@pytest.mark.parametrize("padding_mode", ["zeros", "border"])  # sliced, and not
-def test_halfway_between_voxels_the_nearest_one_is_the_later_one(num_points, padding_mode):
+@pytest.mark.parametrize("is_sliced", [True, False])
+def test_halfway_between_voxels_the_nearest_one_is_the_later_one(num_points, is_sliced, monkeypatch):
     volume = torch.arange(101.0).view(1, 101, 1, 1).expand(1, 101, 3, 3)
     lattice = Lattice((0.99, 1, 1), (num_points, 3, 3))  # float32 puts some points below, and some above the middle
-    patches = sample_patches([volume], torch.zeros(1, 1, 3), lattice, "nearest", padding_mode)
+    if is_sliced:
+        monkeypatch.delattr(F, "grid_sample")
+    else:
+        monkeypatch.setattr(patch_pairs, "_can_slice", lambda volume, lattice: False)
+    patches = sample_patches([volume], torch.zeros(1, 1, 3), lattice, "nearest")
     assert patches[0, 0, :, 1, 1].tolist() == list(range(1, 101, 99 // (num_points - 1)))
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize("steps", [(1, 1, 1), (2, 1, 3)])
-def test_slices_are_what_grid_sample_says_the_nearest_voxels_are(monkeypatch, steps):
+def test_slices_are_what_grid_sample_says_the_nearest_voxels_are(monkeypatch, steps, padding_mode):
     volume, num_points = torch.randn(1, 21, 17, 31), (8, 3, 6)
     sizes = zip(steps, num_points, volume.shape[1:], strict=True)
     lattice = Lattice(tuple(step * (num - 1) / (size - 1) for step, num, size in sizes), num_points)
@@ -52,11 +57,12 @@ def test_slices_are_what_grid_sample_says_the_nearest_voxels_are(monkeypatch, st
     x, y, z = (centers[0, :, axis, None] + 1e-5 + offset for axis, offset in enumerate(lattice.offsets()))
     points = torch.broadcast_tensors(z[:, None, None, :], y[:, None, :, None], x[:, :, None, None])
     volumes = volume.expand(202, 1, -1, -1, -1)
-    expected = F.grid_sample(volumes, torch.stack(points, dim=-1), "nearest", align_corners=True)
+    expected = F.grid_sample(volumes, torch.stack(points, dim=-1), "nearest", padding_mode, align_corners=True)
     monkeypatch.delattr(F, "grid_sample")  # slices do without it
-    patches = sample_patches([volume], centers, lattice, "nearest")
+    patches = sample_patches([volume], centers, lattice, "nearest", padding_mode)
     assert torch.equal(patches[0], expected[:, 0])
-    assert 0.1 < (patches == 0).float().mean() < 0.9  # some are inside, some across the border, some outside
+    share = (patches == 0).float().mean()
+    assert share == 0 if padding_mode == "border" else 0.1 < share < 0.9  # some are inside, some across, some outside
 
 
 def test_many_volumes_of_several_sizes_are_sampled_as_each_one_alone(volume):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from common.transforms import RandSlabPair, displacement_heatmap, sample_slabs
 
+ROOT = Path(__file__).resolve().parents[2]
 IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
 SIZE = (30, 24, 40)
 
@@ -177,3 +181,24 @@ def test_a_number_of_samples_that_is_text_is_refused():
 def test_an_axis_that_a_volume_does_not_have_is_refused():
     with pytest.raises(ValueError, match="axis must be 0, 1 or 2, got 3"):
         sample_slabs(torch.zeros(1, 4, 4, 4), torch.zeros(1, 3), 3)
+
+
+@pytest.mark.parametrize("task", ["heatmap", "doersch"])
+def test_pairs_of_the_bundle_share_no_voxel_across_the_gap(task):
+    """Nearest voxels are up to half a voxel off, which a gap must leave room for."""
+    config = ConfigParser()
+    config.read_config(str(ROOT / "bundles" / "planar_heatmap_descriptor" / "configs" / "pretrain.yaml"))
+    pair = config.get_parsed_content(f"pairs::{task}").set_random_state(0)
+    for axis in range(3):
+        shape = [-1 if other == axis else 1 for other in range(3)]
+        volume = torch.arange(103.0).view(1, *shape).expand(1, 103, 103, 103)
+        patches, target = pair([volume] * 300)
+        for index in range(300):
+            if task == "heatmap":
+                first, second = patches[index, axis]
+            elif int(target[index]) // 2 != axis:
+                continue
+            else:
+                first, second = patches[index]
+            shared = set(first.unique().tolist()) & set(second.unique().tolist())
+            assert not shared - {0.0, 102.0}  # beyond the volume its border is repeated
