@@ -19,7 +19,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd
 
 from common.data import case_id, read_cases
 from common.transforms import ORGAN_FINDERS, CheckVolumed, FindOrgand, NormalizeByOrgand
-from common.utils import check_choice, write_atomically
+from common.utils import check_choice, check_options, write_atomically
 from tools._command import run_command
 
 _PERCENTILES = np.arange(50, 100, 0.5)
@@ -57,6 +57,9 @@ def threshold(
         raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown) or more}")
     check_choice("organ", organ, [*ORGAN_FINDERS, "given"])
     check_choice("side", side, ["above", "below"])
+    check_options(lists_of_numbers_or_null={"clip": clip})
+    if clip is not None and len(clip) != 2:
+        raise ValueError(f"clip must be two intensities, got {list(clip)}")
     cases = read_cases(dataset_dir, num_folds=2)
     keys = ["image", "label", "organ"]
     load = Compose(
@@ -85,7 +88,10 @@ def threshold(
     test = {case["image"]: read(case) for case in cases.labeled("test")}
     rules: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
         "otsu": ("Otsu's threshold", _otsu),
-        "percentile": (f"percentile {percentile:g}", lambda values: _at_percentile(values, percentile)),
+        "percentile": (
+            f"percentile {percentile if side == 'above' else 100 - percentile:g}",
+            lambda values: _at_percentile(values, percentile),
+        ),
         "multiple": (f"{abs(multiple):.2f} of the median", lambda values: multiple),
     }
     lines = []

@@ -88,7 +88,10 @@ class FindOrgand(MapTransform):
         if self.organ_key in data:
             mask = torch.as_tensor(np.asarray(data[self.organ_key]) > 0)
         elif self.method == "given":
-            raise ValueError(f"{name}: must have a mask of the organ, got none; list it as organ, or set organ to body")
+            raise ValueError(
+                f"{name}: must have a mask of the organ, got none; list it as organ "
+                "in dataset.json, or name the folder of the masks as organ_dir"
+            )
         else:
             spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
             mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), spacing))[None]

@@ -59,7 +59,7 @@ def sample_patches(
         centers: `K` positions in each of the volumes, of shape `(N, K, 3)`, in single precision or better.
         lattice: points of a patch.
         mode: `bilinear` between voxels, or the `nearest` one, and halfway between two the later one. On a CPU, the
-            latter is many times as fast where points are whole numbers of voxels apart: patches are plain slices.
+            latter is several times as fast where points are whole numbers of voxels apart: patches are plain slices.
         padding_mode: outside of the volume are `zeros`, or the values of its `border`.
 
     Returns:

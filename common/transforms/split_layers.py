@@ -19,6 +19,9 @@ class SplitLayersd(MapTransform):
         organ_key: where the organ without its tumor goes, of shape `(1, H, W, D)`, in units of the organ's median.
         tumor_key: where the tumor goes.
         allow_missing_keys: skip the keys that an item lacks.
+
+    Raises:
+        ValueError: when there are no layers.
     """
 
     def __init__(
@@ -36,5 +39,9 @@ class SplitLayersd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             layers = out[key]
+            if len(layers) != 4:
+                raise ValueError(
+                    f"layers must be those of a pretraining, four channels, got {len(layers)}; add zero_shot.yaml"
+                )
             out.update({key: layers[:2], self.organ_key: layers[2:3], self.tumor_key: layers[3:4]})
         return out

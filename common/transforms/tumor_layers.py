@@ -95,6 +95,11 @@ class RandTumorLayers(RandomizableTransform):
     ) -> None:
         super().__init__(prob)
         ranges = {"alpha": alpha, "blur": blur, "edge_blur": edge_blur, "num_tumors": num_tumors}
+        is_list = isinstance(intensity_ratio, Sequence) and not isinstance(intensity_ratio, str)
+        if intensity_ratio is not None and not (
+            is_list and all(isinstance(pair, Sequence) for pair in intensity_ratio)
+        ):
+            raise ValueError(f"intensity_ratio must be a list of ranges such as [[1, 3]], got {intensity_ratio}")
         for index, values in enumerate(intensity_ratio or ()):
             ranges[f"intensity_ratio[{index}]"] = values
         for name, values in ranges.items():

@@ -22,6 +22,9 @@ class VoxelSpacingd(Spacingd):
         spacing: edges of a voxel in mm; 0 keeps that of the scan. `None`: nothing is resampled.
         mode: interpolation of each key, `bilinear` or `nearest`.
         allow_missing_keys: skip the keys that an item lacks.
+
+    Raises:
+        ValueError: when the spacing has not three entries.
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class VoxelSpacingd(Spacingd):
         mode: str | Sequence[str] = "bilinear",
         allow_missing_keys: bool = False,
     ) -> None:
+        if spacing is not None and len(spacing) != 3:
+            raise ValueError(f"spacing must be three lengths in mm, got {list(spacing)}")
         pixdim = [edge or -1 for edge in spacing or (0, 0, 0)]  # MONAI keeps the voxel size where it is not positive
         super().__init__(keys, pixdim=pixdim, mode=mode, allow_missing_keys=allow_missing_keys)
 

@@ -90,6 +90,18 @@ def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def interrupt(made: ConfigWorkflow, epoch: int) -> None:
+    """Run a workflow up to the start of an epoch."""
+    made.initialize()
+
+    def kill(engine):
+        raise KeyboardInterrupt
+
+    made.parser.get_parsed_content("train::trainer").add_event_handler(Events.EPOCH_STARTED(once=epoch), kill)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+
+
 def scratch(bundle: Path) -> dict:
     """Return the option by which a training of a bundle does without pretrained weights."""
     return {"pretrained": "null"} if bundle in PRETRAINED else {}
@@ -408,15 +420,7 @@ def test_a_killed_training_goes_on_with_the_same_numbers(bundle, phantoms, tmp_p
     run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "whole"), **options)
 
     killed = workflow(bundle, "train.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
-    killed.initialize()
-    trainer = killed.parser.get_parsed_content("train::trainer")
-
-    def interrupt(engine):
-        raise KeyboardInterrupt
-
-    trainer.add_event_handler(Events.EPOCH_STARTED(once=3), interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
+    interrupt(killed, epoch=3)
     run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
 
     whole, resumed = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed"))
@@ -726,15 +730,7 @@ def test_an_atlas_outlives_a_validation_that_fails(phantoms, tmp_path, quiet_hoo
 def test_a_pretraining_does_not_go_on_with_another_geometry(name, value, phantoms, tmp_path, quiet_hooks, capsys):
     common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu", "val_iterations": 1}
     common |= {"max_epochs": 2, "iterations_per_epoch": 1}
-    made = workflow(PLANAR, "pretrain.yaml", **common)
-    made.initialize()
-
-    def interrupt(engine):
-        raise KeyboardInterrupt
-
-    made.parser.get_parsed_content("train::trainer").add_event_handler(Events.EPOCH_STARTED(once=2), interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        made.run()
+    interrupt(workflow(PLANAR, "pretrain.yaml", **common), epoch=2)
     (line,) = last_words(workflow(PLANAR, "pretrain.yaml", **{**common, name: value}), capsys)
     assert line.startswith("error: ") and name in line
 
@@ -859,6 +855,25 @@ def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, 
         assert found.shape == image.shape and {organ.shape, tumor.shape} == {image.shape}
         inside = np.asarray(nib.load(lesions / "organs" / path.name).dataobj) > 0
         assert not np.asarray(found.dataobj)[~inside].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("clip", [-200, 400]), ("alpha", [0.2, 0.3]), ("mask_weight", 0.5), ("patch_size", [16, 16, 16])],
+)
+def test_a_pretraining_does_not_go_on_with_other_simulations(name, value, lesions, tmp_path, quiet_hooks, capsys):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", "val_iterations": 1}
+    common |= {"max_epochs": 2, "iterations_per_epoch": 1, "batch_size": 1}
+    interrupt(workflow(LAYERS_BUNDLE, "pretrain.yaml", **common), epoch=2)
+    (line,) = last_words(workflow(LAYERS_BUNDLE, "pretrain.yaml", **{**common, name: value}), capsys)
+    assert line.startswith("error: ") and "checkpoint must be of the same settings" in line
+
+
+def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path, quiet_hooks, capsys):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common, val_iterations=1)
+    (line,) = last_words(workflow(LAYERS_BUNDLE, "pretrain.yaml", "adapt.yaml", **common, clip=[-200, 400]), capsys)
+    assert line.startswith("error: clip must be that of the pretraining of")
 
 
 def liver_pretraining(scans: Path, folder: Path) -> ConfigWorkflow:

@@ -47,8 +47,12 @@ def test_a_bright_tumor_is_found_by_every_rule_and_what_is_outside_the_organ_is_
 
 
 def test_a_tumor_on_the_other_side_is_not_found(scans, tmp_path):
-    threshold(str(scans), str(tmp_path / "out"), side="below")
+    text = threshold(str(scans), str(tmp_path / "out"), side="below")
     assert max(scores(tmp_path / "out" / "otsu.csv").values()) < 0.2
+    percentile = float(
+        next(line for line in text.splitlines() if line.startswith("percentile")).split(":")[0].split()[1]
+    )
+    assert percentile <= 50, "of the organ's intensities, from the lowest on"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,8 @@ def test_a_tumor_on_the_other_side_is_not_found(scans, tmp_path):
     [
         ({"side": "beside"}, "side must be one of above, below, got 'beside'"),
         ({"organ": "liver"}, "organ must be one of"),
+        ({"clip": 5}, "clip must be a list"),
+        ({"clip": (1, 2, 3)}, r"clip must be two intensities, got \[1, 2, 3\]"),
         ({"sides": "above"}, r"options must be those .* got \['sides'\]"),
     ],
 )

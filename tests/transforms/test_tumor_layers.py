@@ -413,6 +413,8 @@ def test_the_dictionary_version_finds_and_leaves_things_under_other_names(scans)
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
+        ({"intensity_ratio": (1, 3)}, ValueError, r"intensity_ratio must be a list of ranges such as \[\[1, 3\]\]"),
+        ({"intensity_ratio": 2}, ValueError, r"intensity_ratio must be a list of ranges such as .* got 2"),
         ({"alpha": (0.0, 0.5)}, ValueError, r"alpha must be above 0 and at most 1, got \[0.0, 0.5\]"),
         ({"alpha": (0.5, 1.5)}, ValueError, r"alpha must be above 0 and at most 1, got \[0.5, 1.5\]"),
         ({"alpha": (0.5, 0.4)}, ValueError, r"alpha must be two numbers from 0 that do not decrease, got"),

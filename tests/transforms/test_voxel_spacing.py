@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.data import MetaTensor
 
-from common.transforms import IsotropicSpacingd
+from common.transforms import IsotropicSpacingd, VoxelSpacingd
 
 
 def make_scan():
@@ -38,3 +39,9 @@ def test_missing_keys_are_skipped_where_allowed():
     scan = make_scan()
     del scan["label"]
     assert set(IsotropicSpacingd(["image", "label"], 2.0, allow_missing_keys=True)(scan)) == {"image"}
+
+
+@pytest.mark.parametrize("spacing", [[], [4, 4], [4, 4, 6, 9]])
+def test_a_spacing_of_another_number_of_axes_is_refused(spacing):
+    with pytest.raises(ValueError, match="spacing must be three lengths in mm, got"):
+        VoxelSpacingd("image", spacing)

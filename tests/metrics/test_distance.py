@@ -1,0 +1,30 @@
+"""Laws of distances in mm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from common.metrics import HausdorffDistanceInMm
+
+
+def test_the_distance_of_two_bodies_is_in_mm_along_every_axis():
+    metric = HausdorffDistanceInMm(include_background=False, percentile=95)
+    engine = Engine(lambda engine, batch: batch)
+    metric.attach(engine, "distance")
+    for axis, edge in enumerate((1.0, 2.0, 5.0)):
+        bodies = torch.zeros(2, 1, 12, 12, 12)
+        bodies[0, 0, 4:6, 4:6, 4:6] = 1
+        bodies[1] = bodies[0].roll(3, dims=axis + 1)
+        affine = torch.diag(torch.tensor([1.0, 2.0, 5.0, 1.0]))
+        prediction, label = (MetaTensor(torch.cat((1 - body, body)), affine=affine) for body in bodies)
+        state = engine.run([([prediction], [label])])
+        assert state.metrics["distance"] == pytest.approx(3 * edge)
+        assert state.metric_details["distance"].tolist() == [[pytest.approx(3 * edge)]]
+
+
+def test_a_label_without_a_voxel_size_is_refused():
+    with pytest.raises(TypeError, match="label must be a MetaTensor"):
+        HausdorffDistanceInMm().update(([torch.zeros(2, 3, 3, 3)], [torch.zeros(2, 3, 3, 3)]))
