@@ -776,7 +776,7 @@ def test_every_task_and_descriptor_segments(task, descriptor, phantoms, tmp_path
     ("name", "options", "sentence"),
     [
         ("pretrain.yaml", {"task": "heat"}, "task must be one of heatmap, reg2d, doersch, got 'heat'"),
-        ("pretrain.yaml", {"sampling": "cubic"}, "mode must be bilinear or nearest, got 'cubic'"),
+        ("pretrain.yaml", {"sampling": "cubic"}, "sampling must be one of bilinear, nearest, got 'cubic'"),
         ("pretrain.yaml", {"field_of_view": [20, 20, 20]}, "field_of_view must be at least 32 mm along each axis"),
         (
             "train.yaml",
