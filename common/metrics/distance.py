@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from ignite.metrics.metric import reinit__is_reduced
@@ -19,12 +18,8 @@ class HausdorffDistanceInMm(HausdorffDistance):
     MONAI's own handler counts voxels, whatever their size. A class that the segmentation or the label lacks has no
     distance: NaN, which is left out of the mean.
 
-    Args:
-        options: see `monai.handlers.HausdorffDistance`.
+    Arguments are those of `monai.handlers.HausdorffDistance`.
     """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
 
     @reinit__is_reduced
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
