@@ -24,6 +24,8 @@ from .simplex_noise import draw_permutation, fractal_noise
 __all__ = ["RandStarShape", "keep_joined"]
 
 _NUM_DIRECTIONS = 2562  # vertices of the paper's mesh
+_TOLERANCE = 0.03  # of the volume, within which a body is not tried again
+_MAX_TRIALS = 4
 _MAX_OFFSET = 10.0  # single precision stays exact enough for 7 octaves
 
 
@@ -97,7 +99,23 @@ class RandStarShape(Randomizable):
         radii = self._radius(_directions(torch.device(device)))
         # the volume of a star is the mean of r^3 over all directions, times that of the ellipsoid
         share = float((radii**3).mean()) * 4 / 3 * math.pi * float(self.axes.prod())
-        semi_axes = self.axes * (scale * self.volume_mm3 / share) ** (1 / 3)
+        volume = target = scale * self.volume_mm3
+        best, smallest = None, math.inf
+        for _ in range(_MAX_TRIALS):
+            body = self._fill(radii, self.axes * (volume / share) ** (1 / 3), spacing, device)
+            found = int(body.sum()) * math.prod(spacing)
+            error = abs(found / target - 1)
+            if best is None or error < smallest:
+                best, smallest = body, error
+            if error < _TOLERANCE:
+                break
+            volume *= target / found  # coarse voxels lose thin tips
+        return best
+
+    def _fill(
+        self, radii: torch.Tensor, semi_axes: np.ndarray, spacing: Sequence[float], device: torch.device | str
+    ) -> torch.Tensor:
+        """Return the voxels of the body."""
         reach = float(radii.max()) * 1.05 * np.linalg.norm(self.rotation * semi_axes, axis=1)  # of a rotated ellipsoid
         half = [max(math.ceil(extent / edge), 0) for extent, edge in zip(reach, spacing, strict=True)]
         grid = [

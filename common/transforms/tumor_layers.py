@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import Randomizable, RandomizableTransform, Transform
 
 from common.utils import check_whole_numbers
@@ -32,7 +33,8 @@ _NUM_PLACES = 16  # voxels that are tried as the center of a body
 _MIN_SHARE = 0.9  # of a body that must lie in the organ
 _SHRINK = 0.6  # of the volume, when no place is good enough
 _MAX_SHRINKS = 8
-_MIN_MASK = 0.01  # of a blurred one, below which there is no tumor
+_MIN_MASK = 0.01  # of the largest value of a blurred one, below which there is no tumor
+_REACH = 3.0  # standard deviations, of a blur
 _NUM_STEPS = 8  # between a center and a voxel, where the organ must not be left
 _CONTROL_POINTS = 5  # of the deformation, along each axis of the box
 
@@ -46,8 +48,8 @@ class TumorParameters:
         volume_mm3: of the whole body; less may lie in the patch, or in the organ.
         alpha: opacity.
         intensity_ratio: mean intensity of the texture inside the tumor over the mean of the organ.
-        blur: standard deviation in voxels by which the texture was blurred.
-        edge_blur: standard deviation in voxels by which the mask was blurred.
+        blur: standard deviation in mm by which the texture was blurred.
+        edge_blur: standard deviation in mm by which the mask was blurred.
     """
 
     center: tuple[int, int, int]
@@ -68,8 +70,8 @@ class RandTumorLayers(RandomizableTransform):
             time, such as `[[0.5, 0.8], [1.2, 1.5]]`; intensities are 0 where there is nothing, see `NormalizeByOrgand`.
             `None`: the texture keeps its intensities.
         elastic: standard deviation in mm of the displacements that deform the texture; 0: none.
-        blur: smallest and largest standard deviation in voxels by which the texture is blurred.
-        edge_blur: smallest and largest standard deviation in voxels by which the border of a tumor is softened.
+        blur: smallest and largest standard deviation in mm by which the texture is blurred.
+        edge_blur: smallest and largest standard deviation in mm by which the border of a tumor is softened.
         num_tumors: smallest and largest number in a patch.
         target: of the tumor's layer: `texture` inside the mask, or `blended`, the image inside the mask with opacity 1.
         prob: probability of putting any tumor into a patch.
@@ -200,14 +202,19 @@ class RandTumorLayers(RandomizableTransform):
         body, center, scale = self._place(inside, spacing, places)
         if body is None:
             return
+        body = F.pad(body, [margin for margin in _reach(edge_blur, spacing)[::-1] for _ in range(2)])
         box, part = _overlap(center, body.shape, inside.shape)
-        free = inside[box]
-        hard = body[part] & free
+        free = torch.ones_like(body)  # beyond the patch, where a tumor goes on
+        free[part] = inside[box]
+        hard = body & free
         soft = hard.float()
         if edge_blur > 0:
-            soft = _smooth(soft, edge_blur) * free
-            soft[soft < _MIN_MASK] = 0
-        texture = self._texture(donor, body.shape, spacing, displacements, blur)[part]
+            smooth = partial(_smooth, sigma=edge_blur, spacing=spacing)
+            # softened along the organ only: half of what lies at its border would be lost
+            soft = smooth(soft) / smooth(free.float()).clamp(min=1e-6) * free
+            soft = soft * keep_joined(soft >= _MIN_MASK * soft.max())
+        texture = self._texture(donor, body.shape, spacing, displacements, blur)
+        hard, soft, texture = hard[part], soft[part], texture[part]
         if self.intensity_ratio is not None:
             texture = texture * (ratio * mean / float(texture[hard].mean().clamp(min=1e-3)))
         organ, tumor, mask, alpha, image = layers[(slice(None), *box)]
@@ -253,10 +260,12 @@ class RandTumorLayers(RandomizableTransform):
         displacements: np.ndarray,
         blur: float,
     ) -> torch.Tensor:
-        """Return the middle of the donor, deformed and blurred, in a box of a size."""
+        """Return the middle of the donor, deformed and blurred, in a box of an odd size."""
+        margins = _reach(blur, spacing)
+        size = [length + 2 * margin for length, margin in zip(size, margins, strict=True)]
         if self.elastic > 0:
             coarse = torch.from_numpy(displacements).to(donor)[None]
-            moves = F.interpolate(coarse, tuple(size), mode="trilinear", align_corners=True)[0]
+            moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0]
         else:
             moves = donor.new_zeros(3, *size)
         coordinates = []
@@ -267,7 +276,9 @@ class RandTumorLayers(RandomizableTransform):
         grid = torch.stack(coordinates[::-1], dim=-1)[None]  # grid_sample counts axes from the last one
         # beyond the donor its texture is mirrored, since border voxels would be drawn out to lines
         texture = F.grid_sample(donor[None, None], grid, padding_mode="reflection", align_corners=False)[0, 0]
-        return _smooth(texture, blur) if blur > 0 else texture
+        if blur > 0:
+            texture = _smooth(texture, blur, spacing)
+        return texture[tuple(slice(margin, length - margin) for length, margin in zip(size, margins, strict=True))]
 
 
 def compose_layers(organ: torch.Tensor, tumor: torch.Tensor, mask: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
@@ -352,5 +363,12 @@ def _visible(inside: torch.Tensor, center: Sequence[int], size: Sequence[int]) -
     return visible
 
 
-def _smooth(volume: torch.Tensor, sigma: float) -> torch.Tensor:
-    return GaussianFilter(3, sigma, truncated=3.0).to(volume.device)(volume[None, None])[0, 0]
+def _reach(sigma: float, spacing: Sequence[float]) -> list[int]:
+    """Return how many voxels a blur reaches along each axis."""
+    return [math.ceil(_REACH * sigma / edge) for edge in spacing]
+
+
+def _smooth(volume: torch.Tensor, sigma: float, spacing: Sequence[float]) -> torch.Tensor:
+    """Blur a volume, beyond which all is 0, by a standard deviation in mm."""
+    kernels = [gaussian_1d(torch.tensor(sigma / edge), _REACH, normalize=True).to(volume) for edge in spacing]
+    return separable_filtering(volume[None, None], kernels)[0, 0]

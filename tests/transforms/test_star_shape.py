@@ -38,6 +38,14 @@ def test_a_body_has_the_volume_that_was_drawn(spacing):
         assert mask.sum().item() * math.prod(spacing) == pytest.approx(shape.volume_mm3, rel=0.05)
 
 
+@pytest.mark.parametrize("spacing", [(3.0, 3.0, 7.0), (2.0, 2.0, 5.0), (6.0, 1.0, 1.0)])
+def test_a_body_has_its_volume_in_thick_slices_too(spacing):
+    """They lost up to a quarter of it: thin lobes lie between the slices."""
+    for seed in range(20):
+        shape, mask = draw(seed, spacing, (6000.0, 100_000.0))
+        assert mask.sum().item() * math.prod(spacing) == pytest.approx(shape.volume_mm3, rel=0.05)
+
+
 def test_a_scaled_body_has_a_share_of_the_volume_and_the_same_form():
     shape, mask = draw(volume=(8000.0, 8000.0))
     half = shape((1.0, 1.0, 1.0), randomize=False, scale=0.5)
@@ -112,6 +120,32 @@ def test_without_roughness_and_with_equal_axes_it_is_a_ball():
     shape, mask = draw(1, spacing, axis_ratio=(1.0, 1.0), roughness=0.0)
     radius = (shape.volume_mm3 * 3 / 4 / math.pi) ** (1 / 3)
     np.testing.assert_array_equal(mask.numpy(), np.linalg.norm(places(mask, spacing), axis=-1) < radius)
+
+
+def sphericity(mask):
+    """Return the surface of the ball of the same volume over that of the mask, in cubic voxels.
+
+    The surface is the integral of the gradient of the softened mask.
+    """
+    soft = ndimage.gaussian_filter(np.pad(mask.numpy().astype(float), 8), 1.0)
+    surface = np.sqrt(sum(slope**2 for slope in np.gradient(soft))).sum()
+    return math.pi ** (1 / 3) * (6 * mask.sum().item()) ** (2 / 3) / surface
+
+
+def test_sphericity_is_that_of_the_axes_and_falls_with_roughness():
+    def mean_of(**options):
+        drawn = [draw(seed, volume=(20_000.0, 20_000.0), **options)[1] for seed in range(5)]
+        return np.mean([sphericity(mask) for mask in drawn])
+
+    ball = mean_of(axis_ratio=(1.0, 1.0), roughness=0.0)
+    assert ball == pytest.approx(1, abs=0.02)
+    for ratio in (0.7, 0.4):  # a prolate spheroid of semi-axes 1, ratio, ratio
+        eccentricity = math.sqrt(1 - ratio**2)
+        surface = 2 * math.pi * ratio * (ratio + math.asin(eccentricity) / eccentricity)
+        expected = 4 * math.pi * ratio ** (4 / 3) / surface
+        assert mean_of(axis_ratio=(ratio, ratio), roughness=0.0) == pytest.approx(expected, abs=0.02)
+    smooth, rough = (mean_of(axis_ratio=(1.0, 1.0), roughness=roughness) for roughness in (0.25, 0.5))
+    assert rough < smooth - 0.03 < ball - 0.06
 
 
 def test_without_roughness_it_is_a_rotated_ellipsoid_of_the_drawn_axes():

@@ -13,7 +13,7 @@ from scipy import ndimage
 from common.transforms import LAYERS, RandStarShape, RandTumorLayers, RandTumorLayersd, compose_layers
 
 SIZE = (24, 26, 22)
-SPACING = (1.0, 1.2, 1.5)
+SPACING = (1.0, 1.25, 1.5)
 VOXEL_MM3 = math.prod(SPACING)
 
 
@@ -137,7 +137,7 @@ def test_a_mask_is_one_component_in_organs_with_gaps_and_holes(scans, organ):
 def test_a_tumor_that_does_not_fit_shrinks_and_its_volume_is_reported(scans):
     image, organ, donor = scans
     small = torch.zeros_like(organ)
-    small[:, 9:15, 10:16, 9:13] = 1  # 216 mm^3 * 1.2
+    small[:, 9:15, 10:16, 9:13] = 1  # 216 voxels of 1.9 mm^3
     for seed in range(5):
         layers, (tumor,) = simulate((image, small, donor), seed, volume=(1000.0, 1000.0))
         assert tumor.volume_mm3 < 300
@@ -266,6 +266,75 @@ def test_a_soft_edge_falls_off_within_the_organ_around_the_same_body(scans):
     overlap = ((soft["mask"] > 0.5) & (hard["mask"] > 0)).sum() / (hard["mask"] > 0).sum()
     assert overlap > 0.8
     assert soft["mask"][soft["mask"] > 0].min() >= 0.01
+
+
+class LayersAt(RandTumorLayers):
+    """Tumors with a given center."""
+
+    center = (0, 0, 0)
+
+    def _place(self, inside, spacing, places):
+        return self.shape(spacing, inside.device, randomize=False), self.center, 1.0
+
+
+@pytest.mark.parametrize("edge_blur", [(0.0, 0.0), (2.0, 3.0)], ids=["hard", "soft"])
+def test_the_layers_of_a_patch_are_a_part_of_those_of_a_larger_one(scans, edge_blur):
+    """Softened borders faded, and blurred textures darkened, at the ends of a patch, where a tumor goes on."""
+    image, _, donor = scans
+    margin = 30
+    for seed, center in enumerate([(1, 13, 11), (12, 24, 20), (23, 0, 11), (12, 13, 11)]):
+        layers = []
+        for width in (0, margin):
+            padded = [torch.from_numpy(np.pad(scan[0], width, "symmetric"))[None] for scan in (image, donor)]
+            options = {"edge_blur": edge_blur, "blur": (1.0, 2.0), "intensity_ratio": None, "prob": 1.0}
+            transform = LayersAt(RandStarShape((1500.0, 3000.0)), **options).set_random_state(seed)
+            transform.center = tuple(middle + width for middle in center)
+            layers.append(transform(padded[0], torch.ones_like(padded[0]), padded[1], SPACING))
+        part = layers[1][:, margin:-margin, margin:-margin, margin:-margin]
+        inside = part[2] > 0
+        assert inside.sum() > 300
+        torch.testing.assert_close(layers[0][[0, 1, 2, 4]], part[[0, 1, 2, 4]], atol=1e-5, rtol=0)
+        torch.testing.assert_close(layers[0][3][inside], part[3][inside])
+
+
+def test_the_texture_of_a_constant_donor_is_constant(scans):
+    image, organ, donor = scans
+    for seed in range(5):
+        layers, _ = simulate(
+            (image, organ, torch.full_like(donor, 2.0)),
+            seed,
+            blur=(3.0, 3.0),
+            edge_blur=(1.0, 2.0),
+            intensity_ratio=None,
+        )
+        inside = layers["mask"] > 0
+        torch.testing.assert_close(layers["tumor"][inside], torch.full_like(layers["tumor"][inside], 2.0))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size", "volume", "sigma"),
+    [
+        ((3.0, 3.0, 7.0), (48, 48, 16), (4000.0, 50_000.0), 4.5),
+        ((2.0, 2.0, 5.0), (56, 56, 20), (2000.0, 30_000.0), 3.0),
+    ],
+    ids=["small.yaml", "liver.yaml"],
+)
+def test_soft_masks_in_thick_slices_are_one_component_of_the_drawn_volume(spacing, size, volume, sigma):
+    """Four in ten were off by more than a tenth, and some had a second piece."""
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, length) for length in size], indexing="ij")
+    organ = (sum(axis.square() for axis in axes) < 0.8)[None].to(torch.uint8)
+    image = torch.ones(1, *size)
+    checked = 0
+    for seed in range(25):
+        transform = simulation(seed, volume, edge_blur=(0.0, sigma))
+        mask = transform(image, organ, image, spacing)[2]
+        (tumor,) = transform.parameters
+        assert ndimage.label(mask.numpy() > 0)[1] == 1
+        if not any(mask.select(axis, end).any() for axis in range(3) for end in (0, -1)):
+            checked += 1
+            # a tenth may be cut by the organ, and bodies of few voxels are rounded
+            assert mask.sum().item() * math.prod(spacing) == pytest.approx(tumor.volume_mm3, rel=0.15)
+    assert checked > 15
 
 
 def test_parameters_are_distributed_as_they_are_said_to_be(scans):
