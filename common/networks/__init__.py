@@ -2,7 +2,7 @@ from .context_transfer import transfer_context
 from .context_unet import ContextUNet, StandardizedConv2d
 from .encoder_classifier import EncoderClassifier
 from .fnet import FNet, FNetGeometry
-from .layer_unet import LayerEncoder, LayerUNet, transfer_encoder
+from .layer_unet import LayerEncoder, LayerUNet, transfer_unet
 from .multi_task import MultiTaskFNet
 from .parallel import parallelize
 from .planar_descriptor import (

@@ -16,7 +16,7 @@ class EncoderClassifier(nn.Module):
     """Average the coarsest features of one patch or several, and tell a class from them.
 
     Args:
-        unet: its encoder is used; under the same names, `transfer_encoder` finds it in the weights.
+        unet: its encoder is used; under the same names, `transfer_unet` finds it in the weights.
         num_classes: of the output.
         num_patches: of one item.
         hidden_channels: of the layer before the last.

@@ -25,10 +25,11 @@ from common.utils import check_whole_numbers
 
 from .transfer import RANDOM, is_scratch, load_weights
 
-__all__ = ["LayerEncoder", "LayerUNet", "transfer_encoder"]
+__all__ = ["LayerEncoder", "LayerUNet", "transfer_unet"]
 
 logger = logging.getLogger(__name__)
 
+NUM_LAYERS = 3  # organ, tumor and logit of the mask
 _Size = tuple[int, int, int]
 
 
@@ -82,7 +83,7 @@ class LayerUNet(nn.Module):
 
     Args:
         in_channels: channels of the scan.
-        out_channels: 3 for the layers above.
+        out_channels: `NUM_LAYERS` for the layers above.
         features: feature maps that leave each block of the encoder, finest first; its first convolution has half as
             many.
         norm: of MONAI, such as `batch`, `instance` or `["group", {"num_groups": 8}]`.
@@ -98,7 +99,7 @@ class LayerUNet(nn.Module):
     def __init__(
         self,
         in_channels: int = 1,
-        out_channels: int = 3,
+        out_channels: int = NUM_LAYERS,
         features: Sequence[int] = (64, 128, 256, 512),
         norm: str | Sequence[Any] = "batch",
         kernel_sizes: Sequence[int | Sequence[int]] | None = None,
@@ -162,33 +163,43 @@ class _UpBlock(nn.Module):
         return self.block(torch.cat((self.upsample(features), skip), dim=1))
 
 
-def transfer_encoder(network: LayerUNet, path: str | Path | None) -> LayerUNet:
-    """Copy a pretrained encoder into a network, all of its tensors or none; the decoder stays fresh (section 3.4).
+def transfer_unet(network: LayerUNet, path: str | Path | None, part: str = "encoder") -> LayerUNet:
+    """Copy pretrained weights into a network, all of a part or none.
 
     Args:
         network: of the same features and input channels as the pretrained one; changed in place.
-        path: state dict with the encoder of a `LayerUNet`; `None` or `null` trains from scratch, `random` likewise
-            keeps the initial weights.
+        path: state dict of a `LayerUNet`, or of another network with its encoder; `None` or `null` trains from scratch,
+            `random` likewise keeps the initial weights.
+        part: `encoder`, beside which the decoder stays fresh (section 3.4); or `network`: the decoder, too, and when
+            the weights give layers, a head of two classes that begins as the segmentation of their mask.
 
     Returns:
         The network.
 
     Raises:
         FileNotFoundError: when there are no weights.
-        ValueError: when the weights do not fit the network.
+        ValueError: when the weights do not fit the network, or `part` is unknown.
     """
+    if part not in ("encoder", "network"):
+        raise ValueError(f"part must be encoder or network, got {part!r}")
     if is_scratch(path) or path == RANDOM:
-        logger.info("encoder: initial weights, nothing transferred")
+        logger.info("network: initial weights, nothing transferred")
         return network
-    target = {name: value for name, value in network.state_dict().items() if name.startswith("encoder.")}
-    source = {name: value for name, value in load_weights(path).items() if name.startswith("encoder.")}
+    weights = load_weights(path)
+    prefixes = ("encoder.",) if part == "encoder" else ("encoder.", "decoder.")
+    target = {name: value for name, value in network.state_dict().items() if name.startswith(prefixes)}
+    source = {name: value for name, value in weights.items() if name.startswith(prefixes)}
     for name in {**target, **source}:
         expected = tuple(target[name].shape) if name in target else "nothing"
         found = tuple(source[name].shape) if name in source else "nothing"
         if found != expected:
             raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+    if part == "network" and len(weights["head.bias"]) == NUM_LAYERS and network.head.out_channels == 2:
+        for name in ("head.weight", "head.bias"):
+            mask = weights[name][-1]  # the softmax of 0 and a logit is its sigmoid
+            source[name] = torch.stack((torch.zeros_like(mask), mask))
     network.load_state_dict({**network.state_dict(), **source})
-    logger.info("encoder: %d of %d tensors transferred from %s", len(source), len(network.state_dict()), path)
+    logger.info("%s: %d of %d tensors transferred from %s", part, len(source), len(network.state_dict()), path)
     return network
 
 
