@@ -1,5 +1,6 @@
 from .bundle_root import check_bundle_root
 from .choice import check_choice
+from .command_line import check_command_line
 from .distributed import join_processes, leave_processes, process_device
 from .errors import explain_errors
 from .files import is_main_process, write_atomically, write_folder

@@ -120,7 +120,8 @@ def test_several_processes_check_the_options_before_they_join(bundle):
             entry["_target_"] if isinstance(entry, dict) else entry
             for entry in initializers(*(load(bundle, name) for name in names))
         ]
-        assert targets[0] == "common.utils.explain_errors" and targets[-1] == "common.utils.join_processes"
+        assert targets[:2] == ["common.utils.explain_errors", "common.utils.check_command_line"]
+        assert targets[-1] == "common.utils.join_processes"
         assert CHECK in targets
 
 

@@ -246,6 +246,17 @@ def test_a_wrong_bundle_root_ends_in_one_sentence(bundle, phantoms, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@every_bundle
+def test_a_misspelled_option_ends_in_the_one_that_was_meant(bundle, tmp_path):
+    """MONAI added it to the config in silence, and the training took as long as it does without."""
+    done = bundle_run("training", bundle, "train.yaml", dataset_dir=tmp_path, max_epoch=1)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    *_, sentence = done.stderr.strip().splitlines()
+    assert sentence.startswith("error: --max_epoch must be an option of ")
+    assert sentence.endswith("did you mean --max_epochs?")
+    assert list(tmp_path.iterdir()) == []
+
+
 TORCHRUN = ("-m", "torch.distributed.run")
 MONAI = ("-m", "monai.bundle")
 BATCHES = {  # of each of two processes, by the names of the options
