@@ -76,7 +76,7 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(check, options
 
 def test_an_option_is_known_to_the_files_of_the_run_only(check):
     check(*BOTH, "--spacing", "2")
-    with pytest.raises(ValueError, match="--spacing must be an option of train.yaml;"):
+    with pytest.raises(ValueError, match=r"--spacing must be an option of train\.yaml;"):
         check("run", "--config_file", "train.yaml", "--spacing", "2")
 
 
@@ -84,7 +84,7 @@ def test_the_options_of_an_arguments_file_are_checked(check):
     Path("right.json").write_text(json.dumps({"config_file": "train.yaml", "max_epochs": 3}))
     Path("wrong.json").write_text(json.dumps({"config_file": "train.yaml", "max_epoch": 3}))
     check("run", "--args_file", "right.json")
-    with pytest.raises(ValueError, match="--max_epoch must be an option of train.yaml"):
+    with pytest.raises(ValueError, match=r"--max_epoch must be an option of train\.yaml"):
         check("run", "--args_file", "wrong.json")
 
 
