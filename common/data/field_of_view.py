@@ -36,6 +36,7 @@ _FILE_NAME = "field_of_view.nii.gz"
 _NUM_FIRST = 5  # scans that are tried as the first template
 _MAX_ROUNDS = 10
 _MAX_SCANS = 50  # enough for an average, and half a minute of one core
+_LEAST_EDGE = 1e-4  # difference of neighbors, clipped intensities being 0 to 1, below which it is rounding
 _FAINT = 1e-6  # share of the largest variance of edges in a box, below which a box is empty
 
 
@@ -187,7 +188,7 @@ def _align(
     for path in images[:: math.ceil(len(images) / _MAX_SCANS)]:
         image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
-        if not edges.any():
+        if edges.max() < _LEAST_EDGE:
             raise ValueError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
         scans.append(_Scan(edges, num_voxels))
         steps.append(coarse)
@@ -202,6 +203,13 @@ def _align(
         has_settled, centers = np.allclose(moved, centers, atol=0.5), moved
         if has_settled:
             break
+    else:
+        logger.warning(
+            "field of view: boxes still move after %d round(s); look at %s, and choose another field_of_view where it "
+            "shows no anatomy",
+            _MAX_ROUNDS,
+            _FILE_NAME,
+        )
     similarities = [similarity for _, similarity in places]
     shift = (centers - middles) * np.array(steps)
     logger.info(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from common.data import FieldOfView, fit_field_of_view, load_field_of_view
+from common.data import FieldOfView, field_of_view, fit_field_of_view, load_field_of_view
 
 STEP = 4.0  # mm of the template
 SPACING = (2.0, 2.0, 2.0)
@@ -118,6 +120,27 @@ def test_a_training_takes_over_the_box_of_the_pretraining(cases, tmp_path):
     with pytest.raises(FileNotFoundError, match="must lie beside the weights"):
         fit_field_of_view(cases, tmp_path, 48.0, CLIP, like=tmp_path / "nothing" / "weights.pt")
     assert fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP, like="random").size == (48.0, 48.0, 48.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.37, -1000.0])
+def test_a_constant_scan_is_refused_by_name(cases, write_scan, tmp_path, value):
+    """What rounding leaves of the averages of one value counted as edges."""
+    scan = write_scan("constant.nii.gz", np.full((23, 21, 29), value, np.float32), SPACING)
+    with pytest.raises(ValueError, match=r"constant\.nii\.gz: image must have edges between 0 and 1, got none"):
+        fit_field_of_view([*cases, {"image": scan}], tmp_path, 48.0, CLIP, step=5.0)
+
+
+def test_boxes_that_do_not_settle_are_warned_of(cases, write_scan, tmp_path, caplog, monkeypatch):
+    """The last ones were taken in silence."""
+    with caplog.at_level(logging.WARNING):
+        fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+    assert caplog.text == ""
+    monkeypatch.setattr(field_of_view, "_MAX_ROUNDS", 1)
+    noise = np.random.default_rng(0).random((5, 40, 40, 40)).astype(np.float32)
+    unlike = [{"image": write_scan(f"noise_{index}.nii.gz", scan, SPACING)} for index, scan in enumerate(noise)]
+    with caplog.at_level(logging.WARNING):
+        fit_field_of_view(unlike, tmp_path, 32.0, CLIP, step=STEP)
+    assert "field of view: boxes still move after 1 round(s); look at field_of_view.nii.gz" in caplog.text
 
 
 def test_what_cannot_be_fitted_or_read_is_refused(cases, write_scan, tmp_path):
