@@ -193,19 +193,16 @@ class PlanarAtlas(nn.Module):
             class, see also `vote_confidence`.
 
         Raises:
-            ValueError: when the image has another shape, or the atlas has voxels, but none of some class.
+            ValueError: when the image has another shape.
         """
         if image.ndim != 5 or image.shape[1] != 1:
             raise ValueError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
         if not len(self.labels):
             logger.warning("atlas is empty: all voxels are background")
             return _background(image, self.num_classes)
-        empty = [value for value, count in enumerate(self.class_counts.tolist()) if count == 0]
-        if empty:
-            raise ValueError(
-                f"atlas must have voxels of every class, got none of {empty}; add volumes that have them, or "
-                "describe more voxels (step, search_radius)"
-            )
+        lacking = self._lacking()
+        if lacking:
+            logger.warning("atlas has no voxels of %s: nothing becomes one of these classes", lacking)
         if self.num_neighbors > len(self.labels):
             logger.warning(
                 "num_neighbors %d is more than the atlas has, all %d vote", self.num_neighbors, len(self.labels)
@@ -250,6 +247,16 @@ class PlanarAtlas(nn.Module):
             logger.warning("%s: classes %s are not in the atlas; a smaller atlas_step may find them", volume_id, lost)
         return len(rows["labels"])
 
+    def check_classes(self) -> None:
+        """Refuse to end with an atlas that would never find some class. An empty atlas is one that begins.
+
+        Raises:
+            ValueError: when the atlas has voxels, but none of some class.
+        """
+        lacking = self._lacking()
+        if lacking:
+            raise ValueError(_refusal(lacking))
+
     @torch.no_grad()
     def describe(self, image: torch.Tensor) -> torch.Tensor:
         """Describe places that are evenly spread over a volume, as many in every volume.
@@ -266,7 +273,7 @@ class PlanarAtlas(nn.Module):
         return self._extract(self.descriptor, volume, places).T.unflatten(1, (_NUM_PLACES,) * 3)  # no voxels to keep
 
     def recall(self, weights: Mapping[str, torch.Tensor]) -> int:
-        """Keep the volumes of another atlas, which `add` then takes over instead of describing them again.
+        """Keep the volumes of another atlas, which `add` then takes over, each once, instead of describing them again.
 
         Args:
             weights: state dict of the other atlas.
@@ -282,6 +289,10 @@ class PlanarAtlas(nn.Module):
             is_own = weights["volumes"] == index
             self.recalled[recipe] = {name: weights[name][is_own].to(getattr(self, name)) for name in _ROWS}
         return len(weights["recipes"])
+
+    def _lacking(self) -> list[int]:
+        """Return the classes of which the atlas has no voxel, unless it is empty."""
+        return (self.class_counts == 0).nonzero().flatten().tolist() if len(self.labels) else []
 
     def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return an image and its classes as whole numbers, refusing what is neither."""
@@ -327,7 +338,7 @@ class PlanarAtlas(nn.Module):
         if recipe in self.recipes.tolist():
             is_own = self.volumes == self.recipes.tolist().index(recipe)
             return {name: getattr(self, name)[is_own] for name in _ROWS}
-        return self.recalled.get(recipe)
+        return self.recalled.pop(recipe, None)
 
     def _describe(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Return descriptors as the atlas holds them."""
@@ -426,6 +437,8 @@ class PlanarAtlas(nn.Module):
             if shapes[name] != shape
         ]
         if not wrong and rows:
+            if self._lacking():
+                wrong.append(_refusal(self._lacking()))
             if int(self.labels.max()) >= self.num_classes or int(self.labels.min()) < 0:
                 wrong.append(f"labels must be from 0 to {self.num_classes - 1}, got {self.labels.unique().tolist()}")
             if not 0 <= int(self.volumes.min()) <= int(self.volumes.max()) < volumes:
@@ -452,6 +465,13 @@ class PlanarAtlas(nn.Module):
         """Return the search radius and the settings of the descriptor as a text, byte by byte."""
         text = json.dumps({**self.descriptor.settings, "search_radius": self.search_radius}, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def _refusal(lacking: list[int]) -> str:
+    return (
+        f"atlas must have voxels of every class, got none of {lacking}; add volumes that have them, or describe more "
+        "voxels (step, search_radius)"
+    )
 
 
 def _background(image: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -23,7 +23,8 @@ class AtlasUpdate:
 
     It is the `iteration_update` of MONAI's trainer, whose network is a `PlanarAtlas`. Batches have `image` and `label`
     of shape `(B, 1, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. It leaves the
-    number of volumes and of voxels of the atlas among the engine's metrics.
+    number of volumes and of voxels of the atlas among the engine's metrics. After the last iteration, the atlas must
+    have voxels of every class.
     """
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,8 @@ class AtlasUpdate:
             image, label = (case[key].to(engine.state.device) for key in ("image", "label"))
             atlas.add(image, label, str(image.meta["filename_or_obj"]))
         engine.state.metrics.update(atlas_volumes=len(atlas.volume_ids), atlas_voxels=len(atlas.labels))
+        if engine.state.iteration == engine.state.max_epochs * engine.state.epoch_length:
+            atlas.check_classes()
         engine.state.output = {"image": batchdata["image"], "label": batchdata["label"]}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output

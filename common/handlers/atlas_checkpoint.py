@@ -43,6 +43,7 @@ class AtlasCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.COMPLETED, self._forget)
         if is_main_process():
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
             engine.add_event_handler(Events.COMPLETED, self._remove)
@@ -52,6 +53,9 @@ class AtlasCheckpoint:
             if self.resume and path.is_file():
                 number = self.network.recall(load_weights(path))
                 logger.info("%s: %d described volumes are known", path, number)
+
+    def _forget(self, engine: Engine) -> None:
+        self.network.recalled.clear()
 
     def _save(self, engine: Engine) -> None:
         weights = self.network.state_dict()

@@ -240,7 +240,7 @@ def test_an_atlas_that_was_described_otherwise_is_refused(volume, label, options
     ("own", "of_atlas", "expected"), [(0.3, 0.2, 0.2), (0.1, 0.2, 0.1), (None, 0.2, 0.2), (0.2, None, 0.2)]
 )
 def test_nothing_is_sought_beyond_the_radius_of_the_atlas(volume, label, own, of_atlas, expected):
-    atlas = PlanarAtlas(GreyValueDifference(16), 3, search_radius=of_atlas)
+    atlas = PlanarAtlas(GreyValueDifference(16), 3, step=1, search_radius=of_atlas)
     atlas.add(volume, label, "a")
     other = PlanarAtlas(GreyValueDifference(16), 3, search_radius=own)
     other.load_state_dict(atlas.state_dict())
@@ -322,11 +322,31 @@ def test_a_class_between_the_points_of_the_grid_is_warned_of(volume, label, capl
     assert "case: classes [2] are not in the atlas; a smaller atlas_step may find them" in caplog.text
 
 
-def test_an_atlas_without_a_class_is_refused(volume, label):
+@pytest.mark.parametrize("radius", [None, 0.5])
+@pytest.mark.parametrize("num_present", [1, 2])
+def test_a_class_that_the_atlas_lacks_gets_no_votes_and_is_warned_of(volume, label, caplog, num_present, radius):
+    """A validation before the first scan with a rare class ended the training."""
+    atlas = make_atlas(search_radius=radius)
+    atlas.add(volume, label.clamp(max=num_present - 1), "case")
+    with caplog.at_level(logging.WARNING):
+        votes = atlas(volume.unsqueeze(0))
+    assert votes.shape == (1, 3, *SIZE) and not votes[:, num_present:].any()
+    torch.testing.assert_close(votes.sum(1), torch.ones(1, *SIZE))
+    assert f"atlas has no voxels of {[1, 2][num_present - 1 :]}: nothing becomes one of these classes" in caplog.text
+
+
+def test_an_atlas_that_lacks_a_class_is_not_finished_and_not_loaded(volume, label):
     atlas = make_atlas()
+    atlas.check_classes()
     atlas.add(volume, label.clamp(max=1), "case")
-    with pytest.raises(ValueError, match=r"atlas must have voxels of every class, got none of \[2\]; add"):
-        atlas(volume.unsqueeze(0))
+    message = r"atlas must have voxels of every class, got none of \[2\]; add volumes that have them"
+    with pytest.raises(ValueError, match=message):
+        atlas.check_classes()
+    with pytest.raises(RuntimeError, match=message):
+        make_atlas().load_state_dict(atlas.state_dict())
+    atlas.add(volume, label, "other")
+    atlas.check_classes()
+    make_atlas().load_state_dict(atlas.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedTrainer
 
@@ -141,3 +142,45 @@ def test_an_atlas_of_other_descriptors_is_not_taken_over(tmp_path):
     network = PlanarAtlas(GreyValueDifference(4), 2, step=1)
     make_trainer(make_cases(1), tmp_path, network=network)[0].run()
     assert network.descriptors.shape == (8 * 7 * 6, 4)
+
+
+def with_a_class_in_the_last_case_only() -> list[dict]:
+    cases = make_cases(3)
+    cases[2]["label"][:, 6:, 5:, 4:] = 2
+    return cases
+
+
+def test_a_class_may_be_met_in_the_last_volume(tmp_path):
+    """A validation before it refused the atlas, and the training ended."""
+    network = PlanarAtlas(GreyValueDifference(8), 3, step=1, num_neighbors=1)
+    trainer, _ = make_trainer(with_a_class_in_the_last_case_only(), tmp_path, network)
+    predicted: list[int] = []
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine):
+        predicted.append(int(network(with_a_class_in_the_last_case_only()[2]["image"][None]).argmax(1).max()))
+
+    trainer.run()
+    assert predicted == [1, 1, 2]
+    assert (tmp_path / "model.pt").is_file()
+
+
+def test_a_class_in_no_volume_is_refused_and_an_older_atlas_stays(tmp_path):
+    """The older file was overwritten by an atlas that nobody could use."""
+    (tmp_path / "model.pt").write_bytes(b"older")
+    network = PlanarAtlas(GreyValueDifference(8), 3, step=1)
+    trainer, _ = make_trainer(make_cases(2), tmp_path, network, resume=False)
+    with pytest.raises(ValueError, match=r"every class, got none of \[2\]"):
+        trainer.run()
+    assert len(network.volume_ids) == 2
+    assert (tmp_path / "model.pt").read_bytes() == b"older"
+
+
+def test_what_was_taken_over_is_kept_once(tmp_path):
+    """The rows of earlier files stayed in memory as long as the atlas, beside its own."""
+    make_trainer(make_cases(3), tmp_path)[0].run()
+    trainer, network = make_trainer(make_cases(2), tmp_path)
+    numbers: list[int] = []
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: numbers.append(len(network.recalled)))
+    trainer.run()
+    assert numbers == [2, 1] and not network.recalled
