@@ -11,7 +11,9 @@ https://github.com/multimodallearning/miccai19_self_supervision/blob/428ff1f66b0
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from common.utils import check_whole_numbers
 from .patch_pairs import Lattice, RandPatchPair, sample_patches
 
 __all__ = ["RandSlabPair", "displacement_heatmap", "sample_slabs"]
+
+logger = logging.getLogger(__name__)
 
 
 def sample_slabs(
@@ -47,7 +51,8 @@ def sample_slabs(
         half_depth: from the center to the outermost planes.
         num_planes: of a slab.
         mode: `bilinear` or `nearest`, see `sample_patches`. In volumes of 103 voxels a side, 42 samples up to a
-            `half_width` of 41/102 and 3 planes up to a `half_depth` of 6/102 are plain slices.
+            `half_width` of 41/102 and 3 planes up to a `half_depth` of 6/102 are plain slices. Where nearest voxels
+            are repeated or skipped, as in 60 a side, of which 42 samples take 24, a warning tells, once for each size.
         padding_mode: `zeros` or `border`, see `sample_patches`.
 
     Returns:
@@ -58,6 +63,7 @@ def sample_slabs(
         ValueError: when `axis` is out of range, or a shape does not fit.
     """
     lattice = _slab_lattice(axis, half_width, num_samples, half_depth, num_planes)
+    _check_evenness([volume], lattice, mode)
     if volume.ndim == 5:
         slabs = sample_patches(list(volume), centers.unsqueeze(1), lattice, mode, padding_mode).squeeze(1)
     else:
@@ -174,6 +180,7 @@ class RandSlabPair(RandPatchPair):
         centers = torch.from_numpy(self.centers).float().to(device, non_blocking=True)
         pairs = []
         for index, axis in enumerate(self.axes):
+            _check_evenness(volumes, self.lattices[axis], self.mode)
             slabs = sample_patches(volumes, centers[:, index], self.lattices[axis], self.mode, self.padding_mode)
             pairs.append(slabs.movedim(axis + 2, 2))
         return torch.stack(pairs, dim=1)
@@ -191,3 +198,24 @@ def _slab_lattice(axis: int, half_width: float, num_samples: int, half_depth: fl
     widths, numbers = [half_width] * 3, [num_samples] * 3
     widths[axis], numbers[axis] = half_depth, num_planes
     return Lattice((widths[0], widths[1], widths[2]), (numbers[0], numbers[1], numbers[2]))
+
+
+def _check_evenness(volumes: Sequence[torch.Tensor], lattice: Lattice, mode: str) -> None:
+    """Warn of nearest voxels when along a slab they drift by one from whole numbers of voxels between samples."""
+    if mode != "nearest":
+        return
+    for size in {tuple(volume.shape[-3:]) for volume in volumes}:
+        pairs = [*zip(lattice.steps(size), lattice.num_points, strict=True)]
+        if any(step < 0.5 or abs(step - round(step)) * (num - 1) >= 1 for step, num in pairs):
+            even_size = 1 + max(round((num - 1) / width) for width, num in zip(*lattice, strict=True))
+            _warn_of_unevenness(size, even_size)
+
+
+@cache
+def _warn_of_unevenness(size: tuple[int, ...], even_size: int) -> None:
+    logger.warning(
+        "slabs of nearest voxels repeat or skip some in a grid of %s; choose spacing and field_of_view such that it "
+        "has %d a side, or --sampling bilinear",
+        " x ".join(map(str, size)),
+        even_size,
+    )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.transforms import RandSlabPair, displacement_heatmap, sample_slabs
+from common.transforms import RandSlabPair, displacement_heatmap, planar_slabs, sample_slabs
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
@@ -73,6 +73,34 @@ def test_where_a_voxel_is_a_sample_the_nearest_slab_is_a_slice():
     center = -1 + voxel * torch.tensor([[22.0, 25.0, 28.0]])  # samples lie around it, halfway between voxels
     slab = sample_slabs(volume, center, 1, 20.5 * voxel, 42, voxel, 3, mode="nearest")
     assert torch.equal(slab[0], volume[0, 2:44, 24:27, 8:50].movedim(1, 0))
+
+
+SLAB = {"half_width": 41 / 102, "half_depth": 6 / 102}  # plain slices in 103 voxels a side
+
+
+@pytest.mark.parametrize("size", [(103, 103, 103), (104, 103, 102), (205, 205, 205)])
+def test_slabs_that_take_each_voxel_once_are_not_warned_of(caplog, size):
+    volume = torch.zeros(1, *size)
+    sample_slabs(volume, torch.zeros(1, 3), 0, mode="nearest", **SLAB)
+    RandSlabPair(**SLAB, mode="nearest", gap=(0.14, 0.25))([volume])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("size", [(60, 60, 60), (80, 103, 103), (103, 103, 128)])
+def test_slabs_that_repeat_or_skip_voxels_are_warned_of_once(caplog, size):
+    """In 60 voxels a side, 42 samples along an axis are 24 voxels."""
+    planar_slabs._warn_of_unevenness.cache_clear()
+    volume, centers = torch.zeros(1, *size), torch.zeros(2, 3)
+    sample_slabs(volume, centers, 1, **SLAB)
+    assert caplog.text == ""
+    for axis in range(3):
+        sample_slabs(volume, centers, axis, mode="nearest", **SLAB)
+    RandSlabPair(**SLAB, mode="nearest", gap=(0.14, 0.25))([volume])
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"slabs of nearest voxels repeat or skip some in a grid of {' x '.join(map(str, size))}; choose spacing and "
+        "field_of_view such that it has 103 a side, or --sampling bilinear"
+    )
 
 
 def test_the_brightest_pixel_of_a_heatmap_is_at_the_displacement():
