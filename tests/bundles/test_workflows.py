@@ -880,6 +880,19 @@ def test_a_pretraining_does_not_go_on_with_other_simulations(name, value, lesion
     assert line.startswith("error: ") and "checkpoint must be of the same settings" in line
 
 
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({}, (1, 1, 0, 1, 0)),
+        ({"organ_weight": 0, "tumor_weight": 0}, (1, 1, 0, 1, 0)),
+        ({"organ_weight": 0, "tumor_weight": 0, "composition_weight": 0}, (0, 0, 1, 0, 1)),
+    ],
+)
+def test_a_pretraining_chooses_its_weights_by_what_it_learns(options, weights, lesions, tmp_path):
+    made = workflow(LAYERS_BUNDLE, "pretrain.yaml", dataset_dir=str(lesions), ckpt_dir=str(tmp_path), **options)
+    assert made.parser.get_parsed_content("validate::errors::layers").weights == weights
+
+
 def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path, quiet_hooks, capsys):
     common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT}
     run(LAYERS_BUNDLE, "pretrain.yaml", **common, val_iterations=1)

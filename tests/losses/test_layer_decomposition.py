@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.losses import LayerDecompositionLoss
+from common.losses import LayerDecompositionLoss, error_to_choose_by
 from common.transforms import LAYERS, RandStarShape, RandTumorLayers, compose_layers
 
 NAMES = ("organ_weight", "tumor_weight", "mask_weight", "composition_weight", "cross_entropy_weight")
@@ -236,3 +236,24 @@ def test_weights_that_make_no_loss_are_refused(weights):
 def test_other_shapes_are_refused(pred, target):
     with pytest.raises(ValueError, match=r"input and target must have 3 and 5 channels of one size, got \(2, "):
         LayerDecompositionLoss()(torch.zeros(pred), torch.zeros(target))
+
+
+# ---- what weights are chosen by ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["organ_weight", "tumor_weight", "composition_weight"])
+def test_weights_are_chosen_by_the_error_of_the_layers_where_any_of_them_is_learned(name):
+    loss = LayerDecompositionLoss(**{**dict.fromkeys(NAMES, 0.0), name: 0.1, "mask_weight": 3.0})
+    assert error_to_choose_by(loss).weights == (1, 1, 0, 1, 0)
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 1, 0, 0), (0, 0, 0, 0, 2), (0, 0, 1, 0, 1)])
+def test_where_the_mask_alone_is_learned_weights_are_chosen_by_its_loss(weights):
+    """The epoch was chosen by the error of layers that nothing had trained."""
+    loss = LayerDecompositionLoss(*weights)
+    target = make_target(0.5)
+    pred = truth(target)
+    other = pred + torch.tensor([5.0, 5.0, 0.0]).view(1, 3, 1, 1, 1)
+    error = error_to_choose_by(loss)
+    assert error(pred, target) == error(other, target) == loss(pred, target)
+    assert error(-pred, target) > error(pred, target)
