@@ -46,7 +46,7 @@ def normals(
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
-    it. Files that stay as they are become hard links where the disk allows it, so do not edit them in place.
+    it. The blocks of a scan name it as their `case`, so that they are held out together. Files that stay as they are become hard links where the disk allows it, so do not edit them in place.
 
     Args:
         dataset_dir: folder with a dataset.json; all its files are NIfTI.
@@ -251,7 +251,7 @@ def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
             part = scan.slicer[tuple(window)]  # moves the affine
             voxels = np.asanyarray(part.dataobj)
             _save(part, voxels.dtype if voxels.dtype.kind in "iu" else np.float32, root / block[key])
-        yield block
+        yield {**block, "case": case_id(image)}
 
 
 def _open(path: Path) -> Any:  # nibabel's annotation is that of any file

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ __all__ = ["Cases", "case_id", "read_cases", "read_images", "write_datalist"]
 logger = logging.getLogger(__name__)
 
 Item = dict[str, str]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Cases:
         return [_without_label(case) for case in cases]
 
     def normals(self, split: str) -> list[Item]:
-        """Return the scans without a lesion, of `training` or of `validation`; a single one serves as both.
+        """Return the scans without a lesion, of `training` or of `validation`; those of a single patient serve as both.
 
         Raises:
             ValueError: when the split is unknown or there are no such scans.
@@ -127,7 +128,8 @@ def read_cases(
     `folds`: a list, one entry per fold, of lists of case ids (file names without suffix). The part of `fold` is held
     out. The others are put into an order of their own; the first `num_labeled` keep their labels and the rest counts
     as unlabeled, so that fewer labeled cases always lie inside more. Of the scans that the file lists as `normal`, a
-    part of `num_folds` is held out, too, whatever its `folds` are.
+    part of `num_folds` is held out, too, whatever its `folds` are; those with the same `case`, the name of a patient,
+    are held out together.
 
     Args:
         dataset_dir: folder that holds `dataset.json` and every file it lists.
@@ -147,6 +149,7 @@ def read_cases(
     path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
     content = _load(path)
     training = [_item(path, case, ("image", "label")) for case in content["training"]]
+    patients = _by_patient(path, content["normal"])
     test, unlabeled, normal = (_images(path, content[key]) for key in ("test", "unlabeled", "normal"))
     _check_files([*training, *test, *unlabeled, *normal])
     if check_headers:
@@ -168,7 +171,7 @@ def read_cases(
         unlabeled=[_without_label(case) for case in [*unlabeled, *(rest[num_labeled:] if num_labeled else [])]],
         test=test,
         normal=normal,
-        normal_validation=_part(sorted(normal, key=lambda case: case["image"]), fold, num_folds, seed),
+        normal_validation=[case for patient in _part(patients, fold, num_folds, seed) for case in patient],
     )
 
 
@@ -226,6 +229,17 @@ def _images(path: Path, cases: list[Any]) -> list[Item]:
     return [_item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in cases]
 
 
+def _by_patient(path: Path, cases: list[Any]) -> list[list[Item]]:
+    """Return the normal scans of each patient; one without a `case` is that of a patient of its own."""
+    scans: dict[tuple[str, str], list[Item]] = {}
+    for case, item in sorted(zip(cases, _images(path, cases), strict=True), key=lambda pair: pair[1]["image"]):
+        name = case.get("case") if isinstance(case, dict) else None
+        if name is not None and not (isinstance(name, str) and name):
+            raise ValueError(f"{path}: case of a normal scan must be the name of a patient, got {name!r}")
+        scans.setdefault(("image", item["image"]) if name is None else ("case", name), []).append(item)
+    return list(scans.values())
+
+
 def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:
     """Return the absolute paths of a case; it must have `keys`, and may have a label, an organ and a T2 map."""
     if not isinstance(case, dict) or any(key not in case for key in keys):
@@ -279,7 +293,7 @@ def _choose_fold(
     return [by_id[name] for name in folds[fold]]
 
 
-def _part(cases: list[Item], fold: int, num_folds: int, seed: int) -> list[Item]:
+def _part(cases: list[_T], fold: int, num_folds: int, seed: int) -> list[_T]:
     """Return one of `num_folds` random parts of some cases, or one case when there are fewer than that."""
     num_folds = max(min(num_folds, len(cases)), 1)
     parts = np.array_split(np.random.RandomState(seed).permutation(len(cases)), num_folds)

@@ -402,6 +402,47 @@ def test_of_few_normal_scans_one_is_held_out_and_one_alone_serves_twice(tmp_path
     assert len(cases.normals("training")) == max(number - 1, 1)
 
 
+def name_patients(content, names):
+    """Return a data list whose normal scans name their patients; the first one has an organ, too."""
+    images = [case["image"] if isinstance(case, dict) else case for case in content["normal"]]
+    normal = [{"image": image, **({"case": name} if name else {})} for image, name in zip(images, names, strict=True)]
+    return {**content, "normal": [{**content["normal"][0], **normal[0]}, *normal[1:]]}
+
+
+def test_normal_scans_of_a_patient_are_held_out_together(tmp_path, organs):
+    """Blocks of slices of one patient were learned from and held out."""
+    names = ["p", "q", "p", "p", None, "q"]
+    write_datalist(tmp_path, name_patients(organs, names))
+    found = []
+    for fold in range(3):
+        cases = read_cases(tmp_path, fold, num_folds=3)
+        learned, held_out = ids(cases.normals("training")), ids(cases.normals("validation"))
+        assert held_out in (["n0", "n2", "n3"], ["n1", "n5"], ["n4"])
+        assert sorted(learned + held_out) == [f"n{index}" for index in range(6)]
+        found += held_out
+    assert sorted(found) == [f"n{index}" for index in range(6)]
+    assert all(set(case) <= {"image", "organ"} for case in cases.normal), "a name is no file"
+
+
+def test_normal_scans_of_patients_with_one_each_are_split_as_those_without_a_name(tmp_path, organs):
+    before = [ids(read_cases(tmp_path, fold).normals("validation")) for fold in range(5)]
+    write_datalist(tmp_path, name_patients(organs, "fedcba"))
+    assert [ids(read_cases(tmp_path, fold).normals("validation")) for fold in range(5)] == before
+
+
+def test_normal_scans_of_a_single_patient_serve_twice(tmp_path, organs):
+    write_datalist(tmp_path, name_patients(organs, "pppppp"))
+    cases = read_cases(tmp_path)
+    assert cases.normals("training") == cases.normals("validation") == cases.normal
+
+
+@pytest.mark.parametrize("name", ["", 3, ["p"]])
+def test_refuses_a_patient_whose_name_is_no_text(tmp_path, organs, name):
+    write_datalist(tmp_path, {**organs, "normal": [{"image": "normal/n1.nii.gz", "case": name}]})
+    with pytest.raises(ValueError, match=r"case of a normal scan must be the name of a patient, got "):
+        read_cases(tmp_path)
+
+
 def test_normal_scans_alone_are_enough(tmp_path, organs):
     write_datalist(tmp_path, {"normal": organs["normal"]})
     cases = read_cases(tmp_path)

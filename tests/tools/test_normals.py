@@ -73,6 +73,20 @@ def test_blocks_are_the_long_runs_of_slices_without_a_tumor(source):
     assert found == [(f"{name}_{first:04d}", last - first) for name, runs in FREE.items() for first, last in runs]
 
 
+def test_blocks_of_a_scan_are_held_out_together(source):
+    """Those of one patient were learned from and held out."""
+    target, _ = cut(source)
+    blocks = json.loads((target / "dataset.json").read_text())["normal"]
+    assert all(block["case"] == case_id(block["image"]).split("_")[0] for block in blocks)
+    for fold in range(2):
+        cases = read_cases(target, fold)
+        learned, held_out = (
+            {case_id(case["image"]).split("_")[0] for case in cases.normals(split)}
+            for split in ("training", "validation")
+        )
+        assert learned and held_out and not learned & held_out
+
+
 def test_no_block_holds_a_labeled_voxel_of_a_tumor_and_no_test_scan_yields_one(source):
     _, cases = cut(source, min_slices=1)
     assert {case_id(case["image"])[0] for case in cases.normal} == {"a", "b", "c"}
