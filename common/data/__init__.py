@@ -5,7 +5,12 @@ from .datalist import Cases, case_id, read_cases, read_images, write_datalist
 from .field_of_view import FieldOfView, Place, fit_field_of_view, load_field_of_view
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
-from .organ_preprocessing import OrganPreprocessing, load_organ_preprocessing, save_organ_preprocessing
+from .organ_preprocessing import (
+    OrganPreprocessing,
+    load_organ_preprocessing,
+    make_organ_preprocessing,
+    save_organ_preprocessing,
+)
 from .patch_loader import PatchLoader
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms

@@ -11,13 +11,16 @@ from typing import Any
 
 from common.networks import RANDOM, is_scratch
 
-from .records import load_record, save_record
+from .records import PREPROCESSING_FILE, load_record, save_record
 
-__all__ = ["OrganPreprocessing", "load_organ_preprocessing", "save_organ_preprocessing"]
+__all__ = [
+    "OrganPreprocessing",
+    "load_organ_preprocessing",
+    "make_organ_preprocessing",
+    "save_organ_preprocessing",
+]
 
 logger = logging.getLogger(__name__)
-
-_FILE_NAME = "preprocessing.json"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class OrganPreprocessing:
     labels: dict[int, str]
 
 
-def save_organ_preprocessing(
-    save_dir: str | Path,
+def make_organ_preprocessing(
     like: str | Path | None = None,
     spacing: Sequence[float] | None = None,
     clip: Sequence[float] | None = None,
@@ -48,10 +50,9 @@ def save_organ_preprocessing(
     modality: str = "",
     labels: Mapping[int, str] | None = None,
 ) -> OrganPreprocessing:
-    """Store the preprocessing beside the weights, where inference finds it.
+    """Return the preprocessing of a training, which `SaveBest` stores beside the weights.
 
     Args:
-        save_dir: folder for `preprocessing.json`.
         like: file of pretrained weights, beside which that of the pretraining is stored: it must be the same, since the
             weights expect it. `None`, `null` or `random`: nothing is compared.
         spacing: see `OrganPreprocessing`.
@@ -78,12 +79,26 @@ def save_organ_preprocessing(
             if expected != found:
                 raise ValueError(f"{name} must be that of the pretraining of {like}, {expected}, got {found}")
     logger.info("preprocessing: %s", wanted)
-    save_record(wanted, Path(save_dir) / _FILE_NAME)
+    return wanted
+
+
+def save_organ_preprocessing(
+    save_dir: str | Path, like: str | Path | None = None, **options: Any
+) -> OrganPreprocessing:
+    """Store the preprocessing in the folder of the weights, where inference finds it, before these are written.
+
+    Args:
+        save_dir: folder for `preprocessing.json`.
+        like: see `make_organ_preprocessing`.
+        options: see `make_organ_preprocessing`.
+    """
+    wanted = make_organ_preprocessing(like, **options)
+    save_record(wanted, Path(save_dir) / PREPROCESSING_FILE)
     return wanted
 
 
 def load_organ_preprocessing(weights: str | Path) -> OrganPreprocessing:
-    """Read what `save_organ_preprocessing` stored.
+    """Read what is stored beside weights.
 
     Args:
         weights: file of weights, beside which the preprocessing lies.
@@ -92,7 +107,7 @@ def load_organ_preprocessing(weights: str | Path) -> OrganPreprocessing:
         FileNotFoundError: when the folder has none.
         ValueError: when the file is damaged.
     """
-    return load_record(Path(weights).parent / _FILE_NAME, "preprocessing", _build)
+    return load_record(Path(weights).parent / PREPROCESSING_FILE, "preprocessing", _build)
 
 
 def _build(stored: dict[str, Any]) -> OrganPreprocessing:

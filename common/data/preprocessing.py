@@ -18,13 +18,12 @@ from monai.transforms import Compose, LoadImaged, Orientationd
 
 from common.networks import RANDOM, is_scratch
 
-from .records import load_record, save_record
+from .records import PREPROCESSING_FILE, load_record, save_record
 
 __all__ = ["FittedPreprocessing", "fit_preprocessing", "load_preprocessing"]
 
 logger = logging.getLogger(__name__)
 
-_FILE_NAME = "preprocessing.json"
 _VOXELS_PER_CASE = 200_000  # enough for percentiles; keeps the memory of a large training set bounded
 
 
@@ -117,7 +116,7 @@ def fit_preprocessing(
         )
     fitted = dataclasses.replace(fitted, labels={int(value): name for value, name in (labels or {}).items()})
     logger.info("preprocessing: %s", fitted)
-    save_record(fitted, Path(save_dir) / _FILE_NAME)
+    save_record(fitted, Path(save_dir) / PREPROCESSING_FILE)
     return fitted
 
 
@@ -128,7 +127,7 @@ def load_preprocessing(save_dir: str | Path) -> FittedPreprocessing:
         FileNotFoundError: when the folder has none.
         ValueError: when the file is damaged.
     """
-    return load_record(Path(save_dir) / _FILE_NAME, "fitted preprocessing", _build)
+    return load_record(Path(save_dir) / PREPROCESSING_FILE, "fitted preprocessing", _build)
 
 
 def _build(stored: dict[str, Any]) -> FittedPreprocessing:

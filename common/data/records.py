@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from common.utils import is_main_process, write_atomically
 
-__all__ = ["load_record", "save_record"]
+__all__ = ["PREPROCESSING_FILE", "load_record", "save_record"]
+
+PREPROCESSING_FILE = "preprocessing.json"  # beside the weights that expect it
 
 Record = TypeVar("Record")
 

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from common.data.records import PREPROCESSING_FILE, save_record
 from common.utils import check_flags, is_main_process, write_atomically
 
 from .state import Stateful, registered_states
@@ -110,14 +111,17 @@ class SaveLast:
     Args:
         path: file of the weights.
         network: its weights are written without the prefix of a parallel wrapper.
+        preprocessing: dataclass that tells what they expect, for `preprocessing.json` beside them: written with them,
+            so that older weights keep theirs until then. `None`: it is written elsewhere.
 
     Raises:
         ValueError: when a weight is not finite; an older file is left as it was.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, preprocessing: Any = None) -> None:
         self.path = Path(path)
         self.network = network
+        self.preprocessing = preprocessing
 
     def attach(self, engine: Engine) -> None:
         if is_main_process():
@@ -125,6 +129,8 @@ class SaveLast:
 
     def _save(self, engine: Engine) -> None:
         _save_weights(self.path, self.network)
+        if self.preprocessing is not None:
+            save_record(self.preprocessing, self.path.with_name(PREPROCESSING_FILE))
         logger.info("wrote %s", self.path)
 
 

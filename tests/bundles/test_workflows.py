@@ -893,6 +893,18 @@ def test_a_pretraining_chooses_its_weights_by_what_it_learns(options, weights, l
     assert made.parser.get_parsed_content("validate::errors::layers").weights == weights
 
 
+def test_weights_keep_their_preprocessing_until_others_replace_them(lesions, tmp_path, quiet_hooks):
+    """A second pretraining that ended before its first weights left its own preprocessing beside those of the first."""
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "val_iterations": 1}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common)
+    stored = tmp_path / "pretrained" / "preprocessing.json"
+    assert json.loads(stored.read_text())["clip"] == [0, 200]
+    interrupt(workflow(LAYERS_BUNDLE, "pretrain.yaml", **common, clip=[-200, 400]), epoch=1)
+    assert json.loads(stored.read_text())["clip"] == [0, 200]
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common, clip=[-200, 400])
+    assert json.loads(stored.read_text())["clip"] == [-200, 400]
+
+
 def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path, quiet_hooks, capsys):
     common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT}
     run(LAYERS_BUNDLE, "pretrain.yaml", **common, val_iterations=1)
