@@ -13,6 +13,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.losses import LayerDecompositionLoss
 from common.transforms import LAYERS
@@ -30,11 +31,14 @@ class DelayComposition:
     Args:
         loss: other losses than `LayerDecompositionLoss` are left as they are.
         epochs: number of them.
+        lr_scheduler: where it waits for the training loss to fall, it forgets the losses without the composition, which
+            are smaller.
     """
 
-    def __init__(self, loss: Any, epochs: int = 0) -> None:
+    def __init__(self, loss: Any, epochs: int = 0, lr_scheduler: Any = None) -> None:
         self.loss = loss
         self.epochs = epochs
+        self.lr_scheduler = lr_scheduler
 
     def attach(self, engine: Engine) -> None:
         if isinstance(self.loss, LayerDecompositionLoss):
@@ -42,6 +46,8 @@ class DelayComposition:
 
     def _switch(self, engine: Engine) -> None:
         self.loss.is_composed = engine.state.epoch > self.epochs
+        if engine.state.epoch == self.epochs + 1 and isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            self.lr_scheduler.best, self.lr_scheduler.num_bad_epochs = self.lr_scheduler.mode_worse, 0
 
 
 class StopOnCollapsedMask:

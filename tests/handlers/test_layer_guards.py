@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.handlers import DelayComposition, StopOnCollapsedMask
 from common.handlers.state import registered_states
@@ -80,6 +81,30 @@ def test_the_composition_begins_after_its_delay_also_in_a_resumed_training(epoch
     DelayComposition(loss, epochs).attach(engine)
     engine.run([0], max_epochs=4)
     assert seen == [epoch > epochs for epoch in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_learning_rate_does_not_fall_because_the_composition_begins(resumed):
+    """With it, the loss is larger than the best one without it, and the rate was cut although the loss fell."""
+    loss, optimizer = LayerDecompositionLoss(), torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    rates: list[float] = []
+    for first, last in ((0, 3), (3, 9)) if resumed else ((0, 9),):
+        scheduler = ReduceLROnPlateau(optimizer, patience=2)
+        if first:
+            scheduler.load_state_dict(state)
+        engine = Engine(lambda engine, batch: None)
+        DelayComposition(loss, 3, scheduler).attach(engine)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def _step(engine, scheduler=scheduler):
+            scheduler.step(float(loss.is_composed) + 0.5 ** min(engine.state.epoch, 6))
+            rates.extend(scheduler.get_last_lr())
+
+        engine.state.epoch = engine.state.iteration = first
+        engine.state.max_epochs, engine.state.epoch_length = (last, 1) if first else (None, None)
+        engine.run([0], max_epochs=last)
+        state = scheduler.state_dict()
+    assert rates[:8] == [1.0] * 8 and rates[8] == pytest.approx(0.1), "falls until epoch 6, and waits for two more"
 
 
 def test_other_losses_are_not_delayed():
