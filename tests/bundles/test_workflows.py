@@ -893,6 +893,23 @@ def test_a_pretraining_chooses_its_weights_by_what_it_learns(options, weights, l
     assert made.parser.get_parsed_content("validate::errors::layers").weights == weights
 
 
+def test_an_adaptation_does_not_go_on_with_other_scans_or_weights(lesions, tmp_path, quiet_hooks, capsys):
+    """It went on in silence with another fold's scans, or from a pretraining that it had not started from."""
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", "val_iterations": 1}
+    common |= {"max_epochs": 2, "iterations_per_epoch": 1, "batch_size": 1}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common)
+    copied = shutil.copytree(tmp_path / "pretrained", tmp_path / "others") / "layer_unet.pt"
+    interrupt(workflow(LAYERS_BUNDLE, "pretrain.yaml", "adapt.yaml", **common), epoch=2)
+    scans = "$@cases.pretraining(num_unlabeled=1)"
+    for options, name in (
+        ({"adapted": str(copied)}, "adapted"),
+        ({"train::real_dataset::data": scans}, "real_data"),
+        ({"real_batch_size": 2}, "real_batch_size"),
+    ):
+        (line,) = last_words(workflow(LAYERS_BUNDLE, "pretrain.yaml", "adapt.yaml", **common, **options), capsys)
+        assert line.startswith("error: ") and f"checkpoint must be of the same settings, got {name} " in line
+
+
 def test_weights_keep_their_preprocessing_until_others_replace_them(lesions, tmp_path, quiet_hooks):
     """A second pretraining that ended before its first weights left its own preprocessing beside those of the first."""
     common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "val_iterations": 1}
