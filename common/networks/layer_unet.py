@@ -216,7 +216,17 @@ def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: 
         padding = (kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2)
         layers += [
             nn.Conv3d(low, high, kernel_size, padding=padding),
-            get_norm_layer(norm, spatial_dims=3, channels=high),
+            _norm(norm, high),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
+
+
+def _norm(norm: Any, channels: int) -> nn.Module:
+    try:
+        return get_norm_layer(norm, spatial_dims=3, channels=channels)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'norm must be batch, instance or ["group", {{"num_groups": 8}}], whose groups divide {channels} maps, got '
+            f"{norm!r}"
+        ) from None

@@ -665,6 +665,25 @@ def test_text_and_numbers_out_of_range_end_in_one_sentence_with_the_name_of_the_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("organ", "liver", "one of brain, body, given"),
+        ("tumor_target", "foo", "one of texture, blended"),
+        ("task", "foo", "one of layers, restoration, rotation, location, jigsaw"),
+        ("norm", "foo", 'batch, instance or ["group", {"num_groups": 8}], whose groups divide 8 maps'),
+    ],
+)
+def test_a_word_that_is_no_choice_ends_in_one_sentence_before_any_scan_is_read(
+    option, value, choices, tmp_path, quiet_hooks, capsys
+):
+    """The error named the argument of whoever used the word much later, or listed what PyTorch calls its norms."""
+    missing = {"dataset_dir": str(tmp_path / "missing"), "ckpt_dir": str(tmp_path)}
+    (line,) = last_words(workflow(LAYERS_BUNDLE, "pretrain.yaml", **missing, **{option: value}), capsys)
+    assert line == f"error: {option} must be {choices}, got {value!r}"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_text_for_a_number_ends_in_one_sentence_on_a_command_line(phantoms, tmp_path):
     done = bundle_run("training", CONTEXT, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, learning_rate="abc")
     assert done.returncode == 1 and "Traceback" not in done.stderr

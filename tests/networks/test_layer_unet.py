@@ -147,6 +147,9 @@ def test_a_whole_network_is_loaded_or_refused(tmp_path):
         ({**SMALL, "kernel_sizes": [3, 2, 3]}, ValueError, "kernel_sizes must be odd"),
         ({**SMALL, "strides": [2, 2, 2]}, ValueError, "strides must be 2 positive sizes"),
         ({**SMALL, "strides": [2, 0]}, ValueError, "strides must be 2 positive sizes"),
+        ({**SMALL, "norm": "foo"}, ValueError, "norm must be batch, instance or .*, got 'foo'"),
+        ({**SMALL, "norm": 3}, ValueError, "norm must be batch, instance or .*, got 3"),
+        ({**SMALL, "norm": ["group", {"num_groups": 3}]}, ValueError, "norm must be .* groups divide 2 maps, got "),
     ],
 )
 def test_arguments_out_of_range_are_refused(options, error, message):
