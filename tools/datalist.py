@@ -53,8 +53,8 @@ def datalist(
         modality: such as CT or MRI.
         label_names: from background on, separated by commas; the values in the label files when not given.
         overwrite: replace an older dataset.json.
-        normal: folder of scans without a tumor. Where a patient has several, add the patient's name to the entry of each
-            in dataset.json as `case`, so that they are held out together.
+        normal: folder of scans without a tumor. Where a patient has several, add the patient's name to the entry of
+            each in dataset.json as `case`, so that they are held out together.
         organs: folder of masks of the organ in which tumors may lie, for as many of all these images as have one.
         unknown: refused.
 

@@ -46,7 +46,8 @@ def normals(
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
-    it. The blocks of a scan name it as their `case`, so that they are held out together. Files that stay as they are become hard links where the disk allows it, so do not edit them in place.
+    it. The blocks of a scan name it as their `case`, so that they are held out together. Files that stay as they are
+    become hard links where the disk allows it, so do not edit them in place.
 
     Args:
         dataset_dir: folder with a dataset.json; all its files are NIfTI.

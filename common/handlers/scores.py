@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class SaveScores:
     """Write `<metric>_raw.csv`: one row for each case, one column for each class, and their mean.
 
-    A class that a case lacks has an empty field (`nan`) and does not count in the mean.
+    A class without a score in a case, such as a distance where nothing was found, has the field `nan` and does not
+    count in the mean. The log says over how many cases each mean is.
 
     Args:
         save_dir: folder for the file.
@@ -69,8 +70,14 @@ class SaveScores:
 
         path = write_atomically(self.save_dir / f"{self.metric}_raw.csv", write)
         by_class = ", ".join(
-            f"{name} {value:.3f}" for name, value in zip(self.names, torch.nanmean(scores, dim=0).tolist(), strict=True)
+            f"{name} {float(values.nanmean()):.3f}{_scored(' over {}', values)}"
+            for name, values in zip(self.names, scores.unbind(1), strict=True)
         )
-        logger.info(
-            "%s %.4f over %d cases (%s): %s", self.metric, float(torch.nanmean(means)), len(rows), by_class, path
-        )
+        cases = f"{_scored('{} of ', means)}{len(rows)} cases"
+        logger.info("%s %.4f over %s (%s): %s", self.metric, float(means.nanmean()), cases, by_class, path)
+
+
+def _scored(text: str, scores: torch.Tensor) -> str:
+    """Put the number of cases with a score into a text; where all have one, there is nothing to say."""
+    missing = scores.isnan()
+    return text.format(int((~missing).sum())) if missing.any() else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from ignite.metrics.metric import reinit__is_reduced
@@ -16,7 +18,8 @@ class HausdorffDistanceInMm(HausdorffDistance):
     """Hausdorff distance between the surfaces of two segmentations in mm.
 
     MONAI's own handler counts voxels, whatever their size. A class that the segmentation or the label lacks has no
-    distance: NaN, which is left out of the mean.
+    distance: NaN, which is left out of the mean. So the mean is that of the cases in which something was found. Where
+    there is none, it is NaN; MONAI's is 0, that of a perfect segmentation.
 
     Arguments are those of `monai.handlers.HausdorffDistance`.
     """
@@ -36,3 +39,7 @@ class HausdorffDistanceInMm(HausdorffDistance):
                 raise TypeError(f"label must be a MetaTensor, which tells its voxel size, got {type(label).__name__}")
             spacing = label.pixdim.tolist()
             self.metric_fn(prediction[None].as_subclass(torch.Tensor), label[None].as_tensor(), spacing=spacing)
+
+    def compute(self) -> Any:
+        mean = super().compute()
+        return math.nan if self.metric_fn.get_buffer().isnan().all() else mean

@@ -88,6 +88,7 @@ def test_the_learning_rate_does_not_fall_because_the_composition_begins(resumed)
     """With it, the loss is larger than the best one without it, and the rate was cut although the loss fell."""
     loss, optimizer = LayerDecompositionLoss(), torch.optim.SGD([torch.zeros(1)], lr=1.0)
     rates: list[float] = []
+    state: dict = {}
     for first, last in ((0, 3), (3, 9)) if resumed else ((0, 9),):
         scheduler = ReduceLROnPlateau(optimizer, patience=2)
         if first:
