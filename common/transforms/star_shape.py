@@ -100,17 +100,15 @@ class RandStarShape(Randomizable):
         # the volume of a star is the mean of r^3 over all directions, times that of the ellipsoid
         share = float((radii**3).mean()) * 4 / 3 * math.pi * float(self.axes.prod())
         volume = target = scale * self.volume_mm3
-        best, smallest = None, math.inf
+        bodies: dict[float, torch.Tensor] = {}  # by their error
         for _ in range(_MAX_TRIALS):
             body = self._fill(radii, self.axes * (volume / share) ** (1 / 3), spacing, device)
             found = int(body.sum()) * math.prod(spacing)
-            error = abs(found / target - 1)
-            if best is None or error < smallest:
-                best, smallest = body, error
-            if error < _TOLERANCE:
+            bodies[abs(found / target - 1)] = body
+            if min(bodies) < _TOLERANCE:
                 break
             volume *= target / found  # coarse voxels lose thin tips
-        return best
+        return bodies[min(bodies)]
 
     def _fill(
         self, radii: torch.Tensor, semi_axes: np.ndarray, spacing: Sequence[float], device: torch.device | str
