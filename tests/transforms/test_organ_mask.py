@@ -44,6 +44,14 @@ def test_the_brain_is_found_with_its_tumor_and_without_skull_and_scalp(spacing, 
     assert found[~ellipse(image.shape, (82, 66), spacing)].sum() < 0.01 * found.sum()
 
 
+@pytest.mark.parametrize("spacing", [2.0, 4.0])
+def test_a_brain_without_its_skull_keeps_its_rim(spacing):
+    """Its outermost 6 mm were left out as skin."""
+    image, brain, _ = make_head(spacing)
+    found = find_brain(image * brain, (spacing, spacing, 5.0))
+    assert found[brain].mean() > 0.97 and not found[~brain].mean() > 0.02
+
+
 def test_the_brain_does_not_depend_on_the_scale_of_intensities():
     image, _, _ = make_head()
     assert np.array_equal(find_brain(image, (2, 2, 5)), find_brain(image * 8, (2, 2, 5)))
