@@ -9,7 +9,6 @@ from .organ_preprocessing import (
     OrganPreprocessing,
     load_organ_preprocessing,
     make_organ_preprocessing,
-    save_organ_preprocessing,
 )
 from .patch_loader import PatchLoader
 from .patches import PatchBatchSampler, PatchDataset, PatchRequest

@@ -11,13 +11,12 @@ from typing import Any
 
 from common.networks import RANDOM, is_scratch
 
-from .records import PREPROCESSING_FILE, load_record, save_record
+from .records import PREPROCESSING_FILE, load_record
 
 __all__ = [
     "OrganPreprocessing",
     "load_organ_preprocessing",
     "make_organ_preprocessing",
-    "save_organ_preprocessing",
 ]
 
 logger = logging.getLogger(__name__)
@@ -79,21 +78,6 @@ def make_organ_preprocessing(
             if expected != found:
                 raise ValueError(f"{name} must be that of the pretraining of {like}, {expected}, got {found}")
     logger.info("preprocessing: %s", wanted)
-    return wanted
-
-
-def save_organ_preprocessing(
-    save_dir: str | Path, like: str | Path | None = None, **options: Any
-) -> OrganPreprocessing:
-    """Store the preprocessing in the folder of the weights, where inference finds it, before these are written.
-
-    Args:
-        save_dir: folder for `preprocessing.json`.
-        like: see `make_organ_preprocessing`.
-        options: see `make_organ_preprocessing`.
-    """
-    wanted = make_organ_preprocessing(like, **options)
-    save_record(wanted, Path(save_dir) / PREPROCESSING_FILE)
     return wanted
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.data import load_organ_preprocessing, save_organ_preprocessing
+from common.data import load_organ_preprocessing, make_organ_preprocessing
+from common.data.records import save_record
 
 OPTIONS = {
     "spacing": (1, 1.5, 3),
@@ -15,26 +16,31 @@ OPTIONS = {
 }
 
 
+def store(folder, **options):
+    fitted = make_organ_preprocessing(**options)
+    save_record(fitted, folder / "preprocessing.json")
+    return fitted
+
+
 def test_what_is_stored_is_what_is_loaded(tmp_path):
-    stored = save_organ_preprocessing(tmp_path, **OPTIONS)
+    stored = store(tmp_path, **OPTIONS)
     assert load_organ_preprocessing(tmp_path / "model.pt") == stored
     assert stored.spacing == [1.0, 1.5, 3.0] and stored.clip == [-100.0, 200.0]
     assert stored.labels == OPTIONS["labels"]
-    empty = save_organ_preprocessing(tmp_path)
+    empty = store(tmp_path)
     assert load_organ_preprocessing(tmp_path / "model.pt") == empty
     assert empty.spacing is None and empty.clip is None and empty.organ == "given"
 
 
 @pytest.mark.parametrize("like", [None, "null", "random"])
-def test_without_weights_nothing_is_compared(tmp_path, like):
-    assert save_organ_preprocessing(tmp_path, like, **OPTIONS).organ == "body"
+def test_without_weights_nothing_is_compared(like):
+    assert make_organ_preprocessing(like, **OPTIONS).organ == "body"
 
 
 def test_it_must_be_that_of_the_pretraining_but_for_modality_and_labels(tmp_path):
     weights = tmp_path / "pretraining" / "model.pt"
-    save_organ_preprocessing(weights.parent, **OPTIONS)
-    save_organ_preprocessing(tmp_path, weights, **{**OPTIONS, "modality": "MRI", "labels": {}})
-    before = (tmp_path / "preprocessing.json").read_text()
+    store(weights.parent, **OPTIONS)
+    make_organ_preprocessing(weights, **{**OPTIONS, "modality": "MRI", "labels": {}})
     for name, value, found in (
         ("spacing", None, "None"),
         ("clip", (-100, 201), r"\[-100.0, 201.0\]"),
@@ -42,13 +48,12 @@ def test_it_must_be_that_of_the_pretraining_but_for_modality_and_labels(tmp_path
     ):
         match = rf"{name} must be that of the pretraining of .*model.pt, .*, got {found}"
         with pytest.raises(ValueError, match=match):
-            save_organ_preprocessing(tmp_path, weights, **{**OPTIONS, name: value})
-    assert (tmp_path / "preprocessing.json").read_text() == before
+            make_organ_preprocessing(weights, **{**OPTIONS, name: value})
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"preprocessing.json: the preprocessing must lie beside the weights"):
-        save_organ_preprocessing(tmp_path / "new", tmp_path / "model.pt")
+        make_organ_preprocessing(tmp_path / "model.pt")
     for text in ("{", "[]", "{}", '{"labels": {"a": "b"}}', '{"labels": {}, "unknown": 1}'):
         (tmp_path / "preprocessing.json").write_text(text)
         with pytest.raises(ValueError, match=r"preprocessing.json: must hold the preprocessing, got .*; train again"):

@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.data import PHANTOM_LABELS, fit_field_of_view, save_classes, write_phantoms
-from common.data.organ_preprocessing import save_organ_preprocessing
+from common.data.organ_preprocessing import make_organ_preprocessing
 from common.data.preprocessing import FittedPreprocessing
 from common.data.records import save_record
 from tools.export import export
@@ -32,7 +32,8 @@ def write_weights(bundle: Path, weights: Path) -> None:
     if bundle.name == "context_restoration_unet":
         save_classes(weights, LABELS, "CT")
     elif bundle.name == "layer_decomp_tumor":
-        save_organ_preprocessing(weights, clip=[0, 200], organ="body", modality="CT", labels=LABELS)
+        fitted = make_organ_preprocessing(clip=[0, 200], organ="body", modality="CT", labels=LABELS)
+        save_record(fitted, weights / "preprocessing.json")
     else:
         fitted = FittedPreprocessing(6.0, (-160.0, 300.0), -500.0, "zscore", "CT", LABELS, 1)
         save_record(fitted, weights / "preprocessing.json")
