@@ -20,6 +20,8 @@ _SKULL_MM = 14.0  # depth to which the skull reaches, at most
 _SKULL_SHARE = 0.07  # dark share between these two: from 0.13 with a skull, to 0.07 without (46 patients, FLAIR)
 _OPENING_MM = 6.0  # narrower bridges do not belong to the brain
 _CLOSING_MM = 4.0
+_CORE_MM = 8.0  # what is thinner than twice as much is muscle of the face, orbits or neck
+_RIM_MM = 3.0  # beyond the opened core that belongs to the brain
 
 
 def find_body(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
@@ -37,7 +39,7 @@ def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) ->
 
     The head is what is brighter than the air around it. The median deep inside of it is taken for that of the brain,
     and the brain is what has at least about half of that intensity, a distance from the skin, and a connection to the
-    middle. Some muscle and fat below the skull comes with it. (A threshold such as Otsu's splits the brain of some
+    middle that is nowhere thin, as those of face and neck are. (A threshold such as Otsu's splits the brain of some
     scans.) Where hardly anything below the skin is dark, as a skull is, the scan is that of a brain alone, up to its
     rim.
 
@@ -63,7 +65,11 @@ def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) ->
     sizes = np.bincount(parts[deep], minlength=2)
     sizes[0] = 0
     brain = parts == sizes.argmax() if sizes.any() else deep
-    return _fill(_each_slice(ndimage.binary_closing, brain, _disk(_CLOSING_MM / edge)))
+    brain = _fill(_each_slice(ndimage.binary_closing, brain, _disk(_CLOSING_MM / edge)))
+    core = ndimage.distance_transform_edt(brain, spacing) > _CORE_MM
+    if not core.any():
+        return brain
+    return brain & (ndimage.distance_transform_edt(~_largest(core), spacing) <= _CORE_MM + _RIM_MM)
 
 
 ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain": find_brain}

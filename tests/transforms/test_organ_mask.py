@@ -44,6 +44,18 @@ def test_the_brain_is_found_with_its_tumor_and_without_skull_and_scalp(spacing, 
     assert found[~ellipse(image.shape, (82, 66), spacing)].sum() < 0.01 * found.sum()
 
 
+def test_muscles_below_the_brain_do_not_belong_to_it():
+    """Most of the face did, where slices reach below the skull."""
+    image, brain, _ = make_head()
+    face = np.where(ellipse((96, 80, 6), (90, 74), 2.0), 40, 5).astype(np.float32)
+    muscles = np.zeros_like(face, dtype=bool)
+    muscles[20:76, 15:22] = muscles[20:76, 36:43] = muscles[20:76, 58:65] = True  # 14 mm wide
+    face[muscles] = 200
+    found = find_brain(np.concatenate((face, image), axis=2), (2.0, 2.0, 5.0))
+    assert found[..., 6:][brain].mean() > 0.9
+    assert not found[..., :3].any()  # farther than the rim
+
+
 @pytest.mark.parametrize("spacing", [2.0, 4.0])
 def test_a_brain_without_its_skull_keeps_its_rim(spacing):
     """Its outermost 6 mm were left out as skin."""
