@@ -218,7 +218,7 @@ def _measure(
     print(format_table(rows))
     print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))
     if json is not None:
-        Path(json).write_text(json_format.dumps(result, indent=2) + "\n")
+        Path(json).write_text(json_format.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def export(
     labels, modality = read_classes(weights)
     files = list_weights(weights, configs.get("train", {}))
     network = load_trained(configs["inference"] | {"labels": labels}, weights)
-    metadata = _describe(json.loads((source / "configs" / "metadata.json").read_text()), configs, labels, modality)
+    metadata = _describe(
+        json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8")), configs, labels, modality
+    )
     if "train" in configs:
         configs["train"]["dataset_dir"] = "@bundle_root"  # whose dataset.json names the classes; see _write
     done = [f"{output}/{source.name}"]
@@ -154,13 +156,15 @@ def _write_texts(
     texts.update({f"{PACKAGE}/{path}": text for path, text in used_modules(names).items()})
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
     shutil.copyfile(source / "configs" / "logging.conf", root / "configs" / "logging.conf")
     shutil.copyfile(source / "LICENSE", root / "LICENSE")
     for path in sorted((source / "docs").iterdir()):
         (root / "docs").mkdir(exist_ok=True)
         if path.suffix == ".md":
-            (root / "docs" / path.name).write_text(_name_json(path.read_text(), configs))
+            (root / "docs" / path.name).write_text(
+                _name_json(path.read_text(encoding="utf-8"), configs), encoding="utf-8"
+            )
         else:
             shutil.copyfile(path, root / "docs" / path.name)
 
@@ -174,7 +178,9 @@ def _name_json(text: str, configs: Mapping[str, Any]) -> str:
 def _write_checksums(root: Path) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file())
     sums = [(hashlib.sha256(path.read_bytes()).hexdigest(), path.relative_to(root).as_posix()) for path in files]
-    (root / "SHA256SUMS").write_text("".join(f"{sum}  {name}\n" for sum, name in sums))  # as sha256sum --check reads it
+    (root / "SHA256SUMS").write_text(
+        "".join(f"{sum}  {name}\n" for sum, name in sums), encoding="utf-8"
+    )  # as sha256sum --check reads it
 
 
 def _pack(folder: Path, archive: Path) -> None:

@@ -131,7 +131,7 @@ def _read_values(name: str, values: Any) -> tuple[int, ...]:
 def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     """Return what `dataset.json` says, each case as a dictionary, once `read_cases` has found it right."""
     path = dataset_dir / "dataset.json"
-    raw = json.loads(path.read_text()) if path.is_file() else {}
+    raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     num_training = len(raw.get("training", [])) if isinstance(raw, dict) else 0
     if path.is_file() and num_training < 2:  # the folds of a training need as many
         raise ValueError(f"{path}: training must list at least 2 labeled scans, got {num_training}")

@@ -136,7 +136,7 @@ def _dice(scan: tuple[np.ndarray, np.ndarray, int], bound: float) -> float:
 
 
 def _write(path: Path, scores: Mapping[str, float]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["filename", "mean"])
         writer.writerows([case_id(image), f"{score:.6f}"] for image, score in scores.items())

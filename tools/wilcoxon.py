@@ -63,7 +63,7 @@ def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
     """Return the scores of a table by case."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: must be a table of scores, got no such file")
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         names, rows = list(reader.fieldnames or []), list(reader)
     missing = {"filename", column} - set(names)

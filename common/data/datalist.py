@@ -199,7 +199,7 @@ def read_images(dataset_dir: str | Path) -> tuple[list[str], list[str]]:
 def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
     """Write `dataset.json` as a whole or not at all, and return its path."""
     text = json.dumps(content, indent=1) + "\n"
-    return write_atomically(Path(dataset_dir) / "dataset.json", lambda path: path.write_text(text))
+    return write_atomically(Path(dataset_dir) / "dataset.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def case_id(path: str | Path) -> str:
@@ -213,7 +213,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: must exist, got no such file; `python -m tools.datalist` writes one")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: must be JSON, got {error}") from error
     if not isinstance(content, dict):

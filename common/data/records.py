@@ -21,7 +21,7 @@ def save_record(record: Any, path: str | Path) -> None:
     """Write a dataclass; in a distributed run, the first process does."""
     if is_main_process():
         text = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_record(path: str | Path, what: str, build: Callable[[dict[str, Any]], Record]) -> Record:
@@ -40,6 +40,6 @@ def load_record(path: str | Path, what: str, build: Callable[[dict[str, Any]], R
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the {what} must lie beside the weights; train first")
     try:
-        return build(json.loads(path.read_text()))
+        return build(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: must hold the {what}, got {error!r}; train again") from None

@@ -98,7 +98,7 @@ class SaveClinicalMetrics:
         ]
 
         def write(path: Path) -> None:
-            with path.open("w", newline="") as file:
+            with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([["filename", "class", *columns], *table])
 
         path = write_atomically(self.save_dir / "clinical_raw.csv", write)

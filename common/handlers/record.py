@@ -105,7 +105,7 @@ class TrainingRecord:
 
     def _write_history(self, path: Path) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with path.open("w", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)

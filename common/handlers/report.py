@@ -63,5 +63,7 @@ class InferenceReport:
     def _write(self, engine: Engine) -> None:
         cases = [json.loads(case) for case in string_list_all_gather([json.dumps(case) for case in self.cases])]
         if is_main_process():
-            write_atomically(self.path, lambda path: path.write_text(json.dumps({"cases": cases}, indent=1) + "\n"))
+            write_atomically(
+                self.path, lambda path: path.write_text(json.dumps({"cases": cases}, indent=1) + "\n", encoding="utf-8")
+            )
             logger.info("segmented %d case(s); report: %s", len(cases), self.path)

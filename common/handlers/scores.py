@@ -65,7 +65,7 @@ class SaveScores:
         ]
 
         def write(path: Path) -> None:
-            with path.open("w", newline="") as file:
+            with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([["filename", *self.names, "mean"], *rows])
 
         path = write_atomically(self.save_dir / f"{self.metric}_raw.csv", write)

@@ -40,7 +40,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report:
         message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
-        Path(report).write_text(json.dumps({"message": message}))
+        Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
     if _is_one_of_several():
         end_process_at_exit(1)
 

@@ -39,7 +39,7 @@ def bundle(tmp_path):
     root = tmp_path / "bundle"
     for folder in ("configs", "models"):
         (root / folder).mkdir(parents=True)
-    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    (root / "configs" / "inference.json").write_text(json.dumps(config), encoding="utf-8")
     torch.save(BasicUNet(**NETWORK).state_dict(), root / "models" / "model.pt")
     return root
 
@@ -68,7 +68,7 @@ def test_a_scan_is_described_anew_when_anything_has_changed(bundle, scan, change
         options = {"a_max": 50}
     elif change == "override_files":
         files = ["configs/mr.yaml"]
-        (bundle / "configs" / "mr.yaml").write_text("a_max: 50\n")
+        (bundle / "configs" / "mr.yaml").write_text("a_max: 50\n", encoding="utf-8")
     else:
         changed = Path(scan).stat().st_mtime_ns + 1
         os.utime(scan, ns=(changed, changed))

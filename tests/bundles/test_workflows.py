@@ -54,7 +54,7 @@ COARSE = {"planar_heatmap_descriptor": {"step": 4}}  # voxels between described 
 def phantoms(tmp_path_factory) -> Path:
     scans = write_phantoms(tmp_path_factory.mktemp("phantoms"), num_training=5, num_test=2, num_unlabeled=2, size=48)
     shutil.copytree(scans / "imagesUn", scans / "imagesNo")  # no phantom has a lesion
-    content = json.loads((scans / "dataset.json").read_text())
+    content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
     normal = [f"imagesNo/{path.name}" for path in sorted((scans / "imagesNo").iterdir())]
     write_datalist(scans, {**content, "normal": normal})
     return scans
@@ -138,7 +138,7 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
 
     images = phantoms / "imagesTs"
     run(bundle, "inference.yaml", kind="infer", **{**common, "dataset_dir": str(images)}, output_dir=str(output))
-    report = json.loads((output / "report.json").read_text())
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert len(report["cases"]) == 2
     for path in sorted(images.glob("*.nii.gz")):
         image, segmentation = nib.load(path), nib.load(output / path.name.replace(".nii.gz", "_seg.nii.gz"))
@@ -155,7 +155,7 @@ def test_inference_gives_what_evaluation_scores(bundle, phantoms, tmp_path, quie
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(tmp_path))
     images = phantoms / "imagesTs"
     exact = {**common, "dataset_dir": str(images)}
-    if "output_dtype" in (bundle / "configs" / "inference.yaml").read_text():
+    if "output_dtype" in (bundle / "configs" / "inference.yaml").read_text(encoding="utf-8"):
         exact["inferer::output_dtype"] = "$torch.float32"
     run(bundle, "inference.yaml", kind="infer", **exact, output_dir=str(tmp_path))
     for row in csv.DictReader((tmp_path / "mean_dice_raw.csv").open()):
@@ -314,7 +314,7 @@ def test_two_machines_under_slurm_learn_what_one_process_does_with_twice_the_min
     for name, line in commands.items():
         command = tmp_path / "bin" / name
         command.parent.mkdir(exist_ok=True)
-        command.write_text(f"#!/usr/bin/env bash\nset -e\n{line}\n")
+        command.write_text(f"#!/usr/bin/env bash\nset -e\n{line}\n", encoding="utf-8")
         command.chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -471,7 +471,7 @@ def test_every_way_of_multi_task_training_learns_and_is_recorded(options, phanto
 def test_mr_is_learned_from_and_has_no_hounsfield_units(phantoms, tmp_path, quiet_hooks):
     scans = tmp_path / "scans"
     shutil.copytree(phantoms, scans)
-    content = json.loads((scans / "dataset.json").read_text())
+    content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
     write_datalist(scans, {**content, "modality": {"0": "MRI"}})
     weights, scores = tmp_path / "models", tmp_path / "scores"
     common = {"dataset_dir": str(scans), "ckpt_dir": str(weights), "device": "cpu"}
@@ -694,7 +694,7 @@ def test_text_for_a_number_ends_in_one_sentence_on_a_command_line(phantoms, tmp_
 def test_a_data_set_without_cases_to_learn_from_ends_in_what_to_look_at(
     bundle, phantoms, tmp_path, quiet_hooks, capsys
 ):
-    content = json.loads((phantoms / "dataset.json").read_text())
+    content = json.loads((phantoms / "dataset.json").read_text(encoding="utf-8"))
     images = [case["image"] for case in content["training"]]
     scans = shutil.copytree(phantoms, tmp_path / "scans")
     ids = [Path(image).name.split(".")[0] for image in images]
@@ -934,11 +934,11 @@ def test_weights_keep_their_preprocessing_until_others_replace_them(lesions, tmp
     common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "val_iterations": 1}
     run(LAYERS_BUNDLE, "pretrain.yaml", **common)
     stored = tmp_path / "pretrained" / "preprocessing.json"
-    assert json.loads(stored.read_text())["clip"] == [0, 200]
+    assert json.loads(stored.read_text(encoding="utf-8"))["clip"] == [0, 200]
     interrupt(workflow(LAYERS_BUNDLE, "pretrain.yaml", **common, clip=[-200, 400]), epoch=1)
-    assert json.loads(stored.read_text())["clip"] == [0, 200]
+    assert json.loads(stored.read_text(encoding="utf-8"))["clip"] == [0, 200]
     run(LAYERS_BUNDLE, "pretrain.yaml", **common, clip=[-200, 400])
-    assert json.loads(stored.read_text())["clip"] == [-200, 400]
+    assert json.loads(stored.read_text(encoding="utf-8"))["clip"] == [-200, 400]
 
 
 def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path, quiet_hooks, capsys):
@@ -985,7 +985,7 @@ def test_settings_of_the_liver_learn_from_tumors_that_keep_the_noise_of_their_sc
 
 def test_settings_of_the_liver_want_its_mask(lesions, tmp_path, quiet_hooks, capsys):
     scans = shutil.copytree(lesions, tmp_path / "scans")
-    content = json.loads((scans / "dataset.json").read_text())
+    content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
     write_datalist(scans, {**content, "normal": [entry["image"] for entry in content["normal"]]})
     (line,) = last_words(liver_pretraining(scans, tmp_path), capsys)
     assert line.startswith("error: ") and "organ" in line
@@ -1006,7 +1006,7 @@ def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_p
 
 def test_scans_without_normal_ones_end_in_how_to_get_them(lesions, tmp_path, quiet_hooks, capsys):
     scans = shutil.copytree(lesions, tmp_path / "scans")
-    write_datalist(scans, {**json.loads((scans / "dataset.json").read_text()), "normal": []})
+    write_datalist(scans, {**json.loads((scans / "dataset.json").read_text(encoding="utf-8")), "normal": []})
     made = workflow(
         LAYERS_BUNDLE, "pretrain.yaml", dataset_dir=str(scans), ckpt_dir=str(tmp_path / "models"), device="cpu"
     )

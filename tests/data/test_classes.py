@@ -53,6 +53,6 @@ def test_missing_classes_are_refused_by_name(tmp_path):
     ],
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path, text):
-    (tmp_path / "classes.json").write_text(text)
+    (tmp_path / "classes.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"classes\.json: must hold the names of the classes, got .*; train again"):
         load_classes(tmp_path)

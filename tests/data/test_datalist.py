@@ -219,7 +219,7 @@ def test_names_the_tool_that_writes_a_missing_datalist(tmp_path):
     ],
 )
 def test_refuses_a_malformed_datalist(tmp_path, text, match):
-    (tmp_path / "dataset.json").write_text(text)
+    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"dataset\.json: {match}"):
         read_cases(tmp_path)
 
@@ -281,16 +281,16 @@ def test_refuses_a_label_off_the_grid_of_its_image(tmp_path, content, change, ma
 
 
 def test_refuses_a_bad_header_of_any_listed_file(tmp_path, content):
-    (tmp_path / "imagesUn/u2.nii.gz").write_text("<html>not found</html>")
+    (tmp_path / "imagesUn/u2.nii.gz").write_text("<html>not found</html>", encoding="utf-8")
     with pytest.raises(ValueError, match=r"u2\.nii\.gz: .* got an HTML"):
         read_cases(tmp_path)
 
 
 def test_writing_fails_as_a_whole(tmp_path, content):
-    before = (tmp_path / "dataset.json").read_text()
+    before = (tmp_path / "dataset.json").read_text(encoding="utf-8")
     with pytest.raises(TypeError):
         write_datalist(tmp_path, {"training": object()})
-    assert (tmp_path / "dataset.json").read_text() == before
+    assert (tmp_path / "dataset.json").read_text(encoding="utf-8") == before
     assert json.loads(before) == content
     assert not list(tmp_path.glob(".*"))
 

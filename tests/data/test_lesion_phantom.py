@@ -78,7 +78,7 @@ def test_written_phantoms_are_a_data_set_with_organs_and_normal_scans(tmp_path):
         assert nib.load(case["label"]).get_fdata().any()
     for case in [*cases.unlabeled, *cases.normal]:
         assert list(case) == ["image", "organ"]
-    listed = json.loads((folder / "dataset.json").read_text())
+    listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     for name, index, draw in (("training", 0, make_lesion_phantom), ("normal", 8, make_phantom)):
         written = nib.load(folder / listed[name][0]["image"])
         np.testing.assert_array_equal(np.asarray(written.dataobj), draw(200_000 + index, 16)[0])
@@ -87,7 +87,7 @@ def test_written_phantoms_are_a_data_set_with_organs_and_normal_scans(tmp_path):
 def test_refuses_negative_counts_and_a_folder_that_holds_something(tmp_path):
     with pytest.raises(ValueError, match=r"counts and seed must be 0 or more, got \[12, 4, 16, -1, 0\]"):
         write_lesion_phantoms(tmp_path / "new", num_normal=-1)
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="output folder must be new or empty"):
         write_lesion_phantoms(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

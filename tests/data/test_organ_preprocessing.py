@@ -55,6 +55,6 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"preprocessing.json: the preprocessing must lie beside the weights"):
         make_organ_preprocessing(tmp_path / "model.pt")
     for text in ("{", "[]", "{}", '{"labels": {"a": "b"}}', '{"labels": {}, "unknown": 1}'):
-        (tmp_path / "preprocessing.json").write_text(text)
+        (tmp_path / "preprocessing.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"preprocessing.json: must hold the preprocessing, got .*; train again"):
             load_organ_preprocessing(tmp_path / "model.pt")

@@ -114,7 +114,7 @@ def test_written_phantoms_are_a_data_set(tmp_path):
 def test_written_voxels_are_those_that_were_made(tmp_path):
     folder = write_phantoms(tmp_path / "phantoms", num_training=1, num_test=0, num_unlabeled=0, size=16, seed=2)
     image, label, affine = make_phantom(200_000, 16)
-    listed = json.loads((folder / "dataset.json").read_text())["training"][0]
+    listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["training"][0]
     for key, volume in {"image": image, "label": label}.items():
         written = nib.load(folder / listed[key])
         np.testing.assert_array_equal(np.asarray(written.dataobj), volume)
@@ -122,7 +122,7 @@ def test_written_voxels_are_those_that_were_made(tmp_path):
 
 
 def test_refuses_a_folder_that_holds_something_and_leaves_it_alone(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="output folder must be new or empty"):
         write_phantoms(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -110,8 +110,8 @@ def test_missing_numbers_are_refused_by_name(tmp_path):
 def test_a_damaged_file_is_refused_by_name(cases, tmp_path, change):
     fit_preprocessing(cases, tmp_path)
     path = tmp_path / "preprocessing.json"
-    assert change(path.read_text()) != path.read_text()
-    path.write_text(change(path.read_text()))
+    assert change(path.read_text(encoding="utf-8")) != path.read_text(encoding="utf-8")
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"preprocessing.json: must hold the fitted preprocessing, got .*; train again"
     ):

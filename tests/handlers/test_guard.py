@@ -29,7 +29,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(make_training
     assert all(torch.equal(parameter, before[name]) for name, parameter in training.network.named_parameters())
     assert torch.load(training.save_dir / "training.ckpt", weights_only=True)["epoch"] == 2
     assert all(value.isfinite().all() for value in torch.load(training.save_dir / "model.pt").values())
-    assert (training.save_dir / "history.csv").read_text().count("\n") == 3
+    assert (training.save_dir / "history.csv").read_text(encoding="utf-8").count("\n") == 3
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_the_report_holds_volumes_in_milliliters_and_warns_of_what_is_implausibl
     InferenceReport(tmp_path / "report.json", {0: "background", 1: "liver", 2: "spleen"}).attach(engine)
     engine.run([outputs])
 
-    empty, liver, flood = json.loads((tmp_path / "report.json").read_text())["cases"]
+    empty, liver, flood = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["cases"]
     assert empty["warnings"] == ["nothing was segmented"]
     assert liver == {
         "image": "liver.nii",

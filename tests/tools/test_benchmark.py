@@ -107,7 +107,7 @@ def test_command_writes_the_rows_and_the_machine(method, tmp_path, monkeypatch, 
     row = compare("decoder", ("sparse", "dense"), ([0.5], [50.0]))
     monkeypatch.setattr(benchmark, f"{method}_rows", lambda *arguments: [row])
     getattr(benchmark, method)(json=str(tmp_path / "rows.json"))
-    content = json.loads((tmp_path / "rows.json").read_text())
+    content = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert content["rows"][0]["ratio"] == 100
     assert content["machine"]["threads"] == torch.get_num_threads()
     assert content["machine"]["torch"] == torch.__version__

@@ -32,7 +32,7 @@ def make(tmp_path):
 
 
 def read(root):
-    return json.loads((root / "dataset.json").read_text())
+    return json.loads((root / "dataset.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

@@ -97,15 +97,15 @@ def test_its_packages_are_those_of_the_metadata(bundle, weights, tmp_path):
     root = export_small(bundle, weights, tmp_path)
     imported = set()
     for path in (root / "scripts").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [str(node.module)]
             imported |= {name.split(".")[0] for name in names}
-    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
     known = {"scripts", "monai", "torch", "numpy", *metadata["required_packages_version"]}
     assert {PACKAGES.get(name, name) for name in imported} - sys.stdlib_module_names <= known
-    assert "common." not in "".join(path.read_text() for path in root.glob("configs/*.json"))
+    assert "common." not in "".join(path.read_text(encoding="utf-8") for path in root.glob("configs/*.json"))
 
 
 def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
@@ -117,7 +117,7 @@ def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
         assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=root).returncode == 0
         archives.append(tmp_path / name / "fnet_wtacae_stl_v0.1.0.zip")
     assert archives[0].read_bytes() == archives[1].read_bytes()
-    listed = {line.split("  ")[1] for line in (root / "SHA256SUMS").read_text().splitlines()}
+    listed = {line.split("  ")[1] for line in (root / "SHA256SUMS").read_text(encoding="utf-8").splitlines()}
     with zipfile.ZipFile(archives[0]) as archive:
         assert {name.removeprefix("fnet_wtacae_stl/") for name in archive.namelist()} == listed | {"SHA256SUMS"}
 
@@ -141,11 +141,11 @@ def test_its_labels_are_those_of_the_weights(weights, tmp_path):
     bundle = ROOT / "bundles" / "context_restoration_unet"
     write_weights(bundle, weights)
     root = export_small(bundle, weights, tmp_path)
-    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert pred["channel_def"] == {str(value): name for value, name in LABELS.items()}, "values of the label map"
     assert pred["num_channels"] == 4, "a sigmoid for each class"
-    assert json.loads((root / "dataset.json").read_text())["labels"] == pred["channel_def"]
+    assert json.loads((root / "dataset.json").read_text(encoding="utf-8"))["labels"] == pred["channel_def"]
 
 
 def test_only_the_part_of_the_library_that_is_used_comes_along():
@@ -190,8 +190,8 @@ def test_weights_of_another_preprocessing_than_the_pretraining_are_refused(weigh
     write_weights(bundle, weights)
     (weights / "pretrained").mkdir()
     (weights / "pretrained" / "wta_autoencoders.pt").touch()
-    record = json.loads((weights / "preprocessing.json").read_text())
-    (weights / "pretrained" / "preprocessing.json").write_text(json.dumps({**record, "spacing": 3.0}))
+    record = json.loads((weights / "preprocessing.json").read_text(encoding="utf-8"))
+    (weights / "pretrained" / "preprocessing.json").write_text(json.dumps({**record, "spacing": 3.0}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"spacing must be that of the pretrained weights in .*, 3\.0, got 6\.0"):
         export_small(bundle, weights, tmp_path, pretrained="")
 
@@ -199,7 +199,9 @@ def test_weights_of_another_preprocessing_than_the_pretraining_are_refused(weigh
 def probe(form: str, bundle: Path, path: Path) -> Sequence[str]:
     if form == "onnx":
         pytest.importorskip("onnxscript", reason="needs the extra onnx")
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))["network_data_format"][
+        "inputs"
+    ]["image"]
     save = {"torchscript": save_torchscript, "onnx": save_onnx}[form]
     network = small_network(bundle, path.parent).eval()
     return save(network, metadata["num_channels"], len(metadata["spatial_shape"]), path)

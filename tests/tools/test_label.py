@@ -100,13 +100,13 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
 def wait_for(server: Server, process: subprocess.Popen, log: Path) -> None:
     for _ in range(STARTS_WITHIN):
-        assert process.poll() is None, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
         try:
             server.ask("/info/")
             return
         except OSError:
             time.sleep(1)
-    raise TimeoutError(log.read_text()[-3000:])
+    raise TimeoutError(log.read_text(encoding="utf-8")[-3000:])
 
 
 def test_infers_trains_on_posted_labels_and_infers_with_the_new_weights(server, tmp_path):

@@ -23,7 +23,7 @@ def scans(write_scan, tmp_path, monkeypatch):
         "training": [{"image": names[2], "label": "labels/case_2.nii.gz"}],
         "unlabeled": [names[index] for index in (5, 0, 1, 3, 4)],
     }
-    (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
 
     class Describer(ScanDescriber):
         def __init__(self, *arguments):
@@ -71,7 +71,7 @@ def test_refuses_what_it_does_not_know_and_a_data_set_without_a_choice(scans):
             next_scan("bundle", str(scans), **options)
     with pytest.raises(ValueError, match="options must be given by name"):
         next_scan("bundle", str(scans), 3)
-    content = json.loads((scans / "dataset.json").read_text())
-    (scans / "dataset.json").write_text(json.dumps({"training": content["training"]}))
+    content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
+    (scans / "dataset.json").write_text(json.dumps({"training": content["training"]}), encoding="utf-8")
     with pytest.raises(ValueError, match="must hold an unlabeled scan, got 1, all labeled"):
         next_scan("bundle", str(scans))

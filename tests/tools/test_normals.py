@@ -76,7 +76,7 @@ def test_blocks_are_the_long_runs_of_slices_without_a_tumor(source):
 def test_blocks_of_a_scan_are_held_out_together(source):
     """Those of one patient were learned from and held out."""
     target, _ = cut(source)
-    blocks = json.loads((target / "dataset.json").read_text())["normal"]
+    blocks = json.loads((target / "dataset.json").read_text(encoding="utf-8"))["normal"]
     assert all(block["case"] == case_id(block["image"]).split("_")[0] for block in blocks)
     for fold in range(2):
         cases = read_cases(target, fold)
@@ -141,7 +141,7 @@ def test_without_tumor_labels_every_value_is_a_tumor_and_files_stay_as_they_are(
     for path in source.glob("labels*/*.nii.gz"):
         label = voxels(path)
         save(path, np.where(label == 2, 3, 0).astype(np.uint8))
-    write_datalist(source, {**json.loads((source / "dataset.json").read_text()), "labels": {}})
+    write_datalist(source, {**json.loads((source / "dataset.json").read_text(encoding="utf-8")), "labels": {}})
     target, cases = cut(source, tumor_labels=None, organ_labels=None)
     assert [list(case) for case in cases.normal] == [["image"]] * 4
     kept = [*source.glob("images*/*"), *source.glob("labels*/*")]
@@ -194,7 +194,7 @@ def test_refuses_options_that_make_no_sense_and_writes_nothing(source, options, 
 
 
 def test_refuses_data_that_makes_no_sense(source):
-    content = json.loads((source / "dataset.json").read_text())
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
     for change, match in (
         ({"training": []}, r"dataset\.json: training must list at least 2 labeled scans, got 0"),
         ({"normal": content["unlabeled"], "unlabeled": []}, r"dataset\.json: must list no normal scans yet, got 1"),
@@ -214,7 +214,7 @@ def test_never_writes_over_a_file_of_the_data_set(source, name):
     """A block went through a hard link into the file of the input."""
     (source / name).parent.mkdir(parents=True)
     (source / "imagesUn/u.nii.gz").rename(source / name)
-    write_datalist(source, {**json.loads((source / "dataset.json").read_text()), "unlabeled": [name]})
+    write_datalist(source, {**json.loads((source / "dataset.json").read_text(encoding="utf-8")), "unlabeled": [name]})
     before = state(source)
     with pytest.raises(ValueError, match=f"{Path(name).name}: only one file must have this name, got one of the data"):
         cut(source)
@@ -223,7 +223,7 @@ def test_never_writes_over_a_file_of_the_data_set(source, name):
 
 def test_refuses_a_folder_that_holds_something(source):
     (source.parent / "target").mkdir()
-    (source.parent / "target/mine.txt").write_text("mine")
+    (source.parent / "target/mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="target: output folder must be new or empty"):
         cut(source)
     assert [path.name for path in (source.parent / "target").iterdir()] == ["mine.txt"]

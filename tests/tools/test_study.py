@@ -84,7 +84,7 @@ class FakeRunner:
         folder = Path(options["--ckpt_dir"])
         self.calls.append(f"{folder.name} {run_id}")
         if any(text in self.calls[-1] for text in self.failing):
-            log_path.write_text("a line\nloss must be finite, got nan\n\n")
+            log_path.write_text("a line\nloss must be finite, got nan\n\n", encoding="utf-8")
             return 3
         if run_id == "pretraining":
             (folder / "pretrained").mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ class FakeRunner:
             numbers = [int(options[f"--{name}"]) for name in ("num_labeled", "fold", "seed")]
             rows = [f"{case}\t{self.dice(arm, *numbers, case)}\t" for case in self.cases]
             text = "\n".join(["filename\tclass0\tmean", *(row + row.split("\t")[1] for row in rows)])
-            (Path(options["--evaluation_dir"]) / "mean_dice_raw.csv").write_text(text)
+            (Path(options["--evaluation_dir"]) / "mean_dice_raw.csv").write_text(text, encoding="utf-8")
         return 0
 
 
@@ -105,7 +105,7 @@ def content(tmp_path, monkeypatch):
     Path("bundle/configs").mkdir(parents=True)
     Path("data").mkdir()
     for name, ids in CONFIGS.items():
-        Path("bundle/configs", name).write_text(yaml.safe_dump(dict.fromkeys(ids)))
+        Path("bundle/configs", name).write_text(yaml.safe_dump(dict.fromkeys(ids)), encoding="utf-8")
     return {
         "name": "tiny",
         "dataset_dir": "data",
@@ -122,7 +122,7 @@ def content(tmp_path, monkeypatch):
 
 
 def plan(content) -> Study:
-    Path("study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    Path("study.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return read_study("study.yaml")
 
 
@@ -132,7 +132,7 @@ def run(content, runner, workers=1, resume=True):
 
 def table_of(content):
     write_report(plan(content), plan_runs(plan(content)), "repeat me")
-    return Path("out/table.md").read_text()
+    return Path("out/table.md").read_text(encoding="utf-8")
 
 
 def options_of(job):
@@ -143,7 +143,7 @@ def options_of(job):
 def real(content, monkeypatch):
     """The same study with a bundle that `monai.bundle` can run."""
     Path("modules").mkdir()
-    Path("modules/recorder.py").write_text(RECORDER)
+    Path("modules/recorder.py").write_text(RECORDER, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("modules").resolve()), str(Path(__file__).parents[2])]))
     training = ["num_labeled", "fold", "seed", "pretrained", "phi", "text", "sizes"]
     workflows = {
@@ -154,8 +154,8 @@ def real(content, monkeypatch):
     for name, (run_id, target, ids) in workflows.items():
         component = {"_target_": target, **{key: f"@{key}" for key in ids}}
         config = dict.fromkeys(CONFIGS[name], "default") | {f"do_{run_id}": component, run_id: [f"$@do_{run_id}"]}
-        Path("bundle/configs", name).write_text(yaml.safe_dump(config))
-    Path("bundle/configs/small.yaml").write_text("{}\n")
+        Path("bundle/configs", name).write_text(yaml.safe_dump(config), encoding="utf-8")
+    Path("bundle/configs/small.yaml").write_text("{}\n", encoding="utf-8")
     return content | {"num_labeled": [2], "folds": [1], "override_files": ["configs/small.yaml"]}
 
 
@@ -165,17 +165,17 @@ def test_a_bundle_receives_the_values_of_the_study_file(real, capfd):
     plan(real)
     study("study.yaml")
     folder = Path("out/runs/stl_n2_fold1_seed0")
-    assert json.loads((folder / "options.json").read_text()) == {
+    assert json.loads((folder / "options.json").read_text(encoding="utf-8")) == {
         **{"num_labeled": 2, "fold": 1, "seed": 0, "pretrained": "out/pretraining/wta/pretrained/weights.pt"},
         **{"phi": None, "text": "1.0", "sizes": [1, None, "a b"]},
     }
-    with Path("out/results.csv").open() as file:
+    with Path("out/results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["class1"], row["mean"]) for row in rows] == [
         ("a.nii.gz", "nan", "0.5"),
         ("b.nii.gz", "0.7", "0.6"),
     ]
-    assert "0.550" in Path("out/table.md").read_text()
+    assert "0.550" in Path("out/table.md").read_text(encoding="utf-8")
     assert Path("out/curve.png").read_bytes().startswith(b"\x89PNG")
     assert "[3/3] stl_n2_fold1_seed0 evaluation: done" in capfd.readouterr().out
 
@@ -226,7 +226,7 @@ def test_an_evaluation_repeats_the_options_of_its_training(content):
 
 
 def test_what_is_evaluated_without_a_label_is_pretrained_with_each_seed_and_not_trained(content):
-    Path("bundle/configs/zero_shot.yaml").write_text("text: nothing\n")
+    Path("bundle/configs/zero_shot.yaml").write_text("text: nothing\n", encoding="utf-8")
     arm = {"workflow": "pretraining", "evaluation_files": ["configs/zero_shot.yaml"], "options": {"max_epochs": 2}}
     content |= {"arms": {"zero": arm}, "reference": None, "num_labeled": [1], "seeds": [0, 1], "folds": [0]}
     for each, seed in zip(plan_runs(plan(content)), ("0", "1"), strict=True):
@@ -367,7 +367,7 @@ def test_a_study_that_cannot_be_meant_is_refused(content, change, message):
 
 
 def test_a_config_that_lacks_an_id_of_the_study_is_refused(content):
-    Path("bundle/configs/evaluate.yaml").write_text("evaluation_dir: x\n")
+    Path("bundle/configs/evaluate.yaml").write_text("evaluation_dir: x\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"option of .*evaluate.yaml must be a known one, got 'split'"):
         plan_runs(plan(content))
 
@@ -384,7 +384,7 @@ def test_reads_what_the_metrics_saver_writes(tmp_path, delimiter):
 
 @pytest.mark.parametrize("text", ["", "filename,class0,mean\n", "case,mean\na,1\n", "filename,mean\na,1\na,1\n"])
 def test_refuses_what_is_no_metrics_file(tmp_path, text):
-    (tmp_path / "mean_dice_raw.csv").write_text(text)
+    (tmp_path / "mean_dice_raw.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"mean_dice_raw.csv must hold"):
         read_dice(tmp_path / "mean_dice_raw.csv")
 
@@ -438,7 +438,7 @@ def test_arms_are_compared_on_the_cases_and_draws_that_both_have(content):
 def test_every_case_has_a_row(content):
     run(content, FakeRunner(worked_example))
     table_of(content)
-    with Path("out/results.csv").open() as file:
+    with Path("out/results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8 * 2
     row = next(row for row in rows if (row["arm"], row["fold"], row["case"]) == ("stl", "1", "b"))
@@ -480,12 +480,12 @@ def test_a_command_gets_its_threads_and_its_log(tmp_path):
     with (tmp_path / "lock").open("w") as lock:
         script = "import os; print(os.environ['OMP_NUM_THREADS']); raise SystemExit(4)"
         assert Runner(3, lock.fileno())([sys.executable, "-c", script], tmp_path / "log.txt") == 4
-    assert (tmp_path / "log.txt").read_text() == "3\n"
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "3\n"
 
 
 def is_alive(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -503,7 +503,7 @@ def start(content, monkeypatch):
     Path("modules/monai/bundle").mkdir(parents=True)
     Path("modules/monai/__init__.py").touch()
     Path("modules/monai/bundle/__init__.py").touch()
-    Path("modules/monai/bundle/__main__.py").write_text(STUB)
+    Path("modules/monai/bundle/__main__.py").write_text(STUB, encoding="utf-8")
     content |= {"num_labeled": [2], "folds": [0], "seeds": [0, 1], "arms": {"scratch": {}}}
     plan(content)
     path = os.pathsep.join([str(Path("modules").resolve()), str(Path(__file__).parents[2])])
@@ -519,7 +519,7 @@ def start(content, monkeypatch):
 
     yield start
     Path("go").touch()
-    pids = [int(pid) for pid in Path("waiting").read_text().split()] if Path("waiting").exists() else []
+    pids = [int(pid) for pid in Path("waiting").read_text(encoding="utf-8").split()] if Path("waiting").exists() else []
     for process in started:
         process.kill()
         process.wait()
@@ -534,7 +534,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(start, number):
     process.send_signal(number)
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 130, output
-    pids = [int(pid) for pid in Path("waiting").read_text().split()]
+    pids = [int(pid) for pid in Path("waiting").read_text(encoding="utf-8").split()]
     wait_until(lambda: not any(map(is_alive, pids)))
     assert not Path("out/runs/scratch_n2_fold0_seed1/done.json").exists()
 
@@ -542,9 +542,9 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(start, number):
     process = start()
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 0, output
-    calls = Path("calls.txt").read_text().split()
+    calls = Path("calls.txt").read_text(encoding="utf-8").split()
     assert calls == ["training0", "evaluation0", "training1", "training1", "evaluation1"]
-    assert "1 runs were interrupted" in Path("out/table.md").read_text()
+    assert "1 runs were interrupted" in Path("out/table.md").read_text(encoding="utf-8")
 
 
 def test_a_study_that_was_killed_hard_waits_for_its_runs_to_end(start):

@@ -29,7 +29,9 @@ def scans(tmp_path):
             nib.save(nib.Nifti1Image(array, np.diag([-1, 1, 2, 1])), tmp_path / case[key])
         cases.append(case)
     content = {"name": "x", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "tumor"}}
-    (tmp_path / "dataset.json").write_text(json.dumps({**content, "training": cases[:3], "test": cases[3:]}))
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({**content, "training": cases[:3], "test": cases[3:]}), encoding="utf-8"
+    )
     return tmp_path
 
 

@@ -27,9 +27,9 @@ def bundle(tmp_path) -> Path:
 
 
 def replace(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 METADATA, TRAIN, INFERENCE = "configs/metadata.json", "configs/train.yaml", "configs/inference.yaml"
@@ -174,7 +174,7 @@ def test_what_is_broken_is_found_and_nothing_else(bundle, file, old, new, expect
     if old:
         replace(bundle / file, old, new)
     else:
-        (bundle / file).write_text(new)
+        (bundle / file).write_text(new, encoding="utf-8")
     findings = [*find_all([bundle])]
     assert len(findings) == len(expected), findings
     assert all(finding.startswith(f"copy/{text}") for finding, text in zip(findings, expected, strict=True)), findings
@@ -299,17 +299,19 @@ def write_foreign(tmp_path):
             (root / folder).mkdir(parents=True)
         for file in ("LICENSE", "docs/README.md", "scripts/__init__.py"):
             (root / file).touch()
-        (root / "scripts" / "net.py").write_text(NETWORK.replace("SCALE", scale))
+        (root / "scripts" / "net.py").write_text(NETWORK.replace("SCALE", scale), encoding="utf-8")
         weights = {"weight": torch.ones(2, 1, 1, 1, 1), "bias": torch.zeros(2)}
         torch.save(weights, root / "models" / "model.pt")
         image = {"type": "image", "format": "magnitude", "num_channels": 1, "spatial_shape": ["8*n", "*", "2**p"]}
         image |= {"dtype": "float32", "value_range": []}
         pred = {**image, "num_channels": 2, "channel_def": {"0": "background", "1": "spleen"}}
-        content = json.loads((ROOT / "bundles" / "fnet_wtacae_stl" / "configs" / "metadata.json").read_text())
+        content = json.loads(
+            (ROOT / "bundles" / "fnet_wtacae_stl" / "configs" / "metadata.json").read_text(encoding="utf-8")
+        )
         content |= {"network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}, **metadata}
         configs = {"train": TRAIN_JSON, "inference": INFERENCE_JSON, "evaluate": EVALUATE_JSON, "further": FURTHER_JSON}
         for file, config in {**configs, "metadata": content}.items():
-            (root / "configs" / f"{file}.json").write_text(json.dumps(config))
+            (root / "configs" / f"{file}.json").write_text(json.dumps(config), encoding="utf-8")
         return root
 
     return _write
@@ -360,7 +362,7 @@ def test_whatever_is_wrong_is_a_finding_and_not_a_traceback(write_foreign, tmp_p
             '{"network_def": [1], "train": "@@", "validate": 1, "inferer": "@inferer"}',
         ):
             bundle = write_foreign("broken")
-            (bundle / "configs" / f"{name}.json").write_text(content)
+            (bundle / "configs" / f"{name}.json").write_text(content, encoding="utf-8")
             findings = [*find_all([bundle])]
             assert all(finding.startswith("broken/") and "\n" not in finding for finding in findings)
             assert findings or (name, content) == ("evaluate", "{}"), (name, content)

@@ -21,8 +21,8 @@ DEMO = {"spacing": 6.0, "train::interval": 2, "train::handlers": [{"_target_": "
 def check(tmp_path, monkeypatch):
     """Return a function that checks the command line `python -m monai.bundle` with some arguments."""
     monkeypatch.chdir(tmp_path)
-    Path("train.yaml").write_text(yaml.safe_dump(TRAIN))
-    Path("demo.yaml").write_text(yaml.safe_dump(DEMO))
+    Path("train.yaml").write_text(yaml.safe_dump(TRAIN), encoding="utf-8")
+    Path("demo.yaml").write_text(yaml.safe_dump(DEMO), encoding="utf-8")
 
     def check(*arguments: str, program: str = COMMAND) -> None:
         monkeypatch.setattr(sys, "argv", [program, *arguments])
@@ -81,8 +81,8 @@ def test_an_option_is_known_to_the_files_of_the_run_only(check):
 
 
 def test_the_options_of_an_arguments_file_are_checked(check):
-    Path("right.json").write_text(json.dumps({"config_file": "train.yaml", "max_epochs": 3}))
-    Path("wrong.json").write_text(json.dumps({"config_file": "train.yaml", "max_epoch": 3}))
+    Path("right.json").write_text(json.dumps({"config_file": "train.yaml", "max_epochs": 3}), encoding="utf-8")
+    Path("wrong.json").write_text(json.dumps({"config_file": "train.yaml", "max_epoch": 3}), encoding="utf-8")
     check("run", "--args_file", "right.json")
     with pytest.raises(ValueError, match=r"--max_epoch must be an option of train\.yaml"):
         check("run", "--args_file", "wrong.json")

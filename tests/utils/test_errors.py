@@ -66,7 +66,7 @@ def test_what_follows_from_the_failure_of_another_process_is_no_failure_of_its_o
     )
     assert status == 1
     assert lines == ["[rank0]: error: another process has failed, see its own message"]
-    assert json.loads(report.read_text())["message"]["message"] == lines[0].removeprefix("[rank0]: ")
+    assert json.loads(report.read_text(encoding="utf-8"))["message"]["message"] == lines[0].removeprefix("[rank0]: ")
 
 
 # ---- chains of errors, in this process -----------------------------------------------------------

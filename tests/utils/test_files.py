@@ -10,9 +10,9 @@ from common.utils import is_main_process, write_atomically
 
 def test_missing_folders_are_made_and_nothing_temporary_stays(tmp_path):
     path = tmp_path / "a" / "b" / "weights.tar.gz"
-    assert write_atomically(path, lambda temporary: temporary.write_text("new")) == path
+    assert write_atomically(path, lambda temporary: temporary.write_text("new", encoding="utf-8")) == path
     assert [file.name for file in path.parent.iterdir()] == ["weights.tar.gz"]
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
 
 
 def test_the_temporary_name_keeps_the_suffix(tmp_path):
@@ -24,21 +24,21 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path):
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_the_old_file_survives_a_writer_that_fails(tmp_path, error):
     path = tmp_path / "model.pt"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
 
     def fail(temporary):
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise error
 
     with pytest.raises(type(error)):
         write_atomically(path, fail)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_new_file_is_not_there_when_its_writer_fails(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        write_atomically(tmp_path / "new.txt", lambda temporary: temporary.write_text(str(1 / 0)))
+        write_atomically(tmp_path / "new.txt", lambda temporary: temporary.write_text(str(1 / 0), encoding="utf-8"))
     assert list(tmp_path.iterdir()) == []
 
 

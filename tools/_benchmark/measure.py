@@ -166,7 +166,7 @@ def _peak_resident() -> float:
     """Return the largest resident set of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # on Linux, ru_maxrss begins with the peak of the process that started this one
-        lines = status.read_text().splitlines()
+        lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
@@ -174,7 +174,7 @@ def _peak_resident() -> float:
 
 def _processor() -> str:
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 

@@ -71,10 +71,10 @@ class _Library:
 
     def texts(self) -> Iterator[tuple[Path, str]]:
         for path in self.modules:
-            yield path, rename(path.read_text())
+            yield path, rename(path.read_text(encoding="utf-8"))
         for path, sources in self.packages.items():
             package = ".".join((SOURCE, *path.parent.relative_to(self.folder).parts))
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [
                 "".join(lines[node.lineno - 1 : node.end_lineno])
                 for node in ast.parse("".join(lines)).body
@@ -100,7 +100,7 @@ class _Library:
 
 def _imports(path: Path, package: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each module of the library from which a file imports, wherever it does, and the names that it takes."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             source = _absolute(node, package)
             if source.split(".")[0] == SOURCE:

@@ -24,7 +24,7 @@ def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
     """
     for name in ("preprocessing.json", "classes.json"):
         if (ckpt_dir / "model.pt").is_file() and (ckpt_dir / name).is_file():
-            record = json.loads((ckpt_dir / name).read_text())
+            record = json.loads((ckpt_dir / name).read_text(encoding="utf-8"))
             return dict(record["labels"]), str(record["modality"])
     raise FileNotFoundError(f"{ckpt_dir}: must hold a trained network, model.pt and what lies beside it; train first")
 
@@ -76,7 +76,7 @@ def _check_same_preprocessing(trained: Path, pretrained: Path) -> None:
     records = [folder / "preprocessing.json" for folder in (trained, pretrained)]
     if not all(record.is_file() for record in records):
         return
-    first, second = (json.loads(record.read_text()) for record in records)
+    first, second = (json.loads(record.read_text(encoding="utf-8")) for record in records)
     for name in ("spacing", "clip", "normalization", "organ"):
         if first.get(name) != second.get(name):
             raise ValueError(

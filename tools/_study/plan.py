@@ -307,7 +307,7 @@ def _load_yaml(path: str | Path, what: str) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{what} must be a file, got {path}")
     try:
-        return yaml.safe_load(Path(path).read_text())
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{what} must be YAML, got {path}: {' '.join(str(error).split())}") from error
 

@@ -70,7 +70,7 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
 
     Names are not quoted there, so that only a split from the right survives a comma in one.
     """
-    header, *lines = path.read_text().splitlines() or [""]
+    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
     delimiter = header.removeprefix("filename")[:1]
     columns = header.split(delimiter)[1:] if header.startswith("filename") and delimiter else []
     if not columns or columns[-1] != "mean" or not lines:

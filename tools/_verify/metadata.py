@@ -20,7 +20,7 @@ def check_metadata(bundle: Bundle) -> Iterator[str]:
     metadata = bundle.metadata
     if metadata is None:
         return
-    schema = json.loads(_SCHEMA.read_text())
+    schema = json.loads(_SCHEMA.read_text(encoding="utf-8"))
     for error in sorted(jsonschema.Draft7Validator(schema).iter_errors(metadata), key=lambda error: error.json_path):
         id = "::".join(map(str, error.absolute_path)) or "it"
         yield f"configs/{METADATA}: {id} must fit the schema, got {error.message.splitlines()[0]}"
