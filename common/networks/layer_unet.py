@@ -194,7 +194,7 @@ def transfer_unet(network: LayerUNet, path: str | Path | None, part: str = "enco
         found = tuple(source[name].shape) if name in source else "nothing"
         if found != expected:
             raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
-    if part == "network" and len(weights["head.bias"]) == NUM_LAYERS and network.head.out_channels == 2:
+    if part == "network" and len(weights.get("head.bias", ())) == NUM_LAYERS and network.head.out_channels == 2:
         for name in ("head.weight", "head.bias"):
             mask = weights[name][-1]  # the softmax of 0 and a logit is its sigmoid
             source[name] = torch.stack((torch.zeros_like(mask), mask))
