@@ -10,6 +10,7 @@ The two sides of a row take turns, so that both meet the same load; the ratio is
 
 from __future__ import annotations
 
+import importlib.util
 import json as json_format
 import sys
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ from tools._benchmark.fnet import (
     sampler_rows,
     training_rows,
 )
-from tools._benchmark.layers import LayersSize, simulation_rows, stage_rows
+from tools._benchmark.layers import LayersSize, shape_rows, simulation_rows, stage_rows
 from tools._benchmark.layers import training_rows as layer_training_rows
 from tools._benchmark.measure import Row, format_table, to_json
 from tools._benchmark.planar import PlanarSize, extraction_rows, neighbor_rows, pretraining_rows, volume_rows
@@ -181,6 +182,8 @@ def layers_rows(device: str, repeats: int, quick: bool) -> list[Row]:
         size = size._replace(features=(16, 32, 64, 128))
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)
     rows = simulation_rows(size, device, repeats)
+    if importlib.util.find_spec("itk"):
+        rows += shape_rows(size, device, repeats)
     rows += stage_rows(size, device, repeats)
     rows += layer_training_rows(size, device, repeats)
     return rows

@@ -876,7 +876,6 @@ def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, 
         **images,
         output_dir=str(output),
         layers=True,
-        organ_margin=0,
     )
     for path in sorted((lesions / "imagesTs").glob("*.nii.gz")):
         name = path.name.removesuffix(".nii.gz")

@@ -15,8 +15,9 @@ from common.losses import LayerDecompositionLoss
 from common.networks import LayerUNet
 from common.transforms import LAYERS, RandStarShape, RandTumorLayers
 from tools._benchmark.measure import Row, Step, compare, time_interleaved
+from tools._benchmark.mesh import MeshRasterizer
 
-__all__ = ["LayersSize", "simulation_rows", "stage_rows", "training_rows"]
+__all__ = ["LayersSize", "shape_rows", "simulation_rows", "stage_rows", "training_rows"]
 
 PUBLISHED_SECONDS = 4.5  # of one CPU core for a sample of 128^3, as measured for the authors' pipeline
 
@@ -54,7 +55,7 @@ class LayersSize(NamedTuple):
 def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
     """Compare simulated samples with the deformation and the blur of whole scans, most of the published pipeline.
 
-    The latter are MONAI's; the shapes of the published pipeline, a mesh and its rasterization, come on top.
+    The latter are MONAI's; the shapes of the published pipeline, see `shape_rows`, come on top.
 
     Args:
         size: of the samples.
@@ -78,6 +79,21 @@ def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
     if device == "cpu" and size.patch_size == 128:
         row.notes["times as fast as 4.5 s per sample"] = PUBLISHED_SECONDS * row.median_a
     return [row]
+
+
+def shape_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+    """Compare shapes that are filled voxel by voxel with the same ones as meshes that ITK rasterizes on the CPU.
+
+    Args:
+        size: of the samples; a shape has a hundredth of their volume, in voxels of 1 mm.
+        device: `cpu` or `cuda`, of the former.
+        repeats: of either side.
+    """
+    volume = size.patch_size**3 / 100
+    shape, same = (RandStarShape((volume, volume)).set_random_state(0) for _ in range(2))
+    pair = time_interleaved([lambda: shape((1.0, 1.0, 1.0), device), MeshRasterizer(same)], repeats, device)
+    sides = ("voxel by voxel", "mesh, rasterized by ITK")
+    return [compare(f"shape of {volume:.0f} voxels", sides, (pair[0], pair[1]), "shapes/s", (1, 1))]
 
 
 def stage_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
