@@ -14,6 +14,7 @@ from .crop_field_of_view import CropFieldOfViewd
 from .ct_windows import CTWindows, CTWindowsd
 from .cubic_patches import RandCubePair, sample_cubes
 from .ensure_volume import EnsureVolume, EnsureVolumed
+from .keep_largest import KeepLargestd
 from .keep_organ import KeepOrgand
 from .normalize_intensity import ClipAndNormalize, ClipAndNormalized
 from .organ_mask import ORGAN_FINDERS, FindOrgand, NormalizeByOrgand, find_body, find_brain

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-__all__ = ["KeepOrgand"]
+__all__ = ["KeepOrgand", "make_background"]
 
 
 class KeepOrgand(MapTransform):
@@ -51,8 +51,17 @@ class KeepOrgand(MapTransform):
             spacing = organ.pixdim.tolist() if isinstance(organ, MetaTensor) else (1.0, 1.0, 1.0)
             mask = ndimage.distance_transform_edt(~mask, spacing) <= self.margin
         for key in self.key_iterator(out):
-            outside = torch.from_numpy(~mask).to(out[key].device)
-            scores = out[key].clone()
-            scores[0, outside] = scores.amax() + 1
-            out[key] = scores
+            out[key] = make_background(out[key], torch.from_numpy(~mask))
         return out
+
+
+def make_background(scores: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return class scores, background first, whose background wins in some voxels.
+
+    Args:
+        scores: of shape `(num_classes, H, W, D)`.
+        where: mask of shape `(H, W, D)`, on any device.
+    """
+    scores = scores.clone()
+    scores[0, where.to(scores.device)] = scores.amax() + 1
+    return scores

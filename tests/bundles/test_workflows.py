@@ -630,6 +630,7 @@ OPTIONS = {  # what text and numbers out of range are given for
     "save_probabilities": 1,
     "layers": 1,
     "organ_margin": -1,
+    "max_findings": 0,
     "roi_size": 0,
     "overlap": 2,
     "kernel_sizes": [0],
