@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from common.data import case_id, read_cases, write_datalist
-from common.data.checks import check_label
+from common.data.checks import check_gzip, check_label
 from common.transforms import ORGAN_FINDERS
 from common.utils import check_choice, write_folder
 from tools._command import run_command
@@ -173,6 +173,7 @@ def _take_case(
     """Put the files of a case into the new folder under their old names, and return the case with its new organ."""
     taken = {key: case[key] for key in _KEYS if key in case}
     for key, name in taken.items():
+        check_gzip(source / name)
         if key == "label" and tumors:
             _write_mask(source / name, root / name, tumors)
         else:

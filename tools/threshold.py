@@ -119,6 +119,8 @@ def _at_multiple(values: np.ndarray, multiple: float) -> float:
 
 def _otsu(values: np.ndarray) -> float:
     """Return the bound between two groups of values whose means differ most for their sizes (Otsu 1979)."""
+    if values.min() == values.max():
+        return float(values.max())  # nothing is above it
     counts, edges = np.histogram(values, bins=_BINS)
     centers = (edges[:-1] + edges[1:]) / 2
     below, sums = np.cumsum(counts), np.cumsum(counts * centers)

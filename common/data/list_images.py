@@ -90,4 +90,6 @@ def _is_scan(file: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _stem(file: Path) -> str:
+    if file.is_dir():  # of a DICOM series, whose name may be a UID with dots
+        return file.name.lower()
     return file.name.lower().removesuffix(".gz").rsplit(".", 1)[0]

@@ -98,12 +98,15 @@ class LayerDecompositionLoss(nn.Module):
 def error_to_choose_by(loss: LayerDecompositionLoss) -> LayerDecompositionLoss:
     """Return what the weights of an epoch are chosen by, on simulations in scans that are held out.
 
-    It is the error of the layers, with weights of 1 and without the mask: Dice on simulations prefers a network that
-    sees pasted edges. Where only the mask is learned, the layers tell nothing, and it is the loss of the mask.
+    It is the error of the layers that are learned, with weights of 1 and without the mask: Dice on simulations prefers
+    a network that sees pasted edges. Where only the mask is learned, the layers tell nothing, and it is the loss of the
+    mask.
 
     Args:
         loss: of the training.
     """
     organ_weight, tumor_weight, _, composition_weight, _ = loss.weights
-    learns_layers = organ_weight > 0 or tumor_weight > 0 or composition_weight > 0
-    return LayerDecompositionLoss(mask_weight=0.0) if learns_layers else loss
+    learned = [float(weight > 0) for weight in (organ_weight, tumor_weight, composition_weight)]
+    if not any(learned):
+        return loss
+    return LayerDecompositionLoss(learned[0], learned[1], mask_weight=0.0, composition_weight=learned[2])

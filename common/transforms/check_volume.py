@@ -32,6 +32,7 @@ class CheckVolumed(MapTransform):
     Args:
         image_key: item of shape `(C, H, W, D)`.
         label_key: item of shape `(1, H, W, D)`; it becomes a map of whole numbers of a small integer type.
+        organ_key: mask of the organ, which is checked as a label is, of any values; an item may lack it.
         labels: number of classes, background included, or the allowed values; None allows all.
         modality: of the image; one that begins with CT has its range of Hounsfield units checked.
         in_channels: number of channels of the image.
@@ -46,6 +47,7 @@ class CheckVolumed(MapTransform):
         self,
         image_key: str = "image",
         label_key: str | None = None,
+        organ_key: str | None = None,
         labels: int | Sequence[int] | None = None,
         modality: str = "",
         in_channels: int = 1,
@@ -57,6 +59,7 @@ class CheckVolumed(MapTransform):
         super().__init__([image_key] if label_key is None else [image_key, label_key], allow_missing_keys)
         self.image_key = image_key
         self.label_key = label_key
+        self.organ_key = organ_key
         self.labels = labels
         self.modality = modality
         self.in_channels = in_channels
@@ -65,13 +68,16 @@ class CheckVolumed(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         out = dict(data)
-        for key in self.key_iterator(out):
+        organ = [self.organ_key] if self.organ_key in out else []
+        for key in [*self.key_iterator(out), *organ]:
             is_image = key == self.image_key
             path = self._check_file(out[key], str(key))
             self._check_channels(out[key], path, self.in_channels if is_image else 1)
-            out[key] = self._check_image(out[key], path) if is_image else self._check_label(out[key], path)
-        if self.label_key in out and self.image_key in out:
-            self._check_grids(out[self.image_key], out[self.label_key])
+            labels = self.labels if key == self.label_key else None
+            out[key] = self._check_image(out[key], path) if is_image else self._check_label(out[key], path, labels)
+        for key, name in ((self.label_key, "label"), (self.organ_key, "organ")):
+            if key in out and self.image_key in out:
+                self._check_grids(out[self.image_key], out[key], name)
         return out
 
     def _check_file(self, volume: torch.Tensor, name: str) -> str:
@@ -102,13 +108,13 @@ class CheckVolumed(MapTransform):
             check_hounsfield(array, path)
         return image
 
-    def _check_label(self, label: torch.Tensor, path: str) -> torch.Tensor:
-        rounded = check_label(_to_array(label), path, self.labels)
+    def _check_label(self, label: torch.Tensor, path: str, labels: int | Sequence[int] | None) -> torch.Tensor:
+        rounded = check_label(_to_array(label), path, labels)
         return convert_to_dst_type(rounded, label, dtype=rounded.dtype)[0]
 
-    def _check_grids(self, image: torch.Tensor, label: torch.Tensor) -> None:
-        path = str(getattr(label, "meta", {}).get("filename_or_obj", self.label_key))
-        check_grids(_header(image), _header(label), path)
+    def _check_grids(self, image: torch.Tensor, label: torch.Tensor, name: str) -> None:
+        path = str(getattr(label, "meta", {}).get("filename_or_obj", name))
+        check_grids(_header(image), _header(label), path, name)
 
 
 def _replace_nan(image: torch.Tensor, path: str) -> torch.Tensor:

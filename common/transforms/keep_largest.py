@@ -13,19 +13,16 @@ from scipy import ndimage
 
 from common.utils import check_whole_numbers
 
-from .keep_organ import make_background
-
 __all__ = ["KeepLargestd"]
 
 
 class KeepLargestd(MapTransform):
     """Keep the largest findings, whatever their classes, and make all others background.
 
-    A finding is what is joined through faces of voxels. (MONAI's `KeepLargestConnectedComponent` needs scikit-image,
-    and leaves no scores.)
+    A finding is what is joined through faces of voxels. (MONAI's `KeepLargestConnectedComponent` needs scikit-image.)
 
     Args:
-        keys: class scores of shape `(num_classes, H, W, D)`, background first.
+        keys: label maps of shape `(1, H, W, D)`.
         number: how many findings are kept; `None`: all.
         allow_missing_keys: skip the keys that an item lacks.
 
@@ -47,9 +44,9 @@ class KeepLargestd(MapTransform):
         if self.number is None:
             return out
         for key in self.key_iterator(out):
-            findings, count = ndimage.label(np.asarray(out[key].argmax(0).cpu()) > 0)
-            if count > self.number:
-                sizes = np.bincount(findings.ravel())[1:]
-                small = 1 + np.argsort(-sizes, kind="stable")[self.number :]
-                out[key] = make_background(out[key], torch.from_numpy(np.isin(findings, small)))
+            findings, _ = ndimage.label(np.asarray(out[key][0].cpu()) > 0)
+            sizes = np.bincount(findings.ravel())
+            sizes[0] = 0
+            large = np.argsort(-sizes, kind="stable")[: self.number]
+            out[key] = out[key] * torch.from_numpy(np.isin(findings, large)).to(out[key])
         return out

@@ -9,18 +9,23 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Compose, MapTransform
 from scipy import ndimage
 
-__all__ = ["KeepOrgand", "make_background"]
+from .restore_label_map import RestoreProbabilitiesd
+
+__all__ = ["KeepOrgand"]
 
 
 class KeepOrgand(MapTransform):
-    """Make everything background that lies outside of the organ.
+    """Make everything background that lies outside of the organ, on the scan's own grid.
 
     Args:
-        keys: class scores of shape `(num_classes, H, W, D)`, background first, on the grid of the organ's mask.
-        organ_key: mask of the organ, of shape `(1, H, W, D)`.
+        keys: label maps of shape `(1, H, W, D)`, on the grid of the original image.
+        transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
+        given_key: mask of the organ as it came with the scan; where an item has none, `organ_key` is brought back.
+        organ_key: mask of the organ on the network's grid, of shape `(1, h, w, d)`.
+        orig_keys: the preprocessed image.
         margin: mm around the organ that belong to it, too; `None`: nothing is changed.
         allow_missing_keys: skip the keys that an item lacks.
 
@@ -31,13 +36,18 @@ class KeepOrgand(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
+        transform: Compose,
+        given_key: str = "given_organ",
         organ_key: str = "organ",
+        orig_keys: str = "image",
         margin: float | None = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if margin is not None and margin < 0:
             raise ValueError(f"margin must be 0 or more, or None, got {margin}")
+        self.restore = RestoreProbabilitiesd(organ_key, transform, orig_keys)
+        self.given_key = given_key
         self.organ_key = organ_key
         self.margin = margin
 
@@ -45,23 +55,16 @@ class KeepOrgand(MapTransform):
         out = dict(data)
         if self.margin is None:
             return out
-        organ = out[self.organ_key]
-        mask = np.asarray(organ[0].cpu()) > 0
-        if self.margin > 0 and mask.any():  # there is no distance to an empty mask
-            spacing = organ.pixdim.tolist() if isinstance(organ, MetaTensor) else (1.0, 1.0, 1.0)
-            mask = ndimage.distance_transform_edt(~mask, spacing) <= self.margin
+        mask = self._mask(out)
         for key in self.key_iterator(out):
-            out[key] = make_background(out[key], torch.from_numpy(~mask))
+            out[key] = out[key] * torch.from_numpy(mask).to(out[key])
         return out
 
-
-def make_background(scores: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return class scores, background first, whose background wins in some voxels.
-
-    Args:
-        scores: of shape `(num_classes, H, W, D)`.
-        where: mask of shape `(H, W, D)`, on any device.
-    """
-    scores = scores.clone()
-    scores[0, where.to(scores.device)] = scores.amax() + 1
-    return scores
+    def _mask(self, data: Mapping[Hashable, Any]) -> np.ndarray:
+        """Return where the organ and its margin are, as an array of shape `(H, W, D)`."""
+        organ = data[self.given_key] if self.given_key in data else self.restore(data)[self.organ_key]
+        mask = np.asarray(organ[0].cpu()) >= 0.5
+        if self.margin and mask.any():  # there is no distance to an empty mask
+            spacing = organ.pixdim.tolist() if isinstance(organ, MetaTensor) else (1.0, 1.0, 1.0)
+            mask = ndimage.distance_transform_edt(~mask, spacing) <= self.margin
+        return mask

@@ -50,8 +50,8 @@ def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) ->
     edge = float(np.mean(spacing[:2]))
     smooth = ndimage.gaussian_filter(image.astype(np.float32), (1 / edge, 1 / edge, 0))
     head = _largest(smooth > 0.15 * np.percentile(smooth, 98))
-    head = _fill(_each_slice(ndimage.binary_closing, head, _disk(3 / edge)))
-    depth = _each_slice(ndimage.distance_transform_edt, head) * edge
+    head = _fill(_each_slice(_close, head, _disk(3 / edge)))
+    depth = _each_slice(_depth, head) * edge
     if not depth.max() > 0:
         return head
     deep = depth > 0.5 * depth.max()
@@ -60,13 +60,13 @@ def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) ->
     rim = (depth > _SCALP_MM) & (depth <= _SKULL_MM)
     has_skull = (rim & ~bright).sum() >= _SKULL_SHARE * rim.sum()
     candidates = bright & (smooth < 2.5 * median) & (depth > (_SCALP_MM if has_skull else 0))
-    opened = _each_slice(ndimage.binary_opening, candidates, _disk(_OPENING_MM / edge))
+    opened = ~_each_slice(_close, ~candidates, _disk(_OPENING_MM / edge))
     parts, _ = ndimage.label(opened)
     sizes = np.bincount(parts[deep], minlength=2)
     sizes[0] = 0
     brain = parts == sizes.argmax() if sizes.any() else deep
-    brain = _fill(_each_slice(ndimage.binary_closing, brain, _disk(_CLOSING_MM / edge)))
-    core = ndimage.distance_transform_edt(brain, spacing) > _CORE_MM
+    brain = _fill(_each_slice(_close, brain, _disk(_CLOSING_MM / edge)))
+    core = _depth(brain, spacing) > _CORE_MM
     if not core.any():
         return brain
     return brain & (ndimage.distance_transform_edt(~_largest(core), spacing) <= _CORE_MM + _RIM_MM)
@@ -157,10 +157,25 @@ class NormalizeByOrgand(MapTransform):
         return out
 
 
+def _depth(mask: np.ndarray, spacing: float | Sequence[float] = 1.0) -> np.ndarray:
+    """Return how far each voxel of a mask is from those outside; where there are none, half the smallest edge."""
+    if mask.all():  # for which SciPy measures from somewhere
+        return np.full(mask.shape, float(np.min(np.multiply(mask.shape, spacing))) / 2)
+    return ndimage.distance_transform_edt(mask, spacing)
+
+
 def _disk(radius: float) -> np.ndarray:
     reach = max(round(radius), 1)
     squares = np.arange(-reach, reach + 1) ** 2
     return np.add.outer(squares, squares) <= reach**2
+
+
+def _close(mask: np.ndarray, disk: np.ndarray) -> np.ndarray:
+    """Fill what is narrower than a disk, as if the slice went on beyond its border as it is there."""
+    margin = len(disk) // 2
+    padded = np.pad(mask, 2 * margin, mode="edge")
+    closed = ndimage.binary_closing(padded, disk)
+    return closed[2 * margin : -2 * margin, 2 * margin : -2 * margin]
 
 
 def _each_slice(function: Callable[..., np.ndarray], volume: np.ndarray, *args: Any) -> np.ndarray:

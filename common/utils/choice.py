@@ -8,12 +8,12 @@ from typing import Any
 __all__ = ["check_choice"]
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse a word that is not among the choices, by the name of its option.
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuse a value that is not among the choices, by the name of its option.
 
     Raises:
         ValueError: when it is none of them.
     """
-    words = [str(choice) for choice in choices]
-    if value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}")
+    allowed = [*choices]
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")

@@ -887,6 +887,14 @@ def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, 
         assert not np.asarray(found.dataobj)[~inside].any()
 
 
+def test_an_evaluation_has_no_layers(lesions, tmp_path, quiet_hooks, capsys):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "val_iterations": 1}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common)
+    files = ("train.yaml", "evaluate.yaml", "zero_shot.yaml")
+    (line,) = last_words(workflow(LAYERS_BUNDLE, *files, **common, layers=True), capsys)
+    assert line.startswith("error: layers must be one of False, got True")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("clip", [-200, 400]), ("alpha", [0.2, 0.3]), ("mask_weight", 0.5), ("patch_size", [16, 16, 16])],
@@ -903,7 +911,7 @@ def test_a_pretraining_does_not_go_on_with_other_simulations(name, value, lesion
     ("options", "weights"),
     [
         ({}, (1, 1, 0, 1, 0)),
-        ({"organ_weight": 0, "tumor_weight": 0}, (1, 1, 0, 1, 0)),
+        ({"organ_weight": 0, "tumor_weight": 0}, (0, 0, 0, 1, 0)),
         ({"organ_weight": 0, "tumor_weight": 0, "composition_weight": 0}, (0, 0, 1, 0, 1)),
     ],
 )

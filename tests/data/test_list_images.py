@@ -83,6 +83,14 @@ def test_an_organ_is_the_mask_of_the_same_name_whatever_its_suffix(tmp_path):
     assert all(list(item) == ["image"] for item in list_images(tmp_path / "scans"))
 
 
+def test_the_organ_of_a_dicom_series_has_the_name_of_its_folder_dots_included(tmp_path):
+    touch(tmp_path, "organs/1.2.840.113.nii.gz")
+    (tmp_path / "1.2.840.113").mkdir()
+    (tmp_path / "1.2.840.113" / "0.dcm").touch()
+    (item,) = list_images(tmp_path / "1.2.840.113", organ_dir=tmp_path / "organs")
+    assert item["organ"] == str(tmp_path / "organs/1.2.840.113.nii.gz")
+
+
 def test_refuses_a_scan_without_its_organ(tmp_path):
     touch(tmp_path, "scans/a.nii", "scans/b.nii", "organs/a.nii", "organs/._b.nii", "twins/a.nii", "twins/A.nii.gz")
     with pytest.raises(FileNotFoundError, match=r"organs: must hold a mask for each scan, got none for .*scans/b\.nii"):

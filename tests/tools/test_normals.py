@@ -209,6 +209,17 @@ def test_refuses_data_that_makes_no_sense(source):
         cut(source)
 
 
+@pytest.mark.parametrize("name", ["imagesTr/b.nii.gz", "labelsTr/c.nii.gz", "imagesUn/u.nii.gz"])
+def test_a_damaged_file_is_refused_and_not_written_anew(source, name):
+    """nibabel reads it, and what was written had a checksum that was right."""
+    content = bytearray((source / name).read_bytes())
+    content[-6] ^= 1
+    (source / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}: compressed data must be intact"):
+        cut(source, extent=(40, 40, 40))
+    assert not (source.parent / "target").exists()
+
+
 @pytest.mark.parametrize("name", ["normal/imagesTr/c_0000.nii.gz", "organs/labelsTr/a.nii.gz"])
 def test_never_writes_over_a_file_of_the_data_set(source, name):
     """A block went through a hard link into the file of the input."""

@@ -48,6 +48,13 @@ def test_a_bright_tumor_is_found_by_every_rule_and_what_is_outside_the_organ_is_
     assert text.endswith("n 2")
 
 
+def test_in_an_organ_of_one_value_otsu_finds_nothing(scans, tmp_path):
+    constant = np.full((12, 12, 8), 100.0, np.float32)
+    nib.save(nib.Nifti1Image(constant, np.diag([-1, 1, 2, 1])), scans / "images/case_4.nii.gz")
+    threshold(str(scans), str(tmp_path / "out"))
+    assert scores(tmp_path / "out" / "otsu.csv") == {"case_3": 1.0, "case_4": 0.0}
+
+
 def test_a_tumor_on_the_other_side_is_not_found(scans, tmp_path):
     text = threshold(str(scans), str(tmp_path / "out"), side="below")
     assert max(scores(tmp_path / "out" / "otsu.csv").values()) < 0.2

@@ -151,6 +151,37 @@ def test_refuses_a_flipped_bit_that_the_reader_overlooks(load):
     assert "a.nii.gz: compressed data must be intact" in str(error.value.__cause__)
 
 
+def scan(array, affine=AFFINE):
+    return MetaTensor(torch.as_tensor(array)[None], affine=affine, meta={"filename_or_obj": "organs/a.nii"})
+
+
+def test_an_organ_is_checked_as_a_label_of_any_values_and_may_be_missing(image):
+    check = CheckVolumed(organ_key="organ", label_key=None, labels=2)
+    organ = np.full(SHAPE, 7.0)
+    assert (check({"image": scan(image), "organ": scan(organ)})["organ"] == 7).all()
+    assert set(check({"image": scan(image)})) == {"image"}
+    moved = np.diag([2.0, 2.0, 4.0, 1.0])
+    for bad, message in (
+        (scan(organ * 0.043), r"organs/a\.nii: labels must be whole numbers"),
+        (scan(organ[:, :, 1:]), r"organs/a\.nii: organ must have the shape of its image"),
+        (scan(organ, moved), r"organs/a\.nii: organ must have the affine of its image"),
+        (scan(organ).repeat(2, 1, 1, 1), r"organs/a\.nii: number of channels must be 1, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check({"image": scan(image), "organ": bad})
+
+
+def test_refuses_a_flipped_bit_in_an_organ(tmp_path):
+    organ = np.random.RandomState(0).randint(0, 2, (60, 60, 60)).astype(np.uint8)
+    nib.save(nib.Nifti1Image(organ, AFFINE), tmp_path / "organ.nii.gz")
+    content = bytearray((tmp_path / "organ.nii.gz").read_bytes())
+    content[-6] ^= 1
+    (tmp_path / "organ.nii.gz").write_bytes(content)
+    loaded = LoadImaged("organ", image_only=True, ensure_channel_first=True)({"organ": tmp_path / "organ.nii.gz"})
+    with pytest.raises(ValueError, match=r"organ\.nii\.gz: compressed data must be intact"):
+        CheckVolumed(organ_key="organ")({"image": scan(organ.astype(np.float32)), **loaded})
+
+
 def test_missing_keys_are_skipped_only_when_allowed(image):
     data = {"image": MetaTensor(torch.from_numpy(image)[None])}
     assert set(CheckVolumed(label_key="label", allow_missing_keys=True)(data)) == {"image"}
