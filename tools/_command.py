@@ -14,7 +14,8 @@ __all__ = ["run_command"]
 def run_command(tools: Callable | Mapping[str, Callable], *text: str) -> None:
     """Call a function, or the one of several that is named first, with the arguments of the command line.
 
-    `--help` shows the help wherever it stands. To fire alone it is an option like any other, which a function that
+    An error that the function foresees ends in one sentence on stderr, without a traceback. `--help` shows the help
+    wherever it stands. To fire alone it is an option like any other, which a function that
     takes unknown ones, so as to refuse them by name, is given.
 
     Args:
@@ -26,4 +27,7 @@ def run_command(tools: Callable | Mapping[str, Callable], *text: str) -> None:
     if {"-h", "--help"} & {*arguments}:
         fire.Fire(tools, [*(argument for argument in arguments[:1] if argument in functions), "--", "--help"], name)
     read_text = fire.decorators.SetParseFn(str, *text)
-    fire.Fire(read_text(tools) if callable(tools) else {key: read_text(tool) for key, tool in functions.items()})
+    try:
+        fire.Fire(read_text(tools) if callable(tools) else {key: read_text(tool) for key, tool in functions.items()})
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")

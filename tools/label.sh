@@ -43,6 +43,7 @@ if $setup_only; then exit; fi
 [ ${#bundles[@]} -gt 0 ] || { echo "error: at least one BUNDLE must be named, got none" >&2; exit 2; }
 [ -d "$studies" ] || { echo "error: --studies must be a folder of scans, got '$studies'" >&2; exit 2; }
 mkdir -p "$app/model"
+app=$(realpath "$app") # before the folder changes
 cp "$root/tools/_label/app.py" "$app/main.py"
 cp "$root/tools/_label/strategy.py" "$app/"
 names=()
@@ -55,9 +56,9 @@ for bundle in "${bundles[@]}"; do
     cp -r "$bundle" "$app/model/$name"
   else
     bash "$root/tools/setup.sh"
-    (cd "$root" && .venv/bin/python -m tools.export "$name" --output "$(realpath "$app")/model" "${export_options[@]}")
+    (cd "$root" && .venv/bin/python -m tools.export "$name" --output "$app/model" "${export_options[@]}")
   fi
 done
 export PATH="$environment/bin:$PATH"
-exec monailabel start_server --app "$(realpath "$app")" --studies "$(realpath "$studies")" --host 127.0.0.1 --port "$port" \
+exec monailabel start_server --app "$app" --studies "$(realpath "$studies")" --host 127.0.0.1 --port "$port" \
   --conf models "$(IFS=,; echo "${names[*]}")" --conf zoo_source local --conf sam2 false

@@ -35,18 +35,31 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
     """
     if unknown or not segmentations:
         raise ValueError(f"overlay must get a scan, segmentations and --output, got {sorted(unknown) or segmentations}")
-    if window is not None and len(window) != 2:
-        raise ValueError(f"window must be two intensities, separated by a comma, got {window}")
+    limits = _read_window(window)
     image = _read(scan)
-    maps = {case_id(path): _read(path) for path in segmentations}
+    names = [case_id(path) for path in segmentations]
+    if len({*names}) < len(names):  # the same scan, segmented in several ways
+        names = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(segmentations, names, strict=True)]
+    if len({*names}) < len(names):
+        raise ValueError(f"segmentations must differ in the names of their files or folders, got {names}")
+    maps = {name: _read(path) for path, name in zip(segmentations, names, strict=True)}
     for name, label in maps.items():
         if label.shape != image.shape or not ((label.affine - image.affine).abs() < 1e-2).all():
             raise ValueError(f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}")
     spacing = image.pixdim.tolist()
     rows = {name: label[0].numpy().round().astype(int) for name, label in maps.items()}
-    limits = None if window is None else (float(window[0]), float(window[1]))
     save_overlay(image[0].numpy(), spacing, rows, output, limits, title=case_id(scan))
     return output
+
+
+def _read_window(window: Any) -> tuple[float, float] | None:
+    """Return two intensities, or nothing."""
+    if window is None:
+        return None
+    is_pair = isinstance(window, list | tuple) and len(window) == 2
+    if not is_pair or not all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in window):
+        raise ValueError(f"window must be two intensities, separated by a comma, got {window!r}")
+    return float(window[0]), float(window[1])
 
 
 def _read(path: str) -> MetaTensor:

@@ -45,7 +45,7 @@ class DescriptorCache:
             descriptors = added if descriptors is None else torch.cat((descriptors, added))
             known, order = torch.cat((known, voxels[is_missing])).sort()
             descriptors = descriptors[order]
-            write_atomically(path, lambda temporary: torch.save((known, descriptors), temporary))
+            write_atomically(path, lambda temporary: torch.save((known, descriptors), temporary), shared=True)
         return descriptors[torch.searchsorted(known, voxels)].to(volume.device)
 
     def _load(self, path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -22,6 +22,7 @@ from monai.transforms import GaussianSmooth
 from scipy.spatial import cKDTree
 from torch import nn
 
+from common.networks import load_network
 from common.utils import check_whole_numbers
 
 from .descriptor_cache import DescriptorCache
@@ -72,6 +73,8 @@ class PlanarAtlas(nn.Module):
         batch_size: voxels described at once, see `extract_descriptors`.
         cache_dir: folder in which descriptors are kept, see `DescriptorCache`; `None`: nothing is kept.
         seed: of the choice of voxels beyond a cap.
+        weights: state dict of the atlas, loaded where the file exists: `monai.bundle.load` would leave out what has
+            another size than in an empty atlas.
 
     Attributes:
         descriptors: of the atlas, in half precision, of shape `(M, F)`.
@@ -120,6 +123,7 @@ class PlanarAtlas(nn.Module):
         batch_size: int | None = None,
         cache_dir: str | Path | None = None,
         seed: int = 0,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
         caps = {"max_foreground": max_foreground, "max_background": max_background, "max_voxels": max_voxels}
@@ -172,6 +176,8 @@ class PlanarAtlas(nn.Module):
         self.register_buffer("recipes", torch.empty(0, dtype=torch.int64))
         self.register_buffer("class_counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("settings", self._own_settings())
+        if weights is not None and Path(weights).is_file():
+            load_network(self, weights)
 
     @property
     def num_classes(self) -> int:

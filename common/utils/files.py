@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +12,21 @@ import torch.distributed as dist
 __all__ = ["is_main_process", "write_atomically", "write_folder"]
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+def write_atomically(path: str | Path, write: Callable[[Path], object], shared: bool = False) -> Path:
     """Write a file under a temporary name and rename it, so that a failure leaves the older file as it was.
 
     Args:
         path: file to write; missing folders are made.
         write: called with the temporary path, which has the suffix of `path`.
+        shared: several processes may write this file at once; the last one's stays.
 
     Returns:
         The path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial.{path.name}")  # one that a killed process left is overwritten
+    writer = f"{os.getpid()}." if shared else ""  # if not, one that a killed process left is overwritten
+    temporary = path.with_name(f".partial.{writer}{path.name}")
     try:
         write(temporary)
         temporary.replace(path)

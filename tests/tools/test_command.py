@@ -63,7 +63,15 @@ def test_help_of_one_of_several_is_its_own(monkeypatch, capsys):
     assert "a number." in capsys.readouterr().err
 
 
-def test_an_unknown_option_reaches_the_function_that_refuses_it(monkeypatch):
+def test_a_foreseen_error_is_one_sentence(monkeypatch):
+    """An unknown option reaches the function, which refuses it."""
     monkeypatch.setattr(sys, "argv", ["tool", "1", "--third", "3"])
-    with pytest.raises(ValueError, match=r"options must be known, got \['third'\]"):
+    with pytest.raises(SystemExit) as ended:
         run_command(add, "first")
+    assert ended.value.code == "error: options must be known, got ['third']"
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tool", "1"])
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda first: 1 / len(first[1:]))

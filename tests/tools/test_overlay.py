@@ -33,6 +33,27 @@ def test_a_label_map_in_another_order_of_axes_lies_where_it_belongs(tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
+def test_label_maps_of_one_name_have_the_names_of_their_folders(tmp_path, monkeypatch):
+    """The second one took the row of the first."""
+    drawn = []
+    monkeypatch.setattr("tools.overlay.save_overlay", lambda image, spacing, rows, *args, **options: drawn.extend(rows))
+    scan = save(tmp_path / "scan.nii.gz", np.zeros((5, 5, 5), np.int16), np.eye(4))
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        paths.append(save(tmp_path / name / "seg.nii.gz", np.zeros((5, 5, 5), np.uint8), np.eye(4)))
+    overlay(scan, *paths, output="x.png")
+    assert drawn == ["a/seg", "b/seg"]
+    with pytest.raises(ValueError, match=r"segmentations must differ .*\['a/seg', 'a/seg'\]"):
+        overlay(scan, paths[0], paths[0], output="x.png")
+
+
+@pytest.mark.parametrize("window", [5, "ab", (1,), (1, "b"), (True, 2)])
+def test_a_window_is_two_intensities(window):
+    with pytest.raises(ValueError, match="window must be two intensities, separated by a comma, got"):
+        overlay("scan.nii", "seg.nii", output="x.png", window=window)
+
+
 def test_refuses_what_does_not_belong_to_the_scan(tmp_path):
     scan = save(tmp_path / "scan.nii.gz", np.zeros((5, 5, 5), np.int16), np.eye(4))
     moved = save(tmp_path / "moved.nii.gz", np.zeros((5, 5, 5), np.uint8), np.diag([2.0, 1, 1, 1]))

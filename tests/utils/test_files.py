@@ -21,6 +21,19 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path):
     assert names[0].endswith("mask.nii.gz") and names[0] != "mask.nii.gz"
 
 
+def test_two_processes_may_write_a_shared_file(tmp_path, monkeypatch):
+    """The first one's temporary file was renamed by the second."""
+    path = tmp_path / "shared.pt"
+
+    def write_beside_another(temporary):
+        temporary.write_text("first", encoding="utf-8")
+        monkeypatch.setattr("os.getpid", lambda: 0)
+        write_atomically(path, lambda other: other.write_text("second", encoding="utf-8"), shared=True)
+
+    write_atomically(path, write_beside_another, shared=True)
+    assert path.read_text(encoding="utf-8") == "first" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_the_old_file_survives_a_writer_that_fails(tmp_path, error):
     path = tmp_path / "model.pt"
