@@ -1,7 +1,7 @@
 """Make a bundle that needs nothing of this repository: configs, weights, and the part of the library that they use.
 
 python -m tools.export BUNDLE --output DIR [--zip] [--override_files configs/small.yaml] [--ckpt_dir DIR]
-    [--pretrained null] [--torchscript] [--onnx]
+    [--pretrained null] [--zero_shot] [--torchscript] [--onnx]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from tools._command import run_command
 from tools._export.configs import components, read_configs, relocate, to_json
 from tools._export.library import PACKAGE, used_modules
 from tools._export.networks import save_onnx, save_torchscript
-from tools._export.weights import list_weights, load_trained, parse, read_classes
+from tools._export.weights import list_weights, load_trained, parse, read_classes, write_untrained
 
 _BUNDLES = Path(__file__).parents[1] / "bundles"
 _DESCRIBER = "common.active_learning.load_describer"  # of scans, for MONAI Label's choice of the next
@@ -35,6 +36,7 @@ def export(
     override_files: str | Sequence[str] = (),
     ckpt_dir: str | None = None,
     pretrained: str | None = "",
+    zero_shot: bool = False,
     torchscript: bool = False,
     onnx: bool = False,
     **unknown: Any,
@@ -53,6 +55,8 @@ def export(
             They become part of the workflows' own files, since MONAI Label reads one.
         ckpt_dir: folder of the weights; the bundle's `models` if not given.
         pretrained: what `training` starts from, such as null (from scratch), in place of what its config says.
+        zero_shot: (layer_decomp_tumor) the network that was pretrained, as it segments without labels; a training goes
+            on from it.
         torchscript: also write the network as `models/model.ts`.
         onnx: also write the network as `models/model.onnx`.
         unknown: refused.
@@ -67,10 +71,30 @@ def export(
     """
     if more or unknown:
         raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown) or more}")
-    check_flags(zip=zip, torchscript=torchscript, onnx=onnx)
+    check_flags(zip=zip, zero_shot=zero_shot, torchscript=torchscript, onnx=onnx)
     source = _find_bundle(bundle)
     weights = Path(ckpt_dir) if ckpt_dir else source / "models"
     configs = read_configs(source, _find_overrides(source, override_files))
+    if zero_shot:
+        with tempfile.TemporaryDirectory() as folder:
+            write_untrained(configs.get("train", {}), weights, Path(folder))
+            configs["train"]["transferred"] = "network"
+            configs["train"]["organ_margin"] = configs["inference"]["organ_margin"] = 0.0  # as in zero_shot.yaml
+            return _export(source, output, configs, Path(folder), "", zip, torchscript, onnx)
+    return _export(source, output, configs, weights, pretrained, zip, torchscript, onnx)
+
+
+def _export(
+    source: Path,
+    output: str,
+    configs: dict[str, dict[str, Any]],
+    weights: Path,
+    pretrained: str | None,
+    zip: bool,
+    torchscript: bool,
+    onnx: bool,
+) -> str:
+    """Write a bundle with the weights of a folder."""
     if pretrained != "" and "train" in configs:
         configs["train"]["pretrained"] = pretrained
     labels, modality = read_classes(weights)

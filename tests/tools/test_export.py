@@ -11,12 +11,16 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
 from monai.bundle import ConfigWorkflow
 
 from common.data import write_phantoms
+from common.data.organ_preprocessing import make_organ_preprocessing
+from common.data.records import save_record
 from tools._export.library import used_modules
 from tools._export.networks import save_onnx, save_torchscript
 from tools.export import export
@@ -82,6 +86,44 @@ def test_runs_from_any_folder_without_this_repository_and_segments_as_before(
     here.run()
     (name,) = (path.name for path in (tmp_path / "here").glob("*_seg.nii.gz"))
     assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, tmp_path, monkeypatch):
+    bundle = ROOT / "bundles" / "layer_decomp_tumor"
+    pretrained = tmp_path / "models" / "pretrained"
+    pretrained.mkdir(parents=True)
+    labels = {0: "background", 1: "tumor"}
+    fitted = make_organ_preprocessing(clip=[0, 200], organ="body", modality="CT", labels=labels)
+    save_record(fitted, pretrained / "preprocessing.json")
+    layers = small_network(bundle, tmp_path, labels={**labels, 2: "a third channel"})
+    torch.save(layers.state_dict(), pretrained / "layer_unet.pt")
+    root = tmp_path / "exported" / bundle.name
+    options = {"ckpt_dir": str(tmp_path / "models"), "override_files": "configs/demo.yaml"}
+    export(bundle.name, str(root.parent), zero_shot=True, **options)
+    assert list(find_all([root])) == []
+    train = json.loads((root / "configs" / "train.json").read_text(encoding="utf-8"))
+    assert train["transferred"] == "network" and (root / "models" / "pretrained" / "layer_unet.pt").is_file()
+    images = scans / "imagesTs"
+    run_exported("inference", root, tmp_path, dataset_dir=images, output_dir=tmp_path / "there")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "zero_shot.yaml", "demo.yaml")]
+    options = {"dataset_dir": str(images), "ckpt_dir": options["ckpt_dir"], "output_dir": str(tmp_path / "here")}
+    here = ConfigWorkflow(files, "infer", logging_file=False, bundle_root=str(bundle), device="cpu", **options)
+    here.initialize()
+    here.run()
+    (path,) = (tmp_path / "here").glob("*_seg.nii.gz")
+    assert (tmp_path / "there" / path.name).read_bytes() == path.read_bytes()
+    assert len(np.unique(nib.load(path).dataobj)) == 2
+
+    with pytest.raises(ValueError, match="zero_shot must be asked of a bundle that segments without labels"):
+        export("fnet_wtacae_stl", str(tmp_path / "other"), zero_shot=True)
+    with pytest.raises(
+        ValueError, match=r"override_files must fit every workflow, got zero_shot\.yaml, .* pretrain\.yaml"
+    ):
+        export(bundle.name, str(tmp_path / "other"), override_files="configs/zero_shot.yaml")
+    with pytest.raises(FileNotFoundError, match="must lie beside pretrained weights; pretrain first"):
+        export(bundle.name, str(tmp_path / "other"), zero_shot=True, ckpt_dir=str(tmp_path))
 
 
 @every_bundle

@@ -53,7 +53,11 @@ def to_json(content: Any) -> str:
 
 def _merge(path: Path, override_files: Sequence[Path]) -> dict[str, Any]:
     base = ConfigParser.load_config_file(path)
-    merged = ConfigParser.load_config_files([str(path), *map(str, override_files)])
+    try:
+        merged = ConfigParser.load_config_files([str(path), *map(str, override_files)])
+    except (KeyError, TypeError, ValueError):
+        names = ", ".join(override.name for override in override_files)
+        raise ValueError(f"override_files must fit every workflow, got {names}, which do not fit {path.name}") from None
     references = set(re.findall(r"[@%](\w+)", json.dumps(merged)))
     return {id: value for id, value in merged.items() if id in base or id in references}
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from common.networks import RANDOM, is_scratch, load_network
 
-__all__ = ["list_weights", "load_trained", "read_classes"]
+__all__ = ["list_weights", "load_trained", "parse", "read_classes", "write_untrained"]
 
 _RECORDS = ("preprocessing.json", "classes.json", "field_of_view.nii.gz")
 
@@ -53,6 +55,34 @@ def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
         folder = path.parent.relative_to(ckpt_dir)
         files += [path.relative_to(ckpt_dir), *(folder / name for name in _RECORDS)]
     return [file for file in files if (ckpt_dir / file).is_file()]
+
+
+def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> None:
+    """Write the network that a training begins with when it takes over a whole pretrained one, as if it were trained.
+
+    Args:
+        train: content of `train.yaml`.
+        ckpt_dir: folder of the pretrained weights.
+        folder: to write into, with the pretrained weights themselves.
+
+    Raises:
+        FileNotFoundError: when there are no pretrained weights.
+        ValueError: when the bundle cannot segment without labels.
+    """
+    if "transferred" not in train:
+        raise ValueError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
+    pretrained = Path(str(parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained")))
+    record = pretrained.parent / "preprocessing.json"
+    if not record.is_file():
+        raise FileNotFoundError(f"{record}: must lie beside pretrained weights; pretrain first")
+    labels = json.loads(record.read_text(encoding="utf-8"))["labels"]
+    known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": labels}
+    network = parse({**train, **known}, "transfer")
+    (folder / "pretrained").mkdir()
+    for name in (pretrained.name, record.name):
+        shutil.copyfile(pretrained.parent / name, folder / "pretrained" / name)
+    shutil.copyfile(record, folder / record.name)
+    torch.save(network.state_dict(), folder / "model.pt")
 
 
 def load_trained(inference: Mapping[str, Any], ckpt_dir: Path) -> Any:
