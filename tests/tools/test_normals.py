@@ -247,7 +247,7 @@ def test_the_command_takes_lists_with_commas_and_refuses_blanks(source, monkeypa
         runpy.run_path(str(Path(__file__).parents[2] / "tools/normals.py"), run_name="__main__")
         return capsys.readouterr().out.strip()
 
-    with pytest.raises(ValueError, match=r"options must be those .*, with commas in a list, got \(2,\)"):
+    with pytest.raises(SystemExit, match=r"error: options must be those .*, with commas in a list, got \(2,\)"):
         run("--tumor_labels", "2", "--organ_labels", "1", "2")
     said = run("--tumor_labels", "2", "--organ_labels", "1,2")
     assert said.endswith("007: 4 blocks without a tumor, of 3 training scans")
