@@ -55,8 +55,8 @@ def export(
             They become part of the workflows' own files, since MONAI Label reads one.
         ckpt_dir: folder of the weights; the bundle's `models` if not given.
         pretrained: what `training` starts from, such as null (from scratch), in place of what its config says.
-        zero_shot: (layer_decomp_tumor) the network that was pretrained, as it segments without labels; a training goes
-            on from it.
+        zero_shot: (layer_decomp_tumor) the network that was pretrained, or the one that `pretrained` names, as it
+            segments without labels; a training goes on from it.
         torchscript: also write the network as `models/model.ts`.
         onnx: also write the network as `models/model.onnx`.
         unknown: refused.
@@ -75,13 +75,15 @@ def export(
     source = _find_bundle(bundle)
     weights = Path(ckpt_dir) if ckpt_dir else source / "models"
     configs = read_configs(source, _find_overrides(source, override_files))
+    if pretrained != "" and "train" in configs:
+        configs["train"]["pretrained"] = pretrained
     if zero_shot:
         with tempfile.TemporaryDirectory() as folder:
-            write_untrained(configs.get("train", {}), weights, Path(folder))
-            configs["train"]["transferred"] = "network"
+            copied = write_untrained(configs.get("train", {}), weights, Path(folder))
+            configs["train"] |= {"pretrained": f"$@ckpt_dir + '/{copied}'", "transferred": "network"}
             configs["train"]["organ_margin"] = configs["inference"]["organ_margin"] = 0.0  # as in zero_shot.yaml
-            return _export(source, output, configs, Path(folder), "", zip, torchscript, onnx)
-    return _export(source, output, configs, weights, pretrained, zip, torchscript, onnx)
+            return _export(source, output, configs, Path(folder), zip, torchscript, onnx)
+    return _export(source, output, configs, weights, zip, torchscript, onnx)
 
 
 def _export(
@@ -89,14 +91,11 @@ def _export(
     output: str,
     configs: dict[str, dict[str, Any]],
     weights: Path,
-    pretrained: str | None,
     zip: bool,
     torchscript: bool,
     onnx: bool,
 ) -> str:
     """Write a bundle with the weights of a folder."""
-    if pretrained != "" and "train" in configs:
-        configs["train"]["pretrained"] = pretrained
     labels, modality = read_classes(weights)
     files = list_weights(weights, configs.get("train", {}))
     network = load_trained(configs["inference"] | {"labels": labels}, weights)

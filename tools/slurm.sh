@@ -6,7 +6,6 @@
 #
 # The name of the bundle, the workflow, the files in configs/, and options. The same again goes on after an interruption.
 #SBATCH --ntasks-per-node=1
-#SBATCH --cpus-per-task=32
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 bundle=bundles/$1 workflow=$2 files="['$bundle/configs/${3//,/\',\'$bundle/configs/}']"

@@ -116,6 +116,12 @@ def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, 
     assert (tmp_path / "there" / path.name).read_bytes() == path.read_bytes()
     assert len(np.unique(nib.load(path).dataobj)) == 2
 
+    with pytest.raises(ValueError, match=r"must have shape .*; name the overrides with which it was pretrained"):
+        export(bundle.name, str(tmp_path / "other"), zero_shot=True, ckpt_dir=str(tmp_path / "models"))
+    named = {"pretrained": str(pretrained / "layer_unet.pt"), "override_files": "configs/demo.yaml"}
+    export(bundle.name, str(tmp_path / "named"), zero_shot=True, ckpt_dir=str(tmp_path), **named)
+    again = tmp_path / "named" / bundle.name
+    assert (again / "SHA256SUMS").read_bytes() == (root / "SHA256SUMS").read_bytes()
     with pytest.raises(ValueError, match="zero_shot must be asked of a bundle that segments without labels"):
         export("fnet_wtacae_stl", str(tmp_path / "other"), zero_shot=True)
     with pytest.raises(

@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from common.transforms import FindOrgand, NormalizeByOrgand, find_body, find_brain
+from common.transforms.organ_mask import _depth
 
 
 def ellipse(shape, radii, spacing=1.0):
@@ -70,9 +71,15 @@ def test_the_brain_does_not_depend_on_the_scale_of_intensities():
 
 
 def test_a_scan_that_the_brain_fills_is_all_brain():
-    """SciPy measures the distance to nothing from a voxel beside the first one."""
     noise = np.random.RandomState(0).uniform(90, 110, (40, 48, 30))
-    assert find_brain(noise, (1.0, 1.0, 2.0)).mean() > 0.9
+    assert find_brain(noise, (1.0, 1.0, 2.0)).all()
+
+
+def test_where_nothing_is_outside_the_depth_is_the_same_everywhere():
+    """SciPy measures the distance to nothing from a voxel beside the first one."""
+    np.testing.assert_array_equal(_depth(np.ones((4, 6), bool), (2.0, 1.0)), np.full((4, 6), 3.0))
+    half = np.arange(6) < 3
+    np.testing.assert_array_equal(_depth(half, 2.0), [6.0, 4.0, 2.0, 0.0, 0.0, 0.0])
 
 
 def test_the_body_is_filled_and_the_table_left_out():

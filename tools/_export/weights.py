@@ -57,7 +57,7 @@ def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
     return [file for file in files if (ckpt_dir / file).is_file()]
 
 
-def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> None:
+def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> str:
     """Write the network that a training begins with when it takes over a whole pretrained one, as if it were trained.
 
     Args:
@@ -65,9 +65,12 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> N
         ckpt_dir: folder of the pretrained weights.
         folder: to write into, with the pretrained weights themselves.
 
+    Returns:
+        Where in the folder these are.
+
     Raises:
         FileNotFoundError: when there are no pretrained weights.
-        ValueError: when the bundle cannot segment without labels.
+        ValueError: when the bundle cannot segment without labels, or they are the weights of another network.
     """
     if "transferred" not in train:
         raise ValueError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
@@ -77,12 +80,17 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> N
         raise FileNotFoundError(f"{record}: must lie beside pretrained weights; pretrain first")
     labels = json.loads(record.read_text(encoding="utf-8"))["labels"]
     known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": labels}
-    network = parse({**train, **known}, "transfer")
+    try:
+        network = parse({**train, **known}, "transfer")
+    except RuntimeError as error:  # MONAI's, around what the library says
+        reason = error.__cause__ or error
+        raise ValueError(f"{reason}; name the overrides with which it was pretrained as --override_files") from None
     (folder / "pretrained").mkdir()
     for name in (pretrained.name, record.name):
         shutil.copyfile(pretrained.parent / name, folder / "pretrained" / name)
     shutil.copyfile(record, folder / record.name)
     torch.save(network.state_dict(), folder / "model.pt")
+    return f"pretrained/{pretrained.name}"
 
 
 def load_trained(inference: Mapping[str, Any], ckpt_dir: Path) -> Any:
