@@ -33,6 +33,7 @@ _NUM_PLACES = 16  # voxels that are tried as the center of a body
 _MIN_SHARE = 0.9  # of a body that must lie in the organ
 _SHRINK = 0.6  # of the volume, when no place is good enough
 _MAX_SHRINKS = 8
+_MAX_EDGE_BLUR = 0.2  # of the radius of a ball of the tumor's volume
 _MIN_MASK = 0.01  # of the largest value of a blurred one, below which there is no tumor
 _REACH = 3.0  # standard deviations, of a blur
 _NUM_STEPS = 8  # between a center and a voxel, where the organ must not be left
@@ -71,7 +72,8 @@ class RandTumorLayers(RandomizableTransform):
             `None`: the texture keeps its intensities.
         elastic: standard deviation in mm of the displacements that deform the texture; 0: none.
         blur: smallest and largest standard deviation in mm by which the texture is blurred.
-        edge_blur: smallest and largest standard deviation in mm by which the border of a tumor is softened.
+        edge_blur: smallest and largest standard deviation in mm by which the border of a tumor is softened; at most
+            0.2 of the radius of a ball of its volume, so that small ones are not blurred away.
         num_tumors: smallest and largest number in a patch.
         target: of the tumor's layer: `texture` inside the mask, or `blended`, the image inside the mask with opacity 1.
         prob: probability of putting any tumor into a patch.
@@ -202,6 +204,8 @@ class RandTumorLayers(RandomizableTransform):
         body, center, scale = self._place(inside, spacing, places)
         if body is None:
             return
+        volume = scale * self.shape.volume_mm3
+        edge_blur = min(edge_blur, _MAX_EDGE_BLUR * (3 * volume / (4 * math.pi)) ** (1 / 3))
         body = F.pad(body, [margin for margin in _reach(edge_blur, spacing)[::-1] for _ in range(2)])
         box, part = _overlap(center, body.shape, inside.shape)
         free = torch.ones_like(body)  # beyond the patch, where a tumor goes on
@@ -222,7 +226,6 @@ class RandTumorLayers(RandomizableTransform):
         for layer, values in ((tumor, texture), (mask, soft), (alpha, opacity)):
             layer[support] = values[support] if torch.is_tensor(values) else values
         image[support] = compose_layers(organ, tumor, mask, alpha)[support]
-        volume = scale * self.shape.volume_mm3
         self.parameters.append(TumorParameters(center, volume, opacity, ratio, blur, edge_blur))
 
     def _place(

@@ -190,8 +190,8 @@ def test_the_texture_has_the_reported_share_of_the_organs_mean(scans, options):
 
 def test_opacities_and_blurs_are_in_their_ranges(scans):
     for seed in range(12):
-        layers, (tumor,) = simulate(scans, seed, alpha=(0.3, 0.6), blur=(0.5, 1.0), edge_blur=(1.0, 1.5))
-        assert 0.3 <= tumor.alpha <= 0.6 and 0.5 <= tumor.blur <= 1.0 and 1.0 <= tumor.edge_blur <= 1.5
+        layers, (tumor,) = simulate(scans, seed, alpha=(0.3, 0.6), blur=(0.5, 1.0), edge_blur=(0.2, 0.3))
+        assert 0.3 <= tumor.alpha <= 0.6 and 0.5 <= tumor.blur <= 1.0 and 0.2 <= tumor.edge_blur <= 0.3
         assert layers["alpha"].min() >= 0.3 and layers["alpha"].max() <= 0.6
         assert (layers["alpha"][layers["mask"] > 0] == np.float32(tumor.alpha)).all()
 
@@ -337,15 +337,32 @@ def test_soft_masks_in_thick_slices_are_one_component_of_the_drawn_volume(spacin
     assert checked > 15
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 5.0)], ids=["fine", "thick"])
+def test_small_tumors_are_not_blurred_away(spacing):
+    """By up to 3 mm, however small they were: some had an eighth of their volume left above one half, or nothing."""
+    image = torch.ones(1, 56, 56, 56)
+    organ = image.to(torch.uint8)
+    shares = []
+    for seed in range(40):
+        transform = simulation(seed, (300.0, 600.0), edge_blur=(0.0, 3.0))
+        mask = transform(image, organ, image, spacing)[2]
+        (tumor,) = transform.parameters
+        radius = (3 * tumor.volume_mm3 / (4 * math.pi)) ** (1 / 3)
+        assert 0 <= tumor.edge_blur <= 0.2 * radius + 1e-9
+        if not any(mask.select(axis, end).any() for axis in range(3) for end in (0, -1)):
+            shares.append((mask > 0.5).sum().item() * math.prod(spacing) / tumor.volume_mm3)
+    assert len(shares) > 15 and min(shares) > 0.7 and 0.8 < np.median(shares) < 1.05
+
+
 def test_parameters_are_distributed_as_they_are_said_to_be(scans):
     """100 tumors of less than a voxel: volumes are log-uniform, the others uniform."""
-    drawn = [simulate(scans, seed, volume=(0.01, 1.0), edge_blur=(0.0, 1.0))[1][0] for seed in range(100)]
+    drawn = [simulate(scans, seed, volume=(0.01, 1.0), edge_blur=(0.0, 0.02))[1][0] for seed in range(100)]
     for values, low, high in (
         ([math.log(tumor.volume_mm3) for tumor in drawn], math.log(0.01), 0),
         ([tumor.intensity_ratio for tumor in drawn], 1, 3),
         ([tumor.alpha for tumor in drawn], 0.2, 0.8),
         ([tumor.blur for tumor in drawn], 0, 2),
-        ([tumor.edge_blur for tumor in drawn], 0, 1),
+        ([tumor.edge_blur for tumor in drawn], 0, 0.02),
     ):
         counts = np.histogram(values, bins=4, range=(low, high))[0]
         assert counts.sum() == 100 and counts.min() >= 12
