@@ -21,7 +21,7 @@ REQUIRED = {
     *("train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "evaluate.yaml"),
     *("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "multi_gpu_inference.yaml"),
 }
-KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "liver.yaml", "mr.yaml", "zero_shot.yaml"}
+KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "liver.yaml", "joint.yaml", "mr.yaml", "zero_shot.yaml"}
 F_NET_TWINS = ["features", "kernel_size", "patch_size", "air", "normalization"]
 TWINS = {  # what the pretraining and the training of a bundle have in common
     "fnet_wtacae_stl": F_NET_TWINS,

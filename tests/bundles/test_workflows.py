@@ -968,6 +968,27 @@ def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path,
     assert line.startswith("error: clip must be that of the pretraining of")
 
 
+def test_a_fine_tuning_beside_simulations_learns_from_both_and_goes_on_with_the_same(
+    lesions, tmp_path, quiet_hooks, capsys
+):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", "pretrained": "null"}
+    common |= {"max_epochs": 2, "iterations_per_epoch": 1, "batch_size": 1, "normal_batch_size": 2}
+    files = ("train.yaml", "joint.yaml")
+    made = workflow(LAYERS_BUNDLE, *files, **common)
+    batch = next(iter(made.parser.get_parsed_content("train::dataloader")))
+    images, labels = made.parser.get_parsed_content("train::trainer").prepare_batch(batch)
+    assert torch.equal(images[:1], batch["labeled"]["image"]) and torch.equal(labels[:1], batch["labeled"]["label"])
+    assert len(images) == len(labels) == 3
+    changed = (images[1:] - batch["normal"]["image"]).abs() > 1e-6
+    assert not (labels[1:].bool() & ~changed).any()  # what counts as a tumor was put into the scan
+    interrupt(workflow(LAYERS_BUNDLE, *files, **common), epoch=2)
+    for options, name in (({"alpha": [0.2, 0.3]}, "simulation"), ({"normal_batch_size": 1}, "normal_batch_size")):
+        (line,) = last_words(workflow(LAYERS_BUNDLE, *files, **{**common, **options}), capsys)
+        assert line.startswith("error: ") and f"checkpoint must be of the same settings, got {name} " in line
+    run(LAYERS_BUNDLE, *files, **common)
+    assert (tmp_path / "model.pt").is_file()
+
+
 def liver_pretraining(scans: Path, folder: Path) -> ConfigWorkflow:
     return ConfigWorkflow(
         [str(LAYERS_BUNDLE / "configs" / name) for name in ("pretrain.yaml", "small.yaml", "liver.yaml")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.engines import PrepareLayers
+from common.engines import PrepareJointLabels, PrepareLayers
 from common.inferers import MaskInferer
 from common.transforms import LAYERS, RandStarShape, RandTumorLayers, SplitLayersd
 
@@ -43,6 +43,22 @@ def test_real_scans_follow_as_their_own_target(batch):
     real = dict(zip(LAYERS, target[2:].unbind(1), strict=True))
     assert torch.equal(real["image"], scans[:, 0]) and torch.equal(image[2:], scans)
     assert (real["mask"] == -1).all() and (real["alpha"] == 1).all()
+
+
+def test_masks_of_simulations_are_labels_beside_those_of_labeled_scans(batch):
+    labeled = {"image": torch.rand(1, 1, 12, 12, 12), "label": torch.rand(1, 1, 12, 12, 12).gt(0.9).to(torch.uint8)}
+    soft = RandTumorLayers(RandStarShape((50, 200)), edge_blur=(0.2, 0.4), prob=1.0)
+    image, label = PrepareJointLabels(soft, {0: "background", 1: "tumor"})({"labeled": labeled, "normal": batch}, "cpu")
+    layers = soft.make_batch(batch)
+    assert torch.equal(image, torch.cat((labeled["image"], layers[:, 4:])))
+    assert label.dtype == torch.uint8
+    assert torch.equal(label, torch.cat((labeled["label"], (layers[:, 2:3] > 0.5).to(torch.uint8))))
+    assert 0 < label[1:].sum() < (layers[:, 2] > 0).sum()
+
+
+def test_simulations_beside_other_classes_are_refused():
+    with pytest.raises(ValueError, match=r"labels must be background and a tumor beside simulations, got .*liver"):
+        PrepareJointLabels(simulation(), {0: "background", 1: "liver", 2: "tumor"})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
