@@ -60,5 +60,6 @@ for bundle in "${bundles[@]}"; do
   fi
 done
 export PATH="$environment/bin:$PATH"
-exec monailabel start_server --app "$app" --studies "$(realpath "$studies")" --host 127.0.0.1 --port "$port" \
+# not its command: that one puts the folder of the environment on the path of Python, and tears names with spaces
+exec python -m monailabel.main start_server --app "$app" --studies "$(realpath "$studies")" --host 127.0.0.1 --port "$port" \
   --conf models "$(IFS=,; echo "${names[*]}")" --conf zoo_source local --conf sam2 false

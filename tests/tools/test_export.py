@@ -18,7 +18,7 @@ import torch
 from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
 from monai.bundle import ConfigWorkflow
 
-from common.data import write_phantoms
+from common.data import write_lesion_phantoms, write_phantoms
 from common.data.organ_preprocessing import make_organ_preprocessing
 from common.data.records import save_record
 from tools._export.library import used_modules
@@ -45,6 +45,13 @@ WITHOUT_REPOSITORY = (
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("scans"), 1, 1, 0, size=32)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    """Scans for every workflow of every bundle."""
+    counts = {"num_training": 4, "num_test": 1, "num_unlabeled": 1, "num_normal": 3}
+    return write_lesion_phantoms(tmp_path_factory.mktemp("learned"), **counts, size=48)
 
 
 @pytest.fixture
@@ -86,6 +93,43 @@ def test_runs_from_any_folder_without_this_repository_and_segments_as_before(
     here.run()
     (name,) = (path.name for path in (tmp_path / "here").glob("*_seg.nii.gz"))
     assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+@every_bundle
+def test_is_trained_and_evaluated_without_this_repository(bundle, learned, weights, tmp_path):
+    """All of its workflows, one after the other, from its own folder."""
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path / "exported")
+    before = (root / "models" / "model.pt").read_bytes()
+    runs = [("training", ["train"]), ("evaluation", ["train", "evaluate"])]
+    if (root / "configs" / "pretrain.json").is_file():
+        runs.insert(0, ("pretraining", ["pretrain"]))
+    code = (
+        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
+        "for id, files, options in json.loads(sys.argv[1]):\n"
+        "    monai.bundle.run(id, config_file=[f'configs/{name}.json' for name in files], **options)"
+    )
+    options = {"dataset_dir": str(learned), "device": "cpu"}
+    short = {
+        "max_epochs": 1,
+        "iterations_per_epoch": 1,
+        "val_iterations": 1,
+        "num_labeled": 1,
+        "num_validation": 1,
+        "num_folds": 2,
+    }
+    arguments = []
+    for id, files in runs:
+        known = json.loads((root / "configs" / f"{files[0]}.json").read_text(encoding="utf-8"))
+        arguments.append((id, files, {**options, **{name: value for name, value in short.items() if name in known}}))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (root / "models" / "model.pt").read_bytes() != before
+    assert len(runs) == 2 or list((root / "models" / "pretrained").glob("*.pt"))
+    rows = (root / "evaluation" / "mean_dice_raw.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2
 
 
 def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, tmp_path, monkeypatch):
@@ -188,6 +232,28 @@ def test_monai_loads_its_network_by_name(bundle, weights, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     loaded, stored = (torch.load(path, weights_only=True) for path in (tmp_path / "loaded.pt", weights / "model.pt"))
     assert loaded.keys() == stored.keys() and all(torch.equal(loaded[name], stored[name]) for name in stored)
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_monai_exports_its_network(name, weights, tmp_path):
+    bundle = ROOT / "bundles" / name
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    shape = [1, 3, 64, 64] if name == "context_restoration_unet" else [1, 1, 64, 64, 64]
+    options = {"net_id": "network_def", "filepath": "../model.ts", "ckpt_file": "models/model.pt", "use_trace": True}
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json", "input_shape": shape}
+    code = (
+        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
+        "monai.bundle.ckpt_export(**json.loads(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps({**options, **files})]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    network = small_network(bundle, weights).eval()
+    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
 
 
 def grow(path):
