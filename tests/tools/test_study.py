@@ -217,6 +217,14 @@ def test_an_arm_with_a_pretraining_starts_from_its_weights(content):
     assert runs["scratch", 4, (1, 0)].training.needs == ()
 
 
+def test_text_of_an_option_holds_the_fold_and_the_seed_of_its_draw(content):
+    content |= {"folds": [3], "seeds": [5], "num_labeled": [2]}
+    content["arms"] = {"other": {"options": {"pretrained": "other/fold{fold}_seed{seed}.pt"}}}
+    content["reference"] = None
+    (run,) = plan_runs(plan(content))
+    assert run.training.options["pretrained"] == run.evaluation.options["pretrained"] == "other/fold3_seed5.pt"
+
+
 def test_an_evaluation_repeats_the_options_of_its_training(content):
     for each in plan_runs(plan(content)):
         training, evaluation = options_of(each.training), options_of(each.evaluation)

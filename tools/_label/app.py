@@ -59,8 +59,13 @@ class FewLabelsTrainTask(BundleTrainTask):
     """Train a bundle with the first label that there is, and with the scans that have none.
 
     The weights go on with the preprocessing that they have learned with. A single labeled scan is trained and validated
-    with. Where a bundle learns from scans without labels, those of the server are its.
+    with. Where a bundle learns from scans without labels, those of the server are its. Schedules are as long as the
+    training.
     """
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        # clients send the empty name that they are offered, by which all of the config would run, each training twice
+        return super().__call__({**request, "run_id": request.get("run_id") or "run"}, datastore)
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, str]]:
         self.images = [{"image": datastore.get_image_uri(id)} for id in datastore.list_images()]
@@ -78,6 +83,8 @@ class FewLabelsTrainTask(BundleTrainTask):
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         weights = str(Path(self.bundle_path, "models", "model.pt"))
         config = self.bundle_config.config
+        if "max_epochs" in config:
+            overrides["max_epochs"] = overrides[self.const.key_train_trainer_max_epochs()]
         if "preprocessing_like" in config:
             overrides["preprocessing_like"] = weights
         elif "fitted" in config:
