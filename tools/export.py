@@ -25,6 +25,7 @@ from tools._export.weights import list_weights, load_trained, parse, read_classe
 
 _BUNDLES = Path(__file__).parents[1] / "bundles"
 _DESCRIBER = "common.active_learning.load_describer"  # of scans, for MONAI Label's choice of the next
+_LEARNING_RATE = 1.0e-4  # at most, for a network that segments already
 _TIME = (1980, 1, 1, 0, 0, 0)  # of every file in an archive: the same files give the same bytes
 
 
@@ -56,7 +57,7 @@ def export(
         ckpt_dir: folder of the weights; the bundle's `models` if not given.
         pretrained: what `training` starts from, such as null (from scratch), in place of what its config says.
         zero_shot: (layer_decomp_tumor) the network that was pretrained, or the one that `pretrained` names, as it
-            segments without labels; a training goes on from it.
+            segments without labels; a training goes on from it, with a learning rate of at most 1e-4.
         torchscript: also write the network as `models/model.ts`.
         onnx: also write the network as `models/model.onnx`.
         unknown: refused.
@@ -81,6 +82,7 @@ def export(
         with tempfile.TemporaryDirectory() as folder:
             copied = write_untrained(configs.get("train", {}), weights, Path(folder))
             configs["train"] |= {"pretrained": f"$@ckpt_dir + '/{copied}'", "transferred": "network"}
+            configs["train"]["learning_rate"] = min(configs["train"]["learning_rate"], _LEARNING_RATE)
             configs["train"]["organ_margin"] = configs["inference"]["organ_margin"] = 0.0  # as in zero_shot.yaml
             return _export(source, output, configs, Path(folder), zip, torchscript, onnx)
     return _export(source, output, configs, weights, zip, torchscript, onnx)

@@ -146,6 +146,7 @@ def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, 
     export(bundle.name, str(root.parent), zero_shot=True, **options)
     assert list(find_all([root])) == []
     train = json.loads((root / "configs" / "train.json").read_text(encoding="utf-8"))
+    assert train["learning_rate"] == 1.0e-4, "for a network that segments already"
     assert train["transferred"] == "network" and (root / "models" / "pretrained" / "layer_unet.pt").is_file()
     images = scans / "imagesTs"
     run_exported("inference", root, tmp_path, dataset_dir=images, output_dir=tmp_path / "there")
