@@ -989,6 +989,21 @@ def test_a_fine_tuning_beside_simulations_learns_from_both_and_goes_on_with_the_
     assert (tmp_path / "model.pt").is_file()
 
 
+def test_two_processes_learn_beside_simulations_what_one_does(lesions, tmp_path, quiet_hooks):
+    files = ("train.yaml", "joint.yaml")
+    common = {**SHORT, "amp": False, "optimizer": SGD, "num_validation": 1, "pretrained": "null", "device": "cpu"}
+    one = {**common, "dataset_dir": str(lesions), "ckpt_dir": str(tmp_path / "one"), "batch_size": 4}
+    run(LAYERS_BUNDLE, *files, **one, normal_batch_size=2)
+    launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
+    two = {**common, "dataset_dir": lesions, "batch_size": 2, "normal_batch_size": 1}
+    del two["device"]
+    done = bundle_run(
+        *("run", LAYERS_BUNDLE, *files, "multi_gpu_train.yaml"), launcher=launcher, ckpt_dir=tmp_path / "two", **two
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
 def liver_pretraining(scans: Path, folder: Path) -> ConfigWorkflow:
     return ConfigWorkflow(
         [str(LAYERS_BUNDLE / "configs" / name) for name in ("pretrain.yaml", "small.yaml", "liver.yaml")],
