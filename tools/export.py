@@ -25,7 +25,7 @@ from tools._export.weights import list_weights, load_trained, parse, read_classe
 
 _BUNDLES = Path(__file__).parents[1] / "bundles"
 _DESCRIBER = "common.active_learning.load_describer"  # of scans, for MONAI Label's choice of the next
-_LEARNING_RATE = 1.0e-4  # at most, for a network that segments already
+_LEARNING_RATE = 1.0e-4  # at most, for a network that segments without having been trained with labels
 _TIME = (1980, 1, 1, 0, 0, 0)  # of every file in an archive: the same files give the same bytes
 
 

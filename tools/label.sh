@@ -43,7 +43,7 @@ if $setup_only; then exit; fi
 [ ${#bundles[@]} -gt 0 ] || { echo "error: at least one BUNDLE must be named, got none" >&2; exit 2; }
 [ -d "$studies" ] || { echo "error: --studies must be a folder of scans, got '$studies'" >&2; exit 2; }
 mkdir -p "$app/model"
-app=$(realpath "$app") # before the folder changes
+app=$(realpath "$app") studies=$(realpath "$studies") # before the folder changes
 cp "$root/tools/_label/app.py" "$app/main.py"
 cp "$root/tools/_label/strategy.py" "$app/"
 names=()
@@ -60,6 +60,7 @@ for bundle in "${bundles[@]}"; do
   fi
 done
 export PATH="$environment/bin:$PATH"
-# not its command: that one puts the folder of the environment on the path of Python, and tears names with spaces
-exec python -m monailabel.main start_server --app "$app" --studies "$(realpath "$studies")" --host 127.0.0.1 --port "$port" \
+cd "$app" # so that Python finds nothing of this repository
+# not its own command, which puts this repository on the path of Python, and tears names with spaces
+exec python -m monailabel.main start_server --app "$app" --studies "$studies" --host 127.0.0.1 --port "$port" \
   --conf models "$(IFS=,; echo "${names[*]}")" --conf zoo_source local --conf sam2 false

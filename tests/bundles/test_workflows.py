@@ -967,7 +967,7 @@ def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path,
     assert line.startswith("error: clip must be that of the pretraining of")
 
 
-def test_a_fine_tuning_beside_simulations_learns_from_both_and_goes_on_with_the_same(
+def test_a_fine_tuning_beside_simulations_is_given_both_and_goes_on_with_the_same(
     lesions, tmp_path, quiet_hooks, capsys
 ):
     common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", "pretrained": "null"}
@@ -978,6 +978,7 @@ def test_a_fine_tuning_beside_simulations_learns_from_both_and_goes_on_with_the_
     images, labels = made.parser.get_parsed_content("train::trainer").prepare_batch(batch)
     assert torch.equal(images[:1], batch["labeled"]["image"]) and torch.equal(labels[:1], batch["labeled"]["label"])
     assert len(images) == len(labels) == 3
+    assert labels[1:].any()
     changed = (images[1:] - batch["normal"]["image"]).abs() > 1e-6
     assert not (labels[1:].bool() & ~changed).any()  # what counts as a tumor was put into the scan
     interrupt(workflow(LAYERS_BUNDLE, *files, **common), epoch=2)

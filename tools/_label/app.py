@@ -85,6 +85,7 @@ class FewLabelsTrainTask(BundleTrainTask):
         config = self.bundle_config.config
         if "max_epochs" in config:
             overrides["max_epochs"] = overrides[self.const.key_train_trainer_max_epochs()]
+            overrides["resume"] = False  # it starts from the served weights, whatever was interrupted
         if "preprocessing_like" in config:
             overrides["preprocessing_like"] = weights
         elif "fitted" in config:

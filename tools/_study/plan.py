@@ -57,7 +57,8 @@ class Arm:
         pretraining: name of the pretraining it starts from.
         bundle: folder of the bundle; the study's when empty.
         override_files: configs given last, relative to the bundle; the study's when None.
-        options: overrides of this arm, on top of the study's. In text, `{fold}` and `{seed}` are those of the draw.
+        options: overrides of this arm, on top of the study's. In one that is text, `{fold}` and `{seed}` are those of
+            the draw.
         workflow: what is run with the draw's seed before the evaluation: `training`, or `pretraining` for what is
             evaluated without any label.
         evaluation_files: configs that the evaluation is given after `evaluate.yaml`, relative to the bundle.
@@ -255,7 +256,8 @@ def _plan_run(
     }
     if pretraining is not None:
         options["pretrained"] = str(pretraining.product)
-    for key, value in {**study.options, **arm.options}.items():
+    options |= study.options
+    for key, value in arm.options.items():
         is_text = isinstance(value, str)
         options[key] = value.replace("{fold}", str(fold)).replace("{seed}", str(seed)) if is_text else value
     config_files = _config_files(study, arm, _FIRST_FILE[arm.workflow])
