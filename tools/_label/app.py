@@ -64,7 +64,7 @@ class FewLabelsTrainTask(BundleTrainTask):
     """
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        # clients send the empty name that they are offered, by which all of the config would run, each training twice
+        # the name that a client is offered is empty: sent back, all of the config would run, each training twice
         return super().__call__({**request, "run_id": request.get("run_id") or "run"}, datastore)
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, str]]:
