@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.utils import check_flags, write_atomically, write_folder
+from common.utils import check_flags, check_options, write_atomically, write_folder
 from tools._command import run_command
 from tools._export.configs import components, read_configs, relocate, to_json
 from tools._export.library import PACKAGE, used_modules
@@ -82,6 +82,7 @@ def export(
         with tempfile.TemporaryDirectory() as folder:
             copied = write_untrained(configs.get("train", {}), weights, Path(folder))
             configs["train"] |= {"pretrained": f"$@ckpt_dir + '/{copied}'", "transferred": "network"}
+            check_options(positive_numbers={"learning_rate": configs["train"]["learning_rate"]})
             configs["train"]["learning_rate"] = min(configs["train"]["learning_rate"], _LEARNING_RATE)
             configs["train"]["organ_margin"] = configs["inference"]["organ_margin"] = 0.0  # as in zero_shot.yaml
             return _export(source, output, configs, Path(folder), zip, torchscript, onnx)

@@ -16,7 +16,8 @@ A study file names a data set, a bundle, and the arms to compare:
     pretrainings:
       wta: {weights: pretrained/wta_autoencoders.pt, options: {max_epochs: 40}, per_fold: false}
     arms:  # pretrainings and arms may have a bundle and override_files of their own
-      scratch: {options: {pretrained: null}}  # in a text, {fold} and {seed} are those of the draw
+      # in an option that is text, {fold} and {seed} are those of the draw
+      scratch: {options: {pretrained: null}}
       stl: {pretraining: wta, options: {phi: 1.0}}
     reference: scratch  # the arm that the others are tested against
     split: test  # or validation

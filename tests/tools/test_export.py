@@ -163,6 +163,17 @@ def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, 
 
     with pytest.raises(ValueError, match=r"must have shape .*; name the overrides with which it was pretrained"):
         export(bundle.name, str(tmp_path / "other"), zero_shot=True, ckpt_dir=str(tmp_path / "models"))
+    text = tmp_path / "text.yaml"
+    text.write_text("learning_rate: 1e-3\n", encoding="utf-8")  # which YAML takes for a text
+    with pytest.raises(ValueError, match="learning_rate must be a number above 0, got '1e-3'"):
+        files = ["configs/demo.yaml", str(text)]
+        export(
+            bundle.name,
+            str(tmp_path / "other"),
+            zero_shot=True,
+            ckpt_dir=str(tmp_path / "models"),
+            override_files=files,
+        )
     named = {"pretrained": str(pretrained / "layer_unet.pt"), "override_files": "configs/demo.yaml"}
     export(bundle.name, str(tmp_path / "named"), zero_shot=True, ckpt_dir=str(tmp_path), **named)
     again = tmp_path / "named" / bundle.name
