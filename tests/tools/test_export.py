@@ -165,7 +165,7 @@ def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, 
         export(bundle.name, str(tmp_path / "other"), zero_shot=True, ckpt_dir=str(tmp_path / "models"))
     text = tmp_path / "text.yaml"
     text.write_text("learning_rate: 1e-3\n", encoding="utf-8")  # which YAML takes for a text
-    with pytest.raises(ValueError, match="learning_rate must be a number above 0, got '1e-3'"):
+    with pytest.raises(TypeError, match="learning_rate must be a number above 0, got '1e-3'"):
         files = ["configs/demo.yaml", str(text)]
         export(
             bundle.name,
