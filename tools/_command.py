@@ -22,7 +22,8 @@ def run_command(tools: Callable | Mapping[str, Callable], *text: str) -> None:
         tools: the function, or functions by name.
         text: names of the options that stay text, whatever they look like.
     """
-    name, arguments = f"tools.{Path(sys.argv[0]).stem}", sys.argv[1:]
+    spec, arguments = sys.modules["__main__"].__spec__, sys.argv[1:]
+    name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
     functions = {} if callable(tools) else dict(tools)
     if {"-h", "--help"} & {*arguments}:
         fire.Fire(tools, [*(argument for argument in arguments[:1] if argument in functions), "--", "--help"], name)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from monai.transforms import LoadImage
 
-from common.data.checks import PICTURE_SUFFIX, SUFFIXES, check_label
-from common.data.datalist import case_id, write_datalist
+from common.data import case_id, check_label, write_datalist
+from common.data.checks import PICTURE_SUFFIX, SUFFIXES
 from tools._command import run_command
 
 _PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|organ|volume|vol)[-_]"

@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-requirements=$root/tools/_label/requirements.txt
+requirements=$root/tools/label/requirements.txt
 if [ ! -f "$environment/.complete" ] || [ "$requirements" -nt "$environment/.complete" ]; then
   echo "setting up $environment (downloads MONAI Label and PyTorch with CUDA once, 5 GB; minutes)"
   "${PYTHON:-python3}" -m venv "$environment"
@@ -44,8 +44,8 @@ if $setup_only; then exit; fi
 [ -d "$studies" ] || { echo "error: --studies must be a folder of scans, got '$studies'" >&2; exit 2; }
 mkdir -p "$app/model"
 app=$(realpath "$app") studies=$(realpath "$studies") # before the folder changes
-cp "$root/tools/_label/app.py" "$app/main.py"
-cp "$root/tools/_label/strategy.py" "$app/"
+cp "$root/tools/label/app.py" "$app/main.py"
+cp "$root/tools/label/strategy.py" "$app/"
 names=()
 for bundle in "${bundles[@]}"; do
   name=$(basename "$bundle")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.active_learning import CRITERIA, load_describer
+from common.cli import check_choice, check_options
 from common.data import case_id, list_images, read_images
-from common.utils import check_choice, check_options
 from tools._command import run_command
 
 

@@ -18,10 +18,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from common.data import case_id, read_cases, write_datalist
-from common.data.checks import check_gzip, check_label
-from common.transforms import ORGAN_FINDERS
-from common.utils import check_choice, write_folder
+from common.cli import check_choice
+from common.data import case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
+from common.layers import ORGAN_FINDERS
 from tools._command import run_command
 
 _KEYS = ("image", "label", "organ", "t2_map")

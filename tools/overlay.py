@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, Orientation
 
 from common.data import case_id
-from common.visualize import save_overlay
+from common.training import save_overlay
 from tools._command import run_command
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.data.lesion_phantom import write_lesion_phantoms
-from common.data.phantom import write_phantoms
-from common.utils import check_flags
+from common.cli import check_flags
+from common.data import write_lesion_phantoms, write_phantoms
 from tools._command import run_command
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import torch
 
-from common.utils import check_choice
+from common.cli import check_choice
 
 __all__ = ["CRITERIA", "next_scans"]
 

@@ -14,8 +14,9 @@ from monai.bundle import ConfigParser
 from torch import nn
 from tqdm import tqdm
 
-from common.networks import is_scratch, load_network
-from common.utils import write_atomically
+from common.cli import is_scratch
+from common.data import write_atomically
+from common.training import load_network
 
 from .next_scans import next_scans
 from .scan_description import describe_scan

@@ -10,6 +10,7 @@ from torch import nn
 __all__ = ["describe_scan"]
 
 _SIZE = 64  # voxels along each axis of what a convolutional network is shown
+
 _NUM_PARTS = 3  # of a scan along each axis
 
 

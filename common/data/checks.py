@@ -17,9 +17,9 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 __all__ = [
+    "Header",
     "PICTURE_SUFFIX",
     "SUFFIXES",
-    "Header",
     "check_grids",
     "check_gzip",
     "check_header",
@@ -29,14 +29,19 @@ __all__ = [
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
 PICTURE_SUFFIX = ".png"  # the only format of 2D images that keeps every value and has no grid in millimeters
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16  # bytes
+
 _FIELD_OF_VIEW_MM = (5.0, 3000.0)  # of the longest side: a crop of a mouse, a whole patient
+
 _GRID_TOLERANCE = 1e-2  # voxels
+
 _ROUNDING = 1e-2  # how far a label may lie from a whole number
+
 _SIGNATURES = {
     b"\x1f\x8b": "gzip data",
     b"NRRD": "an NRRD image",
@@ -48,6 +53,7 @@ _SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer",
     b"<": "an HTML or XML page",
 }
+
 _WANTED = {
     ".nii.gz": "gzip data",
     ".nii": "a NIfTI image",
@@ -56,6 +62,7 @@ _WANTED = {
     ".mhd": "a MetaImage",
     PICTURE_SUFFIX: "a PNG picture",
 }
+
 _NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 

@@ -13,15 +13,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.utils import check_flags, write_atomically
+from common.cli import check_flags
 
 from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
+from .files import write_atomically
 
 __all__ = ["Cases", "case_id", "read_cases", "read_images", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
 Item = dict[str, str]
+
 _T = TypeVar("_T")
 
 

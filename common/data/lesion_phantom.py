@@ -19,9 +19,13 @@ __all__ = ["LESION_LABELS", "make_lesion_phantom", "write_lesion_phantoms"]
 LESION_LABELS = ("background", "tumor")
 
 _LIVER = PHANTOM_LABELS.index("liver")
+
 _RADIUS_MM = (9.0, 20.0)
+
 _CONTRAST = (35.0, 70.0)  # HU that a lesion is darker or brighter than the liver
+
 _LEVEL = 0.5  # of the sum of blobs, at the border
+
 _CORE = 1.15  # of the sum of blobs, at the border of a necrotic core
 
 

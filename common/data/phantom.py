@@ -17,9 +17,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from common.utils import write_folder
-
 from .datalist import write_datalist
+from .files import write_folder
 
 __all__ = ["PHANTOM_LABELS", "make_phantom", "write_drawn", "write_phantoms"]
 
@@ -58,6 +57,7 @@ _ANATOMY = (
     _Organ((46, -42, -22), (11, 10, 28), 125, label=3, tilt=12),  # medulla and pelvis
     _Organ((-48, -40, -10), (11, 10, 28), 125, label=4, tilt=12),
 )
+
 _NUM_BOWEL_LOOPS = 16
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from monai.transforms import Compose, LoadImaged, Orientationd
 
-from common.networks import RANDOM, is_scratch
+from common.cli import RANDOM, is_scratch
 
-from .records import PREPROCESSING_FILE, load_record, save_record
+from .record import PREPROCESSING_FILE, load_record, save_record
 
 __all__ = ["FittedPreprocessing", "fit_preprocessing", "load_preprocessing"]
 

@@ -6,8 +6,10 @@ from monai.networks.nets import BasicUNet, SegResNet, UNet
 from torch import nn
 
 from common.active_learning import describe_scan
-from common.atlas import GreyValueDifference, PlanarAtlas
-from common.networks import ContextUNet, FNet, LayerUNet
+from common.context import ContextUNet
+from common.fnet import FNet
+from common.layers import LayerUNet
+from common.planar import GreyValueDifference, PlanarAtlas
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_background_alone_is_refused_and_leaves_nothing(tmp_path):
 
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.data.records.is_main_process", lambda: False)
+    monkeypatch.setattr("common.data.record.is_main_process", lambda: False)
     assert save_classes(tmp_path, LABELS).labels == LABELS
     assert list(tmp_path.iterdir()) == []
 

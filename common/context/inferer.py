@@ -1,0 +1,74 @@
+"""Inference of a 2D network on volumes, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch.nn import functional as F
+
+from .slices import slice_axis
+
+__all__ = ["WholeSliceInferer"]
+
+
+class WholeSliceInferer(Inferer):
+    """Probabilities of a volume from a 2D network that sees whole slices, several at a time.
+
+    MONAI's `SliceInferer` cuts slices into windows of a given size; here a slice of any size is one input. It is padded
+    at its far sides with the smallest intensity of its volume, in each channel, and the output is cropped.
+
+    Args:
+        axis: of the volume, to which the slices are perpendicular; see `SliceDataset`.
+        batch_size: slices in a minibatch.
+        divisor: the sides of the network's input are multiples of this, in pixels.
+        sigmoid: turn the network's output into a probability for each class; otherwise it is left as it is.
+        output_dtype: of the probabilities; that of the network's output if not given.
+    """
+
+    def __init__(
+        self,
+        axis: int = 2,
+        batch_size: int = 8,
+        divisor: int = 16,
+        sigmoid: bool = True,
+        output_dtype: torch.dtype | None = None,
+    ) -> None:
+        if axis not in (0, 1, 2):
+            raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
+        if batch_size < 1 or divisor < 1:
+            raise ValueError(f"batch_size and divisor must be at least 1, got {batch_size} and {divisor}")
+        self.axis = axis
+        self.batch_size = batch_size
+        self.divisor = divisor
+        self.sigmoid = sigmoid
+        self.output_dtype = output_dtype
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return probabilities of shape `(B, num_classes, H, W, D)` for volumes of shape `(B, C, H, W, D)`.
+
+        Raises:
+            ValueError: when `inputs` has another number of axes.
+        """
+        if inputs.ndim != 5:
+            raise ValueError(f"inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}")
+        volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        axis = slice_axis(volumes.shape[2:], self.axis) + 2
+        slices = volumes.movedim(axis, 1)  # (B, slices, C, H, W)
+        fill = volumes.flatten(2).amin(2)[:, None, :, None, None].expand(-1, slices.shape[1], -1, 1, 1)
+        slices, fill = slices.flatten(0, 1), fill.flatten(0, 1)
+        height, width = slices.shape[2:]
+        padding = (0, -width % self.divisor, 0, -height % self.divisor)
+        outputs = []
+        for part, value in zip(slices.split(self.batch_size), fill.split(self.batch_size), strict=True):
+            if any(padding):
+                part = F.pad(part - value, padding) + value
+            output = network(part, *args, **kwargs)[..., :height, :width]
+            output = output.float().sigmoid() if self.sigmoid else output
+            outputs.append(output.to(self.output_dtype or output.dtype))
+        return torch.cat(outputs).unflatten(0, (len(volumes), -1)).movedim(1, axis)

@@ -1,0 +1,340 @@
+"""Two-dimensional slices of volumes, each volume being read once and not once for every slice."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from monai.engines import PrepareBatch
+from monai.networks import one_hot
+from monai.transforms import Compose, MapTransform
+
+from common.cli import check_whole_numbers
+from common.data import EpochBatchSampler
+
+__all__ = ["PrepareClasses", "SliceBatchSampler", "SliceDataset", "SliceRequest", "SliceSourced", "slice_axis"]
+
+logger = logging.getLogger(__name__)
+
+
+class SliceRequest(NamedTuple):
+    """Which slice of which case: all chance of an item is in its seed, so any number of workers gives the same items.
+
+    Attributes:
+        case: index of the case in the data.
+        slice: index of the slice along the axis.
+        seed: below 2^32.
+    """
+
+    case: int
+    slice: int
+    seed: int
+
+
+def slice_axis(spatial_size: Sequence[int], axis: int) -> int:
+    """Return the axis along which a volume is cut: `axis`, or that of length 1 when there is just one.
+
+    A 2D image is a volume with one slice, and the plane it shows, once it is oriented, may be any of the three.
+    """
+    short = [index for index, length in enumerate(spatial_size) if length == 1]
+    return short[0] if len(short) == 1 else axis
+
+
+class SliceSourced(MapTransform):
+    """Turn a preprocessed case into what slices are taken from: its image and label, with the slices in front.
+
+    Args:
+        keys: the image, of shape `(C, H, W, D)`.
+        axis: of the volume, to which the slices are perpendicular.
+    """
+
+    def __init__(self, keys: str, axis: int) -> None:
+        super().__init__(keys)
+        self.axis = axis
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        image = data[self.keys[0]]
+        out: dict[str, Any] = {"case": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
+        volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+        axis = slice_axis(volume.shape[1:], self.axis) + 1
+        out["image"] = volume.movedim(axis, 0).contiguous()  # (slices, C, H, W): a slice is one piece of memory
+        if min(out["image"].shape[2:]) < 2:
+            size = tuple(volume.shape[1:])
+            raise ValueError(f"{out['case']}: slices along axis {self.axis} must be two-dimensional, got {size} voxels")
+        out["fill"] = volume.flatten(1).amin(1)
+        if "label" in data:
+            label = torch.from_numpy(np.asarray(data["label"]).astype(np.int16))
+            out["label"] = label.movedim(axis, 0).contiguous()
+        return out
+
+
+class SliceDataset(CacheDataset):
+    """Slices of volumes, one for each `SliceRequest`.
+
+    An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one; `seed`, that of
+    the request, for whatever is random afterwards; and `case`, the file of the volume. Slices of an RAS volume
+    perpendicular to axis 2 are axial, to axis 1 coronal, to axis 0 sagittal.
+
+    Every volume is preprocessed once when the data set is made. Those that are not cached are read again, once in each
+    epoch, provided that the requests are those of `SliceBatchSampler`.
+
+    Args:
+        data: cases, each with `image` and perhaps `label`.
+        transform: preprocessing up to a normalized volume of shape `(C, H, W, D)`, without randomness.
+        axis: of the volumes, to which the slices are perpendicular. A 2D image, whose third axis has length 1, is its
+            own slice.
+        slice_size: height and width of the items in pixels: slices are cropped, and padded with the smallest intensity
+            of their volume (of each channel), labels with background. `None`: whole slices, which must be of one size.
+        placement: of the crop, or of the slice within its padding: `random` or `center`.
+        body_contrast: leave out slices of air. A pixel belongs to the body when it is brighter than the smallest
+            intensity of the volume by more than this many standard deviations of the volume, in any channel; 0.5 suits
+            CT windows and MR. `None`: no slice is left out. Slices with foreground in the label always stay.
+        min_body: smallest share of a slice's pixels that belong to the body, when slices of air are left out.
+        cache_rate: share of the volumes that stay in memory.
+        window: volumes that are kept in memory for a while when not all are cached; see `SliceBatchSampler`.
+        num_workers: threads that fill the cache.
+        progress: show a bar while the cache is filled.
+
+    Raises:
+        TypeError: when `slice_size` is no list of whole numbers, or `body_contrast` is text.
+        ValueError: when an argument is out of range, there are no slices, slices of several sizes without a
+            `slice_size`, or labels without any foreground.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        transform: Callable,
+        axis: int = 2,
+        slice_size: Sequence[int] | None = None,
+        placement: str = "random",
+        body_contrast: float | None = None,
+        min_body: float = 0.01,
+        cache_rate: float = 1.0,
+        window: int = 4,
+        num_workers: int = 1,
+        progress: bool = False,
+    ) -> None:
+        if axis not in (0, 1, 2):
+            raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
+        if placement not in ("random", "center"):
+            raise ValueError(f"placement must be random or center, got {placement!r}")
+        if isinstance(slice_size, (int, float, str)):
+            raise TypeError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
+        for edge in slice_size or ():
+            check_whole_numbers(slice_size=edge)
+        if slice_size is not None and (len(slice_size) != 2 or min(slice_size) < 1):
+            raise ValueError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
+        if isinstance(body_contrast, str):
+            raise TypeError(f"body_contrast must be a number or None, got {body_contrast!r}")
+        if not 0 <= cache_rate <= 1 or window < 1:
+            raise ValueError(f"cache_rate must be in [0, 1] and window at least 1, got {cache_rate} and {window}")
+        if not data:
+            raise ValueError(
+                "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
+            )
+        self.axis = axis
+        self.slice_size = None if slice_size is None else (int(slice_size[0]), int(slice_size[1]))
+        self.placement = placement
+        self.body_contrast = body_contrast
+        self.min_body = min_body
+        self.window = window
+        self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        super().__init__(
+            data,
+            Compose([transform, SliceSourced("image", axis)]).flatten(),
+            cache_rate=cache_rate,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        self.slices = self._survey()
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether all volumes stay in memory."""
+        return self.cache_num == len(self)
+
+    def __getitem__(self, request: SliceRequest) -> dict[str, Any]:
+        source = self._source(request.case)
+        image = source["image"][request.slice]
+        size = image.shape[1:] if self.slice_size is None else self.slice_size
+        start = self._start(image.shape[1:], size, request.seed)
+        item = {"image": _window(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
+        if "label" in source:
+            item["label"] = _window(source["label"][request.slice], start, size, torch.zeros(1, dtype=torch.int16))
+        return item
+
+    def _source(self, case: int) -> dict[str, Any]:
+        """Return a preprocessed case; the last few of those that are not cached are kept."""
+        if case < self.cache_num:
+            return self._transform(case)
+        if case not in self._recent:
+            while len(self._recent) >= self.window:  # before reading, so that no more are ever in memory
+                self._recent.popitem(last=False)
+            self._recent[case] = self._transform(case)
+        self._recent.move_to_end(case)
+        return self._recent[case]
+
+    def _survey(self) -> list[np.ndarray]:
+        """Return the slices of every case that may be requested."""
+        slices, sizes, has_label, has_foreground = [], {}, False, False
+        for case in range(len(self)):
+            source = self._source(case)
+            sizes[tuple(source["image"].shape[2:])] = source["case"]
+            has_label = has_label or "label" in source
+            has_foreground = has_foreground or ("label" in source and bool(source["label"].any()))
+            slices.append(np.flatnonzero(self._is_wanted(source)))
+            if not len(slices[-1]):
+                logger.warning("%s: no slice shows a body, none is used", source["case"])
+        if self.slice_size is None and len(sizes) > 1:
+            raise ValueError(f"slices must be of one size unless slice_size is given, got {_few(sizes)}")
+        if has_label and not has_foreground:
+            raise ValueError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
+        if not any(map(len, slices)):
+            raise ValueError(f"data must hold slices that show a body, got none in {len(self)} cases")
+        return slices
+
+    def _is_wanted(self, source: Mapping[str, Any]) -> np.ndarray:
+        image = source["image"]
+        if self.body_contrast is None:
+            return np.ones(len(image), dtype=bool)
+        deviation = image.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+        edge = (source["fill"] + self.body_contrast * deviation).view(-1, 1, 1)
+        wanted = [bool((part > edge).any(0).float().mean() >= max(self.min_body, 1e-9)) for part in image]
+        if "label" in source:
+            return np.array(wanted) | source["label"].flatten(1).any(1).numpy()
+        return np.array(wanted)
+
+    def _start(self, size: Sequence[int], slice_size: Sequence[int], seed: int) -> list[int]:
+        """Return the first pixel of a crop, negative where the slice is padded."""
+        room = [available - length for available, length in zip(size, slice_size, strict=True)]
+        if self.placement == "center":
+            return [free // 2 for free in room]
+        rng = np.random.default_rng(seed)
+        return [int(rng.integers(min(free, 0), max(free, 0), endpoint=True)) for free in room]
+
+
+class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
+    """Minibatches of slice requests, each slice as often as any other. See `EpochBatchSampler`.
+
+    When all volumes are cached, the slices come in one random order. Otherwise the volumes do, and the slices are
+    shuffled within groups of `dataset.window` volumes, so that each volume is read once in a pass. Worker processes
+    and the processes of a distributed run share no memory: then each gets a part of that order of its own, only a
+    volume at the seam of two parts is read by both, and which slices make up a minibatch depends on their number.
+
+    Args:
+        dataset: the dataset whose slices are drawn.
+        batch_size: slices in a minibatch; the last one of a whole pass may be smaller.
+        num_batches: minibatches in an epoch. `None`: a whole pass, every slice once. In a distributed run a few slices
+            come twice, when their number is no multiple of that of the processes.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew.
+        num_workers: that of the loader, which matters only when not all volumes are cached.
+
+    Raises:
+        TypeError: when `batch_size` or `num_batches` is no whole number.
+        ValueError: when an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        batch_size: int,
+        num_batches: int | None = None,
+        seed: int = 0,
+        fixed: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        check_whole_numbers(batch_size=batch_size, num_batches=1 if num_batches is None else num_batches)
+        if batch_size < 1 or (num_batches is not None and num_batches < 1):
+            raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
+        super().__init__(seed, fixed)
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.num_streams = 1 if dataset.is_cached else max(num_workers, 1)
+        self.num_slices = sum(map(len, dataset.slices))
+
+    def __len__(self) -> int:
+        return math.ceil(self._num_requests(self._place()[1]) / self.batch_size)
+
+    def _num_requests(self, world_size: int) -> int:
+        """Return the number of slices that one process gets in an epoch."""
+        if self.num_batches is None:
+            return math.ceil(self.num_slices / world_size)
+        return self.num_batches * self.batch_size
+
+    def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[SliceRequest]]:
+        count = self._num_requests(world_size)
+        total = count * world_size
+        first = epoch * (self.num_slices if self.num_batches is None else total)
+        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=total)
+        drawn = list(zip(self._places(first, first + total), seeds.tolist(), strict=True))
+        share = slice(rank, None, world_size) if self.dataset.is_cached else slice(rank * count, (rank + 1) * count)
+        requests = [SliceRequest(*place, seed) for place, seed in drawn[share]]
+        batches = [requests[low : low + self.batch_size] for low in range(0, count, self.batch_size)]
+        streams = [list(part) for part in np.array_split(np.arange(len(batches)), self.num_streams)]
+        for index in range(len(batches)):  # a loader deals minibatches to its workers in turn
+            yield batches[streams[index % self.num_streams][index // self.num_streams]]
+
+    def _places(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the cases and slices of the draws from `first` up to `last`: one order of all slices after another."""
+        for turn in range(first // self.num_slices, math.ceil(last / self.num_slices)):
+            offset = turn * self.num_slices
+            yield from self._order(turn)[max(first - offset, 0) : last - offset]
+
+    def _order(self, turn: int) -> list[tuple[int, int]]:
+        """Return every case and slice once."""
+        rng = np.random.default_rng((self.seed, 1, turn))
+        cases = rng.permutation(len(self.dataset)).tolist()
+        window = len(cases) if self.dataset.is_cached else self.dataset.window
+        order: list[tuple[int, int]] = []
+        for low in range(0, len(cases), window):
+            group = [(case, int(index)) for case in cases[low : low + window] for index in self.dataset.slices[case]]
+            order.extend(group[place] for place in rng.permutation(len(group)))
+        return order
+
+
+def _window(image: torch.Tensor, start: Sequence[int], size: Sequence[int], fill: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a part of an image of shape `(C, H, W)`; beyond the border it has the value of `fill`."""
+    out = fill.to(image.dtype).view(-1, 1, 1).repeat(1, *size)
+    inside, outside = [], []
+    for first, length, available in zip(start, size, image.shape[1:], strict=True):
+        low, high = max(first, 0), min(first + length, available)
+        inside.append(slice(low, high))
+        outside.append(slice(low - first, high - first))
+    out[(slice(None), *outside)] = image[(slice(None), *inside)]
+    return out
+
+
+def _few(sizes: Mapping[tuple[int, ...], str]) -> str:
+    return ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
+
+
+class PrepareClasses(PrepareBatch):
+    """Take the image as the input, and a mask for each class as the target; background has none.
+
+    Args:
+        num_classes: background included.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images of shape `(B, C, H, W)` and masks of shape `(B, num_classes - 1, H, W)`."""
+        image = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
+        label = batchdata["label"].to(device=device, non_blocking=non_blocking)
+        return image, one_hot(label, self.num_classes, dtype=image.dtype)[:, 1:]

@@ -1,0 +1,147 @@
+"""Transfer of a pretrained inpainting network to segmentation, and its controls.
+
+Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
+2022 (https://arxiv.org/abs/2210.07936)
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.cli import RANDOM, check_flags, is_scratch
+from common.training import load_weights
+
+from .network import ContextUNet
+
+__all__ = ["UnfreezeAfter", "transfer_context"]
+
+logger = logging.getLogger(__name__)
+
+_PREFIXES = {
+    "encoder": ("encoder.",),
+    "encoder_decoder": ("encoder.", "decoder."),
+    "statistics": ("encoder.",),
+}
+
+
+def transfer_context(
+    network: ContextUNet,
+    path: str | Path | None,
+    parts: str = "encoder",
+    freeze: bool = False,
+    seed: int = 0,
+) -> ContextUNet:
+    """Copy a pretrained encoder, and perhaps its decoder, into a network; all of their tensors or none.
+
+    The paper's best choice is the encoder, with all weights trainable at once. A control tells whether what was learned
+    counts, or only its scale: `statistics` copies the biases and norms of the encoder and draws the weights of each
+    filter anew, from the normal distribution with the mean and the standard deviation of the pretrained filter.
+
+    Args:
+        network: of the same features and input channels as the pretrained one; changed in place.
+        path: state dict of a `ContextUNet`; `None` or `null` trains from scratch, `random` keeps the initial weights.
+        parts: `encoder`, `encoder_decoder` or `statistics`. The head is never transferred.
+        freeze: the tensors of these parts require no gradient, until `UnfreezeAfter` gives it back.
+        seed: of the weights that `statistics` draws.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        TypeError: when `freeze` is text.
+        ValueError: when the weights do not fit the network, or `parts` is unknown.
+    """
+    if parts not in _PREFIXES:
+        raise ValueError(f"parts must be one of {list(_PREFIXES)}, got {parts!r}")
+    check_flags(freeze=freeze)
+    if is_scratch(path):
+        logger.info("context U-Net: from scratch, nothing transferred")
+        return network
+    if path == RANDOM:
+        logger.info("context U-Net: initial weights, nothing transferred; %s %s", parts, _fate(freeze))
+    else:
+        target = network.state_dict()
+        source = _matching_weights(target, load_weights(path), parts, path)
+        if parts == "statistics":
+            generator = torch.Generator().manual_seed(seed)
+            source = {name: _redraw_filters(value, generator) for name, value in source.items()}
+        network.load_state_dict({**target, **source})
+        logger.info(
+            "context U-Net: %d of %d tensors transferred from %s, %s %s",
+            *(len(source), len(target), path, parts, _fate(freeze)),
+        )
+    if freeze:
+        for name, parameter in network.named_parameters():
+            if name.startswith(_PREFIXES[parts]):
+                parameter.requires_grad_(False)
+    return network
+
+
+def _matching_weights(
+    target: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], parts: str, path: str | Path | None
+) -> dict[str, torch.Tensor]:
+    """Return the weights of some parts, refusing any that the network or the file lacks."""
+    source = {name: value for name, value in weights.items() if name.startswith(_PREFIXES[parts])}
+    for name, value in target.items():
+        if name.startswith(_PREFIXES[parts]):
+            expected, found = tuple(value.shape), tuple(source[name].shape) if name in source else "nothing"
+            if found != expected:
+                raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+    beyond = [name for name in source if name not in target]
+    if beyond:
+        raise ValueError(f"{path}: weights must have no tensor that the network lacks, got {beyond[0]}")
+    return source
+
+
+def _redraw_filters(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return random kernels with each filter's mean and standard deviation; a bias or a norm stays as it is."""
+    if weight.ndim == 1:
+        return weight
+    std, mean = torch.std_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+    return mean + std * torch.randn(weight.shape, generator=generator)
+
+
+def _fate(freeze: bool) -> str:
+    return "frozen" if freeze else "trainable"
+
+
+class UnfreezeAfter:
+    """Give every parameter of a network its gradient back after some epochs.
+
+    The engine's own count of epochs decides, so a resumed training goes on as it would have. The optimizer must hold
+    the frozen parameters from the start; it leaves those without a gradient as they are.
+
+    Args:
+        network: some of whose parameters are frozen, on every start of the training.
+        epoch: number of epochs with frozen parameters; with 0, nothing stays frozen.
+
+    Raises:
+        ValueError: when `epoch` is negative, or something is frozen in a network that is trained in parallel: its
+            processes do not exchange the gradients of what was frozen when they were set up.
+    """
+
+    def __init__(self, network: nn.Module, epoch: int) -> None:
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        self.network = network
+        self.epoch = epoch
+
+    def attach(self, engine: Engine) -> None:
+        networks = (self.network, getattr(engine, "network", None))
+        is_frozen = not all(parameter.requires_grad for parameter in self.network.parameters())
+        if is_frozen and any(isinstance(network, DistributedDataParallel) for network in networks):
+            raise ValueError("network must be trained by one process to be unfrozen, got DistributedDataParallel")
+        engine.add_event_handler(Events.EPOCH_STARTED, self._unfreeze)
+
+    def _unfreeze(self, engine: Engine) -> None:
+        frozen = [parameter for parameter in self.network.parameters() if not parameter.requires_grad]
+        if engine.state.epoch > self.epoch and frozen:
+            self.network.requires_grad_(True)
+            logger.info("epoch %d: %d tensors unfrozen", engine.state.epoch, len(frozen))

@@ -1,0 +1,109 @@
+"""Volumes that stay on a device, and random pairs of patches drawn from them there.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). Every volume is drawn;
+the authors' code takes all minibatches from as many volumes as a minibatch has pairs:
+https://github.com/multimodallearning/miccai19_self_supervision/blob/428ff1f66b0ab7885a07a16eb32f5160c2bbf348/miccai_train.ipynb
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, MetaTensor
+from monai.transforms import Compose, MapTransform
+
+from common.cli import check_flags
+
+__all__ = ["ResidentVolumes", "Residentd"]
+
+_MASKS = ("organ", "label")
+
+
+class Residentd(MapTransform):
+    """Move a preprocessed volume to the device where it shall stay.
+
+    Its `organ` and `label`, where it has them, are kept as whole numbers, and the edges of its voxels in mm as
+    `spacing`.
+
+    Args:
+        keys: the image, of shape `(1, H, W, D)`.
+        device: where it shall stay.
+        half: keep it in half precision.
+
+    Raises:
+        ValueError: when the volume has several channels, fewer than 2 voxels along an axis, or a value that is not
+            finite in the precision in which it is kept.
+    """
+
+    def __init__(self, keys: str, device: torch.device | str = "cpu", half: bool = False) -> None:
+        super().__init__(keys)
+        self.device = device
+        self.dtype = torch.float16 if half else torch.float32
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        image = data[self.keys[0]]
+        case = str(getattr(image, "meta", {}).get("filename_or_obj", ""))
+        volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+        if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
+            raise ValueError(
+                f"{case}: image must have one channel and 2 voxels or more along each of 3 axes, got "
+                f"{tuple(volume.shape)}"
+            )
+        volume = volume.to(self.device, self.dtype)
+        if not volume.isfinite().all():
+            raise ValueError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
+        masks = {key: torch.as_tensor(np.asarray(data[key])) for key in _MASKS if _is_read(data.get(key))}
+        for key, mask in masks.items():
+            if mask.shape != volume.shape:
+                raise ValueError(
+                    f"{case}: {key} must be on the grid of the image {tuple(volume.shape)}, got {mask.shape}"
+                )
+        spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
+        out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}
+        return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
+
+
+def _is_read(mask: Any) -> bool:
+    """Tell whether a mask is there and more than a path, as which it stays where only images are read."""
+    return mask is not None and not isinstance(mask, str | Path)
+
+
+class ResidentVolumes(CacheDataset):
+    """Volumes that are read and preprocessed once and stay on a device. Their sizes may differ.
+
+    An item has `image`, of shape `(1, H, W, D)`; `organ` and `label` of the same shape, where the case has them;
+    `spacing`, the edges of a voxel in mm; and `case`, its file.
+
+    Args:
+        data: cases, each with `image`.
+        transform: preprocessing up to a normalized volume, without randomness.
+        device: where the volumes stay.
+        half: keep them in half precision. It saves half of the memory, and costs a conversion of the whole volume for
+            every draw: a little on a GPU, most of the time on a CPU.
+        num_workers: threads that read.
+        progress: show a bar meanwhile.
+
+    Raises:
+        TypeError: when `half` is text.
+        ValueError: when there are no cases, or `Residentd` refuses one.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        transform: Callable,
+        device: torch.device | str = "cpu",
+        half: bool = False,
+        num_workers: int = 1,
+        progress: bool = False,
+    ) -> None:
+        check_flags(half=half)
+        if not data:
+            raise ValueError("data must hold at least one case, got none")
+        resident = Compose([transform, Residentd("image", device, half)]).flatten()
+        super().__init__(data, resident, num_workers=num_workers, progress=progress)

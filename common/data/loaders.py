@@ -1,0 +1,110 @@
+"""Volumes that stay on a device, and random pairs of patches drawn from them there.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). Every volume is drawn;
+the authors' code takes all minibatches from as many volumes as a minibatch has pairs:
+https://github.com/multimodallearning/miccai19_self_supervision/blob/428ff1f66b0ab7885a07a16eb32f5160c2bbf348/miccai_train.ipynb
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from common.cli import check_flags, check_whole_numbers
+
+from .device_cache import ResidentVolumes
+from .samplers import EpochBatchSampler
+
+__all__ = ["ParallelLoader", "VolumeLoader"]
+
+
+class VolumeLoader(EpochBatchSampler[Any]):
+    """Minibatches made of resident volumes on their device.
+
+    All chance of the i-th one of a training is in the seed and in i: a resumed training goes on as if it had not
+    stopped, and the processes of a distributed run draw the same and take a share each. The volumes come in one random
+    order after another, each as often as any other.
+
+    Args:
+        volumes: from which the minibatches are made.
+        batch_size: volumes in a minibatch.
+        num_batches: minibatches in an epoch.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew, so that the losses of epochs can be compared.
+
+    Raises:
+        TypeError: when a number is no whole number, or `fixed` is text.
+        ValueError: when a number is out of range.
+    """
+
+    def __init__(
+        self, volumes: ResidentVolumes, batch_size: int, num_batches: int, seed: int = 0, fixed: bool = False
+    ) -> None:
+        check_whole_numbers(batch_size=batch_size, num_batches=num_batches, seed=seed)
+        check_flags(fixed=fixed)
+        if min(batch_size, num_batches) < 1 or seed < 0:
+            raise ValueError(
+                "batch_size and num_batches must be at least 1 and seed at least 0, "
+                f"got {batch_size}, {num_batches} and {seed}"
+            )
+        super().__init__(seed, fixed)
+        self.volumes = volumes
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        size = self.batch_size * world_size
+        for number in range(epoch * self.num_batches, (epoch + 1) * self.num_batches):
+            chance = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
+            cases = self._cases(number * size, (number + 1) * size)
+            yield self._make(cases, slice(rank, None, world_size), np.random.RandomState(chance), number)
+
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        """Make a share of a minibatch of some cases, the `number`-th one of the training, drawing all of its chance."""
+        raise NotImplementedError
+
+    def _cases(self, first: int, last: int) -> list[int]:
+        """Return the cases of the draws from `first` up to `last`: all of them in one random order after another."""
+        count = len(self.volumes)
+        turns = range(first // count, (last - 1) // count + 1)
+        orders = [np.random.default_rng((self.seed, 1, turn)).permutation(count) for turn in turns]
+        offset = turns[0] * count
+        return np.concatenate(orders)[first - offset : last - offset].tolist()
+
+
+class ParallelLoader:
+    """One minibatch of each of several loaders at a time, each loader cycling through its cases at its own pace.
+
+    Args:
+        loaders: by name; all with as many minibatches in an epoch.
+
+    Raises:
+        ValueError: when there are no loaders or the numbers of their minibatches differ.
+    """
+
+    def __init__(self, **loaders: DataLoader | VolumeLoader) -> None:
+        lengths = {name: len(loader) for name, loader in loaders.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"loaders must have the same number of minibatches in an epoch, got {lengths}")
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return len(next(iter(self.loaders.values())))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield mappings from the names of the loaders to their minibatches."""
+        for batches in zip(*self.loaders.values(), strict=True):
+            yield dict(zip(self.loaders, batches, strict=True))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass through every loader that of `epoch`, counted from 0."""
+        for loader in self.loaders.values():
+            sampler: Any = getattr(loader, "batch_sampler", loader)
+            sampler.set_epoch(epoch)

@@ -1,0 +1,75 @@
+"""What the samplers of this library have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+__all__ = ["EpochBatchSampler", "ShareSampler"]
+
+Request = TypeVar("Request")
+
+
+class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
+    """Minibatches of requests that depend on a seed and on the epoch alone.
+
+    Every epoch draws anew, and a resumed run goes on as if it had not stopped. The processes of a distributed run share
+    what is drawn: their minibatches together are one of a single process, whose minibatches are that much larger.
+
+    Args:
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew, so that the losses of epochs can be compared.
+    """
+
+    def __init__(self, seed: int = 0, fixed: bool = False) -> None:
+        self.seed = seed
+        self.fixed = fixed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass through the sampler that of `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        epoch = self.epoch
+        self.epoch += not self.fixed
+        yield from self._draw(epoch, *self._place())
+
+    def _place(self) -> tuple[int, int]:
+        """Return the number of this process and the number of processes."""
+        is_distributed = dist.is_available() and dist.is_initialized()
+        return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+
+    def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[Request]]:
+        """Yield the minibatches of one process in one epoch."""
+        raise NotImplementedError
+
+
+class ShareSampler(Sampler[int]):
+    """The items of a data set in their order, of which each process of a distributed run takes a part.
+
+    The parts follow one another: put together in the order of the processes, they are the whole. Where there are fewer
+    items than processes, each takes all of them, since the others would wait for one that has nothing to evaluate.
+
+    Args:
+        data_source: data set.
+    """
+
+    def __init__(self, data_source: Sized) -> None:
+        self.data_source = data_source
+
+    def __len__(self) -> int:
+        return len(self._share())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._share())
+
+    def _share(self) -> list[int]:
+        items = np.arange(len(self.data_source))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() <= len(items):
+            items = np.array_split(items, dist.get_world_size())[dist.get_rank()]
+        return items.tolist()

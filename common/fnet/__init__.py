@@ -1,0 +1,10 @@
+from .augmentation import RandAffineGrid
+from .autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all
+from .inferer import FNetInferer
+from .losses import ReconstructionLoss
+from .multi_task import MultiTaskFNet, MultiTaskUpdate, TaskWeight
+from .network import FNet, FNetGeometry
+from .patches import PatchBatchSampler, PatchDataset, PatchRequest, PreparePatches
+from .pictures import KernelPicture, ReconstructionPicture
+from .pyramid import Pyramid
+from .transfer import parameter_groups, transfer_extraction

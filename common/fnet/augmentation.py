@@ -1,0 +1,96 @@
+"""Random shifts, rotations and scalings of a patch, at all resolutions alike.
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .network import FNetGeometry
+from .pyramid import Pyramid
+
+__all__ = ["RandAffineGrid"]
+
+
+class RandAffineGrid:
+    """Read the patches of all levels, and the label, through one randomly rotated, scaled and shifted grid.
+
+    Each level is read from its own means, so a coarse patch shows what lies around the fine one. Image values are
+    interpolated linearly, labels take the nearest voxel.
+
+    Args:
+        shift_range: largest shift along each axis in voxels.
+        rotate_range: largest angle about each axis in degrees.
+        log_scale_range: largest logarithm of the scale.
+    """
+
+    def __init__(self, shift_range: float = 10.0, rotate_range: float = 15.0, log_scale_range: float = 0.2) -> None:
+        self.shift_range = shift_range
+        self.rotate_range = rotate_range
+        self.log_scale_range = log_scale_range
+
+    def __call__(
+        self,
+        pyramid: Pyramid,
+        label: torch.Tensor | None,
+        start: Sequence[int],
+        patch_size: Sequence[int],
+        geometry: FNetGeometry,
+        rng: np.random.Generator,
+    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Return the input patch of each level and the label patch.
+
+        Args:
+            pyramid: means at every voxel of a volume of shape `(C, H, W, D)`.
+            label: map of shape `(1, H, W, D)`, or None.
+            start: first voxel of the output patch.
+            patch_size: output patch in voxels.
+            geometry: sizes of the network.
+            rng: source of all chance.
+        """
+        matrix = self._draw_matrix(rng)
+        center = torch.tensor([first + (edge - 1) / 2 for first, edge in zip(start, patch_size, strict=True)])
+        moved = center + torch.as_tensor(rng.uniform(-self.shift_range, self.shift_range, 3), dtype=torch.float32)
+        patches = []
+        for level, (margin, size) in enumerate(zip(geometry.margins, geometry.input_sizes(patch_size), strict=True)):
+            step = 2**level
+            middle = (step - 1) / 2  # of a block, from its first voxel
+            points = _grid([first - margin + middle for first in start], size, step)
+            points = (points - center) @ matrix.T + moved - middle - pyramid.origins[level]
+            fill = pyramid.fill
+            patches.append(_read(pyramid.levels[level] - fill, points, "bilinear") + fill)
+        if label is None:
+            return patches, None
+        points = (_grid(start, patch_size, 1) - center) @ matrix.T + moved
+        return patches, _read(label.float(), points, "nearest").to(label.dtype)
+
+    def _draw_matrix(self, rng: np.random.Generator) -> torch.Tensor:
+        limit = math.radians(self.rotate_range)
+        matrix = np.eye(3) * math.exp(rng.uniform(-self.log_scale_range, self.log_scale_range))
+        for axis, angle in enumerate(rng.uniform(-limit, limit, 3)):
+            first, second = (other for other in range(3) if other != axis)
+            rotation = np.eye(3)
+            rotation[[first, second], [first, second]] = math.cos(angle)
+            rotation[first, second], rotation[second, first] = -math.sin(angle), math.sin(angle)
+            matrix = matrix @ rotation
+        return torch.as_tensor(matrix, dtype=torch.float32)
+
+
+def _grid(start: Sequence[float], size: Sequence[int], step: int) -> torch.Tensor:
+    """Return the voxel coordinates of a regular grid, of shape `(*size, 3)`."""
+    axes = [first + step * torch.arange(length) for first, length in zip(start, size, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
+
+
+def _read(volume: torch.Tensor, points: torch.Tensor, mode: str) -> torch.Tensor:
+    """Return the values of a volume of shape `(C, H, W, D)` at voxel coordinates; beyond the border it is zero."""
+    size = torch.tensor(volume.shape[1:], dtype=torch.float32)
+    normalized = (2 * points + 1) / size - 1  # as grid_sample counts without align_corners
+    patch = F.grid_sample(volume[None], normalized[None].flip(-1), mode=mode, padding_mode="zeros", align_corners=False)
+    return patch[0]

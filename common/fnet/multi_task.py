@@ -1,0 +1,279 @@
+"""F-Net and winner-take-all autoencoders trained together, with the convolutions they share (S-MTL).
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch import nn
+from torch.optim import Optimizer
+
+from common.cli import check_flags
+from common.training import MovingAverage
+
+from .autoencoder import WTAAutoencoder
+from .network import FNet
+from .patches import PreparePatches
+
+__all__ = ["MultiTaskFNet", "MultiTaskUpdate", "TaskWeight"]
+
+
+class MultiTaskFNet(nn.Module):
+    """F-Net, and an autoencoder for some of its levels whose encoder has the very convolutions of F-Net's pathway.
+
+    The decoders are the autoencoders' own, and so are the batch norms unless they are tied: labeled and unlabeled
+    patches differ in where they lie, and so do the statistics of their features.
+
+    Args:
+        network: F-Net; inference needs nothing else.
+        levels: levels of F-Net that share their convolutions, in increasing order; the paper's are 0 and 1.
+        num_winners: activations that an autoencoder keeps of each map and sample.
+        gain: gain of the Xavier normal initialization of the decoders.
+        tie_norm: share the batch norms, too. The paper does not give it.
+
+    Attributes:
+        fnet: the network.
+        autoencoders: one `WTAAutoencoder` for each of `levels`.
+
+    Raises:
+        TypeError: when `levels` is no list, or `tie_norm` is text.
+        ValueError: when `levels` are not some of the network's, each once, in increasing order.
+    """
+
+    def __init__(
+        self,
+        network: FNet,
+        levels: Sequence[int] = (0, 1),
+        num_winners: int = 5,
+        gain: float = 1.0,
+        tie_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        check_flags(tie_norm=tie_norm)
+        if not isinstance(levels, (list, tuple)):
+            raise TypeError(f"levels must be a list such as [0, 1], got {levels!r}")
+        existing = list(range(network.geometry.num_levels))
+        if not levels or list(levels) != [level for level in existing if level in levels]:
+            raise ValueError(f"levels must be some of {existing}, each once and in order, got {list(levels)}")
+        self.levels = tuple(levels)
+        self.fnet = network
+        self.autoencoders = nn.ModuleList()
+        for level in self.levels:
+            pathway = network.pathway(level)
+            autoencoder = WTAAutoencoder(
+                network.in_channels,
+                pathway[0].conv.out_channels,
+                network.geometry.kernel_size,
+                network.geometry.num_extraction_convs,
+                num_winners,
+                gain,
+            )
+            _share(autoencoder.encoder, pathway, tie_norm)
+            self.autoencoders.append(autoencoder)
+
+    def forward(
+        self, *patches: torch.Tensor, unlabeled: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Segment patches, reconstruct others, or both in one pass.
+
+        Args:
+            patches: what `FNet` takes; none to reconstruct only.
+            unlabeled: patch of each of `levels`, of shape `(B, C, H, W, D)`; none to segment only.
+
+        Returns:
+            The logits when there is nothing to reconstruct; otherwise a list: the logits, if there are patches to
+            segment, and then the reconstruction of each level.
+
+        Raises:
+            ValueError: when the number of patches to reconstruct is not the number of autoencoders.
+        """
+        if not unlabeled:
+            return self.fnet(*patches)
+        if len(unlabeled) != len(self.levels):
+            raise ValueError(
+                f"unlabeled must be one patch for each of the levels {self.levels}, got {len(unlabeled)} patches"
+            )
+        reconstructions = [autoencoder(patch) for autoencoder, patch in zip(self.autoencoders, unlabeled, strict=True)]
+        return [self.fnet(*patches), *reconstructions] if patches else reconstructions
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load all weights, or those of an F-Net: what training leaves for inference, and MONAI Label goes on from.
+
+        The latter leave the decoders, and batch norms that are not tied, as they are.
+        """
+        if state_dict.keys() == self.fnet.state_dict().keys():
+            return self.fnet.load_state_dict(state_dict, strict, assign)
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+def _share(encoder: Any, pathway: Any, tie_norm: bool) -> None:
+    """Give an encoder the convolutions of a pathway and, if they are tied, its batch norms."""
+    for block, shared in zip(encoder, pathway, strict=True):
+        block.conv = shared.conv
+        if tie_norm:
+            block.adn = shared.adn
+
+
+class TaskWeight:
+    """The factor gamma of the second of two losses: a number, or one that makes both equally large.
+
+    Over the first iterations gamma is the ratio of the losses' moving averages; then it keeps the value it has. The
+    processes of a distributed run average their losses first, so that all have the same gamma. The paper says that
+    gamma equalizes the magnitudes of the losses, not how.
+
+    Args:
+        gamma: a number, or `balance`.
+        num_iterations: over which the losses are balanced.
+        coefficient: weight of the past in the moving averages.
+
+    Attributes:
+        value: gamma; 1 before the first iteration of a balance.
+
+    Raises:
+        ValueError: when gamma is neither a number from 0 nor `balance`, or another argument is out of range.
+    """
+
+    def __init__(self, gamma: float | str = "balance", num_iterations: int = 100, coefficient: float = 0.93) -> None:
+        is_number = isinstance(gamma, (int, float)) and not isinstance(gamma, bool)
+        if gamma != "balance" and not (is_number and 0 <= float(gamma) < math.inf):
+            raise ValueError(f"gamma must be a number from 0, or balance, got {gamma!r}")
+        if num_iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+        self.value = 1.0 if gamma == "balance" else float(gamma)
+        self.remaining = num_iterations if gamma == "balance" else 0
+        self.averages = (MovingAverage(coefficient), MovingAverage(coefficient))
+
+    def update(self, first: torch.Tensor, second: torch.Tensor) -> float:
+        """Take in the losses of an iteration and return gamma.
+
+        Args:
+            first: scalar loss of the main task.
+            second: scalar loss of the other task.
+        """
+        if self.remaining > 0:
+            self.remaining -= 1
+            losses = torch.stack([first.detach(), second.detach()]).double()
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(losses)  # of sums the ratio is the same as of means
+            means = [average.update(loss) for average, loss in zip(self.averages, losses.tolist(), strict=True)]
+            self.value = means[0] / max(means[1], 1e-12)
+        return self.value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "value": self.value,
+            "remaining": self.remaining,
+            "averages": [average.value for average in self.averages],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.value, self.remaining = state["value"], state["remaining"]
+        for average, value in zip(self.averages, state["averages"], strict=True):
+            average.value = value
+
+
+class MultiTaskUpdate:
+    """Segment labeled patches, reconstruct unlabeled ones, and step on `segmentation + gamma * reconstruction`.
+
+    It is the `iteration_update` of MONAI's trainer, whose network is a `MultiTaskFNet`, whose loss function is that of
+    the segmentation, and whose batches are mappings with `labeled` and `unlabeled`. Without `unlabeled`, an iteration
+    is one of F-Net alone. It leaves in the engine's output `image`, `label`, `pred`, `original` and `reconstruction`
+    (a list, one for each level), `loss`, `segmentation_loss`, `reconstruction_loss` and `gamma`.
+
+    Args:
+        reconstruction_loss: takes the list of reconstructions and that of their originals.
+        task_weight: gives gamma.
+        levels: those of the network.
+        alternate: step twice, F-Net on its loss and then the autoencoders on theirs, each with an optimizer of its own,
+            so that the shared weights move in turn.
+        autoencoder_optimizer: second optimizer; its learning rate follows that of the trainer's.
+
+    Raises:
+        TypeError: when `alternate` is text.
+        ValueError: when it is true and there is no second optimizer.
+    """
+
+    def __init__(
+        self,
+        reconstruction_loss: nn.Module,
+        task_weight: TaskWeight,
+        levels: Sequence[int],
+        alternate: bool = False,
+        autoencoder_optimizer: Optimizer | None = None,
+    ) -> None:
+        check_flags(alternate=alternate)
+        if alternate and autoencoder_optimizer is None:
+            raise ValueError("autoencoder_optimizer must be an optimizer when alternate is true, got None")
+        self.reconstruction_loss = reconstruction_loss
+        self.task_weight = task_weight
+        self.levels = tuple(levels)
+        self.alternate = alternate
+        self.autoencoder_optimizer = autoencoder_optimizer
+        self.prepare_unlabeled = PreparePatches(reconstruct=True)
+
+    def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the output of the iteration."""
+        where = (engine.state.device, engine.non_blocking)
+        image, label, context, _ = engine.prepare_batch(batchdata["labeled"], *where, **engine.to_kwargs)
+        originals: list[torch.Tensor] = []
+        if "unlabeled" in batchdata:
+            _, patches, _, _ = self.prepare_unlabeled(batchdata["unlabeled"], *where, **engine.to_kwargs)
+            originals = [patches[level] for level in self.levels]
+        output = engine.state.output = {"image": image, "label": label, "original": originals}
+
+        engine.network.train()
+        if originals and not self.alternate:
+            output["pred"], *output["reconstruction"] = engine.inferer(
+                image, engine.network, *context, unlabeled=originals
+            )
+            segmentation_loss = self._segmentation_loss(engine)
+            self._step(engine, engine.optimizer, segmentation_loss + self._reconstruction_loss(engine))
+        else:
+            output["pred"] = engine.inferer(image, engine.network, *context)
+            self._step(engine, engine.optimizer, self._segmentation_loss(engine))
+        if originals and self.alternate:
+            output["reconstruction"] = engine.inferer(
+                originals[0], lambda *patches: engine.network(unlabeled=patches), *originals[1:]
+            )
+            self._step(engine, self._following(engine.optimizer), self._reconstruction_loss(engine))
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _segmentation_loss(self, engine: SupervisedTrainer) -> torch.Tensor:
+        output = engine.state.output
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss = engine.loss_function(output["pred"], output["label"])
+        output["segmentation_loss"] = loss.detach()
+        return loss
+
+    def _reconstruction_loss(self, engine: SupervisedTrainer) -> torch.Tensor:
+        """Return the loss times gamma."""
+        output = engine.state.output
+        loss = self.reconstruction_loss(output["reconstruction"], output["original"])
+        output["reconstruction_loss"] = loss.detach()
+        output["gamma"] = self.task_weight.update(output["segmentation_loss"], output["reconstruction_loss"])
+        return output["gamma"] * loss
+
+    def _step(self, engine: SupervisedTrainer, optimizer: Optimizer, loss: torch.Tensor) -> None:
+        output = engine.state.output
+        output["loss"] = output.get("loss", 0) + loss.detach()
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        optimizer.zero_grad()
+        loss.backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        optimizer.step()
+
+    def _following(self, optimizer: Optimizer) -> Optimizer:
+        """Return the second optimizer, at the learning rate of the first."""
+        follower: Any = self.autoencoder_optimizer
+        for group in follower.param_groups:
+            group["lr"] = optimizer.param_groups[0]["lr"]
+        return follower

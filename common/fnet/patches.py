@@ -1,0 +1,240 @@
+"""Random patches at several resolutions, from volumes that are read and averaged once.
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from monai.engines import PrepareBatch
+from monai.transforms import Compose, MapTransform
+from monai.utils import ensure_tuple_rep
+
+from common.data import EpochBatchSampler
+
+from .network import FNetGeometry
+
+__all__ = ["PatchBatchSampler", "PatchDataset", "PatchRequest", "PatchSourced", "PreparePatches"]
+
+
+class PatchRequest(NamedTuple):
+    """What to cut: all chance of a patch is in its seed, so any number of workers gives the same patches."""
+
+    case: int
+    seed: int
+    is_foreground: bool
+
+
+class PatchSourced(MapTransform):
+    """Turn a preprocessed case into what patches are cut from: the pyramid of its image and its labelled voxels.
+
+    Args:
+        keys: the image, of shape `(C, H, W, D)`.
+        geometry: of the network that takes the patches.
+    """
+
+    def __init__(self, keys: str, geometry: FNetGeometry) -> None:
+        super().__init__(keys)
+        self.geometry = geometry
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        image = data[self.keys[0]]
+        out: dict[str, Any] = {"case": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
+        volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+        out["pyramid"] = self.geometry.pyramid(volume, anywhere=True)
+        if "label" in data:
+            label = np.asarray(data["label"]).astype(np.int16)
+            out["label"] = torch.from_numpy(label)
+            out["foreground"] = {int(c): np.flatnonzero(label == c) for c in np.unique(label) if c > 0}
+        return out
+
+
+class PatchDataset(CacheDataset):
+    """Patches of cached volumes, one for each `PatchRequest`.
+
+    An item has `image`, the input patch of level 0, of shape `(C, *size)`; `context`, the list of those of the coarser
+    levels; `label`, of shape `(1, *patch_size)`, where the case has one; and `case`, its file.
+
+    Args:
+        data: cases, each with `image` and perhaps `label`.
+        transform: preprocessing up to a normalized image, without randomness.
+        geometry: of the network that takes the patches.
+        patch_size: output patch in voxels.
+        centers: where patches without a demand lie: `uniform` over the volume, or `gaussian` around its center with a
+            standard deviation of a quarter of its size.
+        augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
+        num_workers: threads that fill the cache.
+        progress: show a bar while the cache is filled.
+
+    Raises:
+        ValueError: when the patch size does not fit the network or `centers` is unknown.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        transform: Callable,
+        geometry: FNetGeometry,
+        patch_size: int | Sequence[int],
+        centers: str = "uniform",
+        augmentation: Callable | None = None,
+        num_workers: int = 1,
+        progress: bool = False,
+    ) -> None:
+        if centers not in ("uniform", "gaussian"):
+            raise ValueError(f"centers must be uniform or gaussian, got {centers!r}")
+        if not data:
+            raise ValueError(
+                "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
+            )
+        self.geometry = geometry
+        self.patch_size = ensure_tuple_rep(patch_size, 3)
+        geometry.input_sizes(self.patch_size)  # refuses a size that does not fit
+        self.centers = centers
+        self.augmentation = augmentation
+        super().__init__(
+            data,
+            Compose([transform, PatchSourced("image", geometry)]).flatten(),
+            num_workers=num_workers,
+            progress=progress,
+        )
+
+    def __getitem__(self, request: PatchRequest) -> dict[str, Any]:
+        rng = np.random.default_rng(request.seed)
+        source = self._source(request)
+        start = self._start(source, request.is_foreground, rng)
+        if self.augmentation is not None:
+            patches, label = self.augmentation(
+                source["pyramid"], source.get("label"), start, self.patch_size, self.geometry, rng
+            )
+        else:
+            windows = self.geometry.windows(source["pyramid"], start, self.patch_size)
+            patches = [window.contiguous() for window in windows]
+            label = _label_window(source["label"], start, self.patch_size) if "label" in source else None
+        item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
+        return item if label is None else {**item, "label": label}
+
+    def _source(self, request: PatchRequest) -> dict[str, Any]:
+        """Return the requested case, or the next one that has foreground when foreground is asked for."""
+        for shift in range(len(self)):
+            source = self._transform((request.case + shift) % len(self))
+            if not request.is_foreground or source.get("foreground"):
+                return source
+        raise ValueError(f"labels must hold foreground in at least one of the {len(self)} training cases, got none")
+
+    def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
+        """Draw the first voxel of the output patch."""
+        size = np.array(source["pyramid"].spatial_size)
+        patch = np.array(self.patch_size)
+        if is_foreground:  # a labelled voxel, each class being as likely, lies anywhere in the patch
+            classes = sorted(source["foreground"])
+            voxels = source["foreground"][classes[rng.integers(len(classes))]]
+            voxel = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], size))
+            return (voxel - rng.integers(patch)).tolist()
+        if self.centers == "gaussian":
+            center = np.clip(rng.normal(size / 2, size / 4), 0, size - 1)
+        else:
+            center = rng.uniform(0, size)
+        return (center.astype(int) - patch // 2).tolist()
+
+
+class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
+    """Minibatches of patch requests in which at least a given share demands foreground.
+
+    Cases come in random order, each as often as any other. See `EpochBatchSampler` for seeds, epochs and processes.
+
+    Args:
+        dataset: the dataset whose cases are drawn.
+        batch_size: patches in a minibatch.
+        num_batches: minibatches in an epoch.
+        foreground_fraction: smallest share of the patches of each minibatch (of all processes) that hold foreground.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: PatchDataset,
+        batch_size: int,
+        num_batches: int,
+        foreground_fraction: float = 0.0,
+        seed: int = 0,
+        fixed: bool = False,
+    ) -> None:
+        if batch_size < 1 or num_batches < 1:
+            raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
+        if not 0 <= foreground_fraction <= 1:
+            raise ValueError(f"foreground_fraction must be in [0, 1], got {foreground_fraction}")
+        super().__init__(seed, fixed)
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.foreground_fraction = foreground_fraction
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[PatchRequest]]:
+        size = self.batch_size * world_size
+        num_foreground = math.ceil(self.foreground_fraction * size - 1e-9)
+        seeds = np.random.default_rng((self.seed, epoch)).integers(2**63, size=(self.num_batches, size))
+        for batch in range(self.num_batches):
+            first = (epoch * self.num_batches + batch) * size
+            yield [
+                PatchRequest(self._case(first + place), int(seeds[batch, place]), place < num_foreground)
+                for place in range(rank, size, world_size)
+            ]
+
+    def _case(self, draw: int) -> int:
+        """Return the case of a draw: the cases in one random order after another."""
+        turn, place = divmod(draw, len(self.dataset))
+        return int(np.random.default_rng((self.seed, 1, turn)).permutation(len(self.dataset))[place])
+
+
+def _label_window(label: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Return a patch of a label map of shape `(1, H, W, D)`; beyond the border is background."""
+    patch = label.new_zeros((1, *size))
+    inside, outside = [], []
+    for first, length, available in zip(start, size, label.shape[1:], strict=True):
+        low, high = max(first, 0), max(min(first + length, available), 0)
+        inside.append(slice(low, max(high, low)))
+        outside.append(slice(low - first, low - first + max(high - low, 0)))
+    patch[(slice(None), *outside)] = label[(slice(None), *inside)]
+    return patch
+
+
+class PreparePatches(PrepareBatch):
+    """Give the patches of all levels to the network and take the label, or the patches themselves, as the target.
+
+    Args:
+        reconstruct: the target is the input, for autoencoders.
+    """
+
+    def __init__(self, reconstruct: bool = False) -> None:
+        self.reconstruct = reconstruct
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, Any, tuple[torch.Tensor, ...], dict[str, Any]]:
+        """Return the image, the target, the coarser patches as further arguments, and no named ones."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, non_blocking=non_blocking, **kwargs)
+
+        image = move(batchdata["image"])
+        context = tuple(move(patch) for patch in batchdata["context"])
+        target = [image, *context] if self.reconstruct else move(batchdata["label"])
+        return image, target, context, {}

@@ -1,0 +1,173 @@
+"""Transfer of pretrained extraction pathways to F-Net, and what may change afterwards (S-TL).
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.cli import RANDOM, is_scratch
+from common.training import load_weights
+
+from .network import FNet
+
+__all__ = ["parameter_groups", "transfer_extraction"]
+
+logger = logging.getLogger(__name__)
+
+
+def transfer_extraction(
+    network: FNet,
+    path: str | Path | None,
+    phi: float | str = 1.0,
+    levels: Sequence[int] | None = None,
+    frozen_convs: Sequence[int] = (0,),
+    freeze_norm: bool = False,
+    reference: str | Path | None = None,
+) -> FNet:
+    """Copy the encoders of winner-take-all autoencoders into F-Net, times `phi`, and freeze some of them.
+
+    The paper's default freezes the first convolution of each pathway. Its other schemes are `frozen_convs` of
+    `[0, 1, 2]` (freeze all), `[0, 1]` (fine-tune the last), `[]` (fine-tune all), and `levels` of `[0, 1, 2]` (the
+    coarsest level from scratch).
+
+    Convolutions are copied, batch norms start afresh. What follows a convolution is a batch norm, so `phi` does not
+    change what a pathway computes; it changes how fast the optimizer turns its weights.
+
+    Args:
+        network: F-Net of the same features, kernel size and input channels; changed in place.
+        path: state dict of `WTAAutoencoders`; `None` or `null` trains from scratch, `random` keeps the initial weights.
+        phi: factor of the weights: a number, `match_init` (each convolution keeps the Frobenius norm of its initial
+            weights) or `match_reference` (it gets the norm that it has in `reference`). The paper gives no number.
+        levels: levels to transfer; all if not given.
+        frozen_convs: indices of the convolutions of each transferred pathway that no longer require a gradient.
+        freeze_norm: freeze the scale and shift of the batch norms behind them, too.
+        reference: state dict of a trained F-Net, for `match_reference`.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: when the weights do not fit the network, or `phi` is neither a positive number nor known.
+    """
+    if is_scratch(path):
+        logger.info("extraction pathways: from scratch, nothing transferred")
+        return network
+    levels = _existing_levels(network, levels)
+    _freeze_convs(network, levels, frozen_convs, freeze_norm)
+    if path == RANDOM:
+        logger.info("extraction pathways: initial weights, nothing transferred; convolutions %s frozen", frozen_convs)
+        return network
+    weights = load_weights(path)
+    target = network.state_dict()
+    target_norms = _target_norms(phi, target, reference)
+    count = 0
+    for level in levels:
+        for conv in range(network.geometry.num_extraction_convs):
+            names = {part: f"extraction.{level}.{conv}.conv.{part}" for part in ("weight", "bias")}
+            sources = {part: f"levels.{level}.encoder.{conv}.conv.{part}" for part in names}
+            for part, source in sources.items():
+                expected = tuple(target[names[part]].shape)
+                found = tuple(weights[source].shape) if source in weights else "nothing"
+                if found != expected:
+                    raise ValueError(f"{path}: {source} must have shape {expected}, got {found}")
+            factor: Any = phi
+            if target_norms is not None:
+                norm = weights[sources["weight"]].norm()
+                if norm == 0:
+                    raise ValueError(
+                        f"{path}: {sources['weight']} must not be all zero when phi is {phi}, got only zeros"
+                    )
+                factor = target_norms[names["weight"]] / norm
+            for part, source in sources.items():
+                target[names[part]] = factor * weights[source]
+                count += 1
+    network.load_state_dict(target)
+    logger.info("extraction pathways: %d of %d tensors transferred from %s, phi %s", count, len(target), path, phi)
+    return network
+
+
+def parameter_groups(
+    network: FNet,
+    pretrained: str | Path | None,
+    learning_rate: float,
+    transferred_learning_rate: float,
+    levels: Sequence[int] | None = None,
+) -> list[dict]:
+    """Give the transferred convolutions a learning rate of their own.
+
+    Args:
+        network: what `transfer_extraction` returned.
+        pretrained: its `path`; with `None`, all parameters have the same learning rate.
+        learning_rate: of everything that was not transferred, batch norms included.
+        transferred_learning_rate: of the transferred convolutions that are not frozen.
+        levels: the levels that were transferred; all if not given.
+
+    Returns:
+        Parameter groups for an optimizer; each parameter that requires a gradient is in exactly one of them.
+    """
+    transferred: list[nn.Parameter] = []
+    if not is_scratch(pretrained):
+        for level in _existing_levels(network, levels):
+            for block in network.pathway(level):
+                transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
+    slow = {id(parameter) for parameter in transferred}
+    rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in slow]
+    groups = [
+        {"params": rest, "lr": learning_rate, "name": "rest"},
+        {"params": transferred, "lr": transferred_learning_rate, "name": "transferred"},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _existing_levels(network: FNet, levels: Sequence[int] | None) -> list[int]:
+    existing = range(network.geometry.num_levels)
+    if levels is None:
+        return list(existing)
+    if not levels or not set(levels) <= set(existing):
+        raise ValueError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
+    return sorted(set(levels))
+
+
+def _freeze_convs(network: FNet, levels: Iterable[int], frozen_convs: Sequence[int], freeze_norm: bool) -> None:
+    existing = range(network.geometry.num_extraction_convs)
+    if not set(frozen_convs) <= set(existing):
+        raise ValueError(f"frozen_convs must be some of {list(existing)}, first to last, got {list(frozen_convs)}")
+    for level in levels:
+        for index in frozen_convs:
+            block = network.pathway(level)[index]
+            block.conv.requires_grad_(False)
+            if freeze_norm:
+                block.adn.requires_grad_(False)
+
+
+def _target_norms(
+    phi: float | str, initial: dict[str, torch.Tensor], reference: str | Path | None
+) -> dict[str, torch.Tensor] | None:
+    """Return the Frobenius norm that each convolution shall have, or nothing when `phi` is a number."""
+    if phi == "match_init":
+        return _weight_norms(initial)
+    if phi == "match_reference":
+        if reference is None:
+            raise ValueError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
+        norms = _weight_norms(load_weights(reference))
+        missing = sorted(name for name in _weight_norms(initial) if name not in norms)
+        if missing:
+            raise ValueError(f"{reference}: reference must be the weights of a trained F-Net, got no {missing[0]}")
+        return norms
+    if isinstance(phi, str) or not (phi > 0 and math.isfinite(phi)):
+        raise ValueError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
+    return None
+
+
+def _weight_norms(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.norm() for name, value in weights.items() if name.endswith(".conv.weight")}

@@ -1,0 +1,21 @@
+from .collapse import DelayComposition, StopOnCollapsedMask
+from .findings import KeepLargestd
+from .inferer import MaskInferer, SplitLayersd
+from .losses import LayerDecompositionLoss, error_to_choose_by
+from .network import EncoderClassifier, LayerEncoder, LayerUNet
+from .noise import draw_permutation, fractal_noise, simplex_noise
+from .organ import ORGAN_FINDERS, FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
+from .patches import PatchLoader
+from .pictures import LayerPicture, SimulationPicture
+from .preprocessing import OrganPreprocessing, load_organ_preprocessing, make_organ_preprocessing
+from .pretext import (
+    PrepareJointLabels,
+    PrepareLayers,
+    RandDistortion,
+    RandJigsaw,
+    RandRelativeLocation,
+    RandRotationTask,
+)
+from .shape import RandStarShape
+from .simulation import LAYERS, RandTumorLayers, RandTumorLayersd, TumorParameters, compose_layers
+from .transfer import transfer_unet

@@ -1,0 +1,74 @@
+"""From layers to the two classes of a segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+
+from .simulation import LAYERS
+
+__all__ = ["MaskInferer", "SplitLayersd"]
+
+
+class MaskInferer(Inferer):
+    """Run another inferer and give the mask as logits of background, which are 0, and of tumor.
+
+    The softmax of the two is the sigmoid of the mask, and the tumor is where that is above one half.
+
+    Args:
+        inferer: such as MONAI's sliding window.
+        with_layers: append the organ without its tumor and the tumor, as two more channels.
+    """
+
+    def __init__(self, inferer: Inferer, with_layers: bool = False) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.with_layers = with_layers
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return logits of shape `(B, 2, H, W, D)` for scans of shape `(B, 1, H, W, D)`."""
+        layers = self.inferer(inputs, network, *args, **kwargs)
+        mask = layers[:, LAYERS.index("mask"), None]
+        logits = torch.cat((torch.zeros_like(mask), mask), dim=1)
+        return torch.cat((logits, layers[:, :2]), dim=1) if self.with_layers else logits
+
+
+class SplitLayersd(MapTransform):
+    """Take what `MaskInferer` gives with layers apart.
+
+    Args:
+        keys: tensor of shape `(4, H, W, D)`: logits of background and tumor, the organ and the tumor. The logits stay.
+        organ_key: where the organ without its tumor goes, of shape `(1, H, W, D)`, in units of the organ's median.
+        tumor_key: where the tumor goes.
+        allow_missing_keys: skip the keys that an item lacks.
+
+    Raises:
+        ValueError: when there are no layers.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        organ_key: str = "restored",
+        tumor_key: str = "tumor",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.organ_key = organ_key
+        self.tumor_key = tumor_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            layers = out[key]
+            if len(layers) != 4:
+                raise ValueError(
+                    f"layers must be those of a pretraining, four channels, got {len(layers)}; add zero_shot.yaml"
+                )
+            out.update({key: layers[:2], self.organ_key: layers[2:3], self.tumor_key: layers[3:4]})
+        return out

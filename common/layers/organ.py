@@ -1,0 +1,256 @@
+"""Where tumors may lie, found from the scan itself when nobody gave a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform
+from scipy import ndimage
+
+from common.transforms import RestoreProbabilitiesd
+
+__all__ = ["FindOrgand", "KeepOrgand", "NormalizeByOrgand", "ORGAN_FINDERS", "find_body", "find_brain"]
+
+_AIR_HU = -500.0
+
+_SCALP_MM = 6.0  # skin and skull, at least
+
+_SKULL_MM = 14.0  # depth to which the skull reaches, at most
+
+_SKULL_SHARE = 0.07  # dark share between these two: from 0.13 with a skull, to 0.07 without (46 patients, FLAIR)
+
+_OPENING_MM = 6.0  # narrower bridges do not belong to the brain
+
+_CLOSING_MM = 4.0
+
+_CORE_MM = 8.0  # what is thinner than twice as much is muscle of the face, orbits or neck
+
+_RIM_MM = 3.0  # beyond the opened core that belongs to the brain
+
+
+def find_body(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """Return the patient's body in a CT: the largest connected part above air, filled slice by slice.
+
+    Args:
+        image: HU, of shape `(H, W, D)`.
+        spacing: not used.
+    """
+    return _fill(_largest(image > _AIR_HU))
+
+
+def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """Return about the brain in an MR scan of the head with axial slices, tumors included.
+
+    The head is what is brighter than the air around it. The median deep inside of it is taken for that of the brain,
+    and the brain is what has at least about half of that intensity, a distance from the skin, and a connection to the
+    middle that is nowhere thin, as those of face and neck are. (A threshold such as Otsu's splits the brain of some
+    scans.) Where hardly anything below the skin is dark, as a skull is, the scan is that of a brain alone, up to its
+    rim.
+
+    Args:
+        image: intensities from 0, of shape `(H, W, D)`, slices along the last axis.
+        spacing: edges of a voxel in mm.
+    """
+    edge = float(np.mean(spacing[:2]))
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), (1 / edge, 1 / edge, 0))
+    head = _largest(smooth > 0.15 * np.percentile(smooth, 98))
+    head = _fill(_each_slice(_close, head, _disk(3 / edge)))
+    depth = _each_slice(_depth, head) * edge
+    if not depth.max() > 0:
+        return head
+    deep = depth > 0.5 * depth.max()
+    median = float(np.median(image[deep]))
+    bright = smooth > 0.55 * median
+    rim = (depth > _SCALP_MM) & (depth <= _SKULL_MM)
+    has_skull = (rim & ~bright).sum() >= _SKULL_SHARE * rim.sum()
+    candidates = bright & (smooth < 2.5 * median) & (depth > (_SCALP_MM if has_skull else 0))
+    opened = ~_each_slice(_close, ~candidates, _disk(_OPENING_MM / edge))
+    parts, _ = ndimage.label(opened)
+    sizes = np.bincount(parts[deep], minlength=2)
+    sizes[0] = 0
+    brain = parts == sizes.argmax() if sizes.any() else deep
+    brain = _fill(_each_slice(_close, brain, _disk(_CLOSING_MM / edge)))
+    core = _depth(brain, spacing) > _CORE_MM
+    if not core.any():
+        return brain
+    return brain & (ndimage.distance_transform_edt(~_largest(core), spacing) <= _CORE_MM + _RIM_MM)
+
+
+ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain": find_brain}
+
+
+class FindOrgand(MapTransform):
+    """Give every scan a mask of where tumors may lie: the one that it came with, or else one found by a method.
+
+    Args:
+        keys: the image, of shape `(1, H, W, D)` in RAS orientation.
+        organ_key: the mask; where an item has it already, all values above 0 belong to it.
+        method: `body` (CT), `brain` (MR of the head) or `given`, which refuses scans without a mask.
+
+    Raises:
+        ValueError: when the method is unknown, a mask is empty, or there is none although it must be given.
+    """
+
+    def __init__(self, keys: KeysCollection, organ_key: str = "organ", method: str = "given") -> None:
+        super().__init__(keys)
+        if method != "given" and method not in ORGAN_FINDERS:
+            raise ValueError(f"method must be one of {[*ORGAN_FINDERS, 'given']}, got {method!r}")
+        self.organ_key = organ_key
+        self.method = method
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        image = data[self.keys[0]]
+        name = getattr(image, "meta", {}).get("filename_or_obj", "image")
+        if self.organ_key in data:
+            mask = torch.as_tensor(np.asarray(data[self.organ_key]) > 0)
+        elif self.method == "given":
+            raise ValueError(
+                f"{name}: must have a mask of the organ, got none; list it as organ "
+                "in dataset.json, or name the folder of the masks as organ_dir"
+            )
+        else:
+            spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
+            mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), spacing))[None]
+        if not mask.any():
+            raise ValueError(f"{name}: organ must have voxels, got an empty mask")
+        meta = image.meta if isinstance(image, MetaTensor) else None
+        return {**data, self.organ_key: MetaTensor(mask.to(torch.uint8), meta=meta)}
+
+
+class NormalizeByOrgand(MapTransform):
+    """Bring intensities to a scale on which 0 is nothing and 1 the median of the organ.
+
+    Args:
+        keys: images of shape `(1, H, W, D)`.
+        organ_key: mask of the organ.
+        clip: lower and upper intensity; the lower one becomes 0. `None`: intensities are not clipped and 0 stays 0
+            (MR). The median is that of what lies above the lower one, since fat may be most of a body.
+        allow_missing_keys: skip the keys that an item lacks.
+
+    Raises:
+        ValueError: when the clip values do not increase, the median of the organ is not above 0, or all of the organ
+            lies below the clip values.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        organ_key: str = "organ",
+        clip: Sequence[float] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if clip is not None and (len(clip) != 2 or not clip[0] < clip[1]):
+            raise ValueError(f"clip must be two increasing intensities, got {list(clip)}")
+        self.organ_key = organ_key
+        self.clip = clip
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key].float()
+            inside = out[self.organ_key] > 0
+            if self.clip is not None:
+                image = image.clamp(*self.clip) - self.clip[0]
+                inside = inside & (image > 0)
+            median = float(image[inside].median()) if inside.any() else 0.0
+            if not median > 0:
+                name = getattr(image, "meta", {}).get("filename_or_obj", "image")
+                raise ValueError(f"{name}: organ must have a median above 0, got {median:g}; look at clip")
+            out[key] = image / median
+        return out
+
+
+def _depth(mask: np.ndarray, spacing: float | Sequence[float] = 1.0) -> np.ndarray:
+    """Return how far each voxel of a mask is from those outside; where there are none, half the smallest edge."""
+    if mask.all():  # for which SciPy measures from somewhere
+        return np.full(mask.shape, float(np.min(np.multiply(mask.shape, spacing))) / 2)
+    return ndimage.distance_transform_edt(mask, spacing)
+
+
+def _disk(radius: float) -> np.ndarray:
+    reach = max(round(radius), 1)
+    squares = np.arange(-reach, reach + 1) ** 2
+    return np.add.outer(squares, squares) <= reach**2
+
+
+def _close(mask: np.ndarray, disk: np.ndarray) -> np.ndarray:
+    """Fill what is narrower than a disk, as if the slice went on beyond its border as it is there."""
+    margin = len(disk) // 2
+    padded = np.pad(mask, 2 * margin, mode="edge")
+    closed = ndimage.binary_closing(padded, disk)
+    return closed[2 * margin : -2 * margin, 2 * margin : -2 * margin]
+
+
+def _each_slice(function: Callable[..., np.ndarray], volume: np.ndarray, *args: Any) -> np.ndarray:
+    """Apply a function to the slices along the last axis."""
+    return np.stack([function(volume[..., index], *args) for index in range(volume.shape[-1])], axis=-1)
+
+
+def _fill(mask: np.ndarray) -> np.ndarray:
+    return _each_slice(ndimage.binary_fill_holes, mask)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    parts, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    return parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+
+
+class KeepOrgand(MapTransform):
+    """Make everything background that lies outside of the organ, on the scan's own grid.
+
+    Args:
+        keys: label maps of shape `(1, H, W, D)`, on the grid of the original image.
+        transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
+        given_key: mask of the organ as it came with the scan; where an item has none, `organ_key` is brought back.
+        organ_key: mask of the organ on the network's grid, of shape `(1, h, w, d)`.
+        orig_keys: the preprocessed image.
+        margin: mm around the organ that belong to it, too; `None`: nothing is changed.
+        allow_missing_keys: skip the keys that an item lacks.
+
+    Raises:
+        ValueError: when the margin is negative.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        transform: Compose,
+        given_key: str = "given_organ",
+        organ_key: str = "organ",
+        orig_keys: str = "image",
+        margin: float | None = 0.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if margin is not None and margin < 0:
+            raise ValueError(f"margin must be 0 or more, or None, got {margin}")
+        self.restore = RestoreProbabilitiesd(organ_key, transform, orig_keys)
+        self.given_key = given_key
+        self.organ_key = organ_key
+        self.margin = margin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        if self.margin is None:
+            return out
+        mask = self._mask(out)
+        for key in self.key_iterator(out):
+            out[key] = out[key] * torch.from_numpy(mask).to(out[key])
+        return out
+
+    def _mask(self, data: Mapping[Hashable, Any]) -> np.ndarray:
+        """Return where the organ and its margin are, as an array of shape `(H, W, D)`."""
+        organ = data[self.given_key] if self.given_key in data else self.restore(data)[self.organ_key]
+        mask = np.asarray(organ[0].cpu()) >= 0.5
+        if self.margin and mask.any():  # there is no distance to an empty mask
+            spacing = organ.pixdim.tolist() if isinstance(organ, MetaTensor) else (1.0, 1.0, 1.0)
+            mask = ndimage.distance_transform_edt(~mask, spacing) <= self.margin
+        return mask

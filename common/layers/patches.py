@@ -1,0 +1,140 @@
+"""Random patches of volumes that stay on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.transforms import Compose
+from monai.utils import ensure_tuple_rep
+
+from common.cli import check_whole_numbers
+from common.data import ResidentVolumes, VolumeLoader
+
+__all__ = ["PatchLoader"]
+
+_KEYS = ("image", "organ", "label")
+
+
+class PatchLoader(VolumeLoader):
+    """Minibatches of random patches, one of each of several volumes.
+
+    A minibatch has `image`, of shape `(B, 1, *patch_size)`; `organ` and `label` of the same shape, where the volumes
+    have them; `donor`, if asked for; `seed`, a whole number for each patch; `spacing`, the edges of a voxel in mm, of
+    shape `(B, 3)`; and `case`, the files. A random voxel of the organ, or of the whole volume when there is none, lies
+    anywhere in the patch, which stays inside the volume; volumes smaller than a patch are padded with 0 on all sides.
+    See `VolumeLoader` for seeds, epochs and processes.
+
+    Args:
+        volumes: from which the patches are taken.
+        patch_size: edges of a patch in voxels.
+        batch_size: patches in a minibatch.
+        num_batches: minibatches in an epoch.
+        foreground_fraction: probability that a labeled voxel, instead of any of the organ, lies in the patch.
+        with_donor: add a patch of another volume, around a random voxel of its organ.
+        augmentation: random transforms of MONAI for the dictionary of one patch, without `donor`.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew, without augmentation.
+
+    Raises:
+        TypeError: when a number is no whole number.
+        ValueError: when a number is out of range.
+    """
+
+    def __init__(
+        self,
+        volumes: ResidentVolumes,
+        patch_size: int | Sequence[int],
+        batch_size: int,
+        num_batches: int,
+        foreground_fraction: float = 0.0,
+        with_donor: bool = False,
+        augmentation: Compose | Callable | None = None,
+        seed: int = 0,
+        fixed: bool = False,
+    ) -> None:
+        super().__init__(volumes, batch_size, num_batches, seed, fixed)
+        self.patch_size = ensure_tuple_rep(patch_size, 3)
+        for edge in self.patch_size:
+            check_whole_numbers(patch_size=edge)
+        if min(self.patch_size) < 1 or not 0 <= foreground_fraction <= 1:
+            raise ValueError(
+                f"patch_size must be positive and foreground_fraction in [0, 1], got {self.patch_size} and "
+                f"{foreground_fraction}"
+            )
+        self.foreground_fraction = foreground_fraction
+        self.with_donor = with_donor
+        self.augmentation = None if augmentation is None else Compose([augmentation]).flatten()
+        self._voxels: dict[tuple[int, str], torch.Tensor] = {}
+
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        draws = [(case, int(R.randint(2**31)), self._draw_donor(case, R)) for case in cases]
+        patches = []
+        for case, seed, donor in draws[share]:
+            patch = self._patch(case, np.random.RandomState(seed))
+            if donor is not None:
+                patch["donor"] = self._donor(*donor)
+            patches.append({**patch, "seed": seed})
+        batch: dict[str, Any] = {
+            key: torch.stack([patch[key] for patch in patches])
+            for key in (*_KEYS, "donor")
+            if all(key in patch for patch in patches)
+        }
+        batch["seed"] = torch.tensor([patch["seed"] for patch in patches])
+        batch["spacing"] = torch.tensor([patch["spacing"] for patch in patches])
+        return {**batch, "case": [patch["case"] for patch in patches]}
+
+    def _patch(self, case: int, R: np.random.RandomState) -> dict[str, Any]:
+        """Draw a patch of a case, with its masks."""
+        item = self.volumes[case]
+        is_foreground = "label" in item and R.uniform() < self.foreground_fraction
+        voxel = self._draw_voxel(case, "label" if is_foreground else "organ", R)
+        start = [middle - R.randint(edge) for middle, edge in zip(voxel, self.patch_size, strict=True)]
+        patch = {key: _window(item[key], start, self.patch_size) for key in _KEYS if key in item}
+        if self.augmentation is not None and not self.fixed:
+            self.augmentation.set_random_state(seed=int(R.randint(2**31)))
+            patch = {key: torch.as_tensor(value) for key, value in self.augmentation(patch).items()}
+        return {**patch, "spacing": item["spacing"], "case": item["case"]}
+
+    def _draw_donor(self, case: int, R: np.random.RandomState) -> tuple[int, list[int]] | None:
+        """Draw another case and a voxel of its organ, if donors are asked for."""
+        if not self.with_donor:
+            return None
+        others = [other for other in range(len(self.volumes)) if other != case] or [case]
+        donor = others[R.randint(len(others))]
+        return donor, self._draw_voxel(donor, "organ", R)
+
+    def _donor(self, case: int, voxel: Sequence[int]) -> torch.Tensor:
+        """Return the patch of a case around a voxel."""
+        start = [middle - edge // 2 for middle, edge in zip(voxel, self.patch_size, strict=True)]
+        return _window(self.volumes[case]["image"], start, self.patch_size)
+
+    def _draw_voxel(self, case: int, key: str, R: np.random.RandomState) -> list[int]:
+        """Draw a voxel of a mask; of the organ when the mask is empty, and of all when there is no organ."""
+        item = self.volumes[case]
+        size = item["image"].shape[1:]
+        if key in item:
+            if (case, key) not in self._voxels:
+                self._voxels[case, key] = item[key].flatten().nonzero().flatten().int()
+            voxels = self._voxels[case, key]
+            if len(voxels):
+                chosen = int(voxels[R.randint(len(voxels))])
+                return [int(index) for index in np.unravel_index(chosen, tuple(size))]
+        if key == "label":
+            return self._draw_voxel(case, "organ", R)
+        return [int(R.randint(length)) for length in size]
+
+
+def _window(volume: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Return a copy of a part of a volume of shape `(C, H, W, D)`, moved so that it lies inside as far as possible."""
+    inside, padding = [], []
+    for first, length, available in zip(start, size, volume.shape[1:], strict=True):
+        low = min(max(first, 0), max(available - length, 0))
+        inside.append(slice(low, low + length))
+        lack = max(length - available, 0)
+        padding.append((lack // 2, lack - lack // 2))
+    part = volume[(slice(None), *inside)].float() if volume.is_floating_point() else volume[(slice(None), *inside)]
+    return F.pad(part, [side for pair in reversed(padding) for side in pair]).clone()

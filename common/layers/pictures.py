@@ -1,0 +1,103 @@
+"""Pictures made while a network trains or is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+
+from common.data import is_main_process
+from common.training import OutputPicture, save_figure, save_overlay, show_slice
+
+from .simulation import LAYERS
+
+__all__ = ["LayerPicture", "SimulationPicture", "save_layers"]
+
+
+class LayerPicture(OutputPicture):
+    """Draw scans of the last minibatch with their simulated layers and the predicted ones.
+
+    The trainer's output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+    """
+
+    def _save(self, output: Mapping[str, Any]) -> None:
+        if output["pred"].shape[1] == 3 and output["label"].ndim == 5:  # other tasks have other pictures
+            save_layers(output["label"], output["pred"], self.path)
+
+
+class SimulationPicture:
+    """Draw three planes through the first scan with a simulated tumor, when a training begins.
+
+    The trainer's output has `label` as `RandTumorLayers` returns it, and its batch the `spacing`, as that of
+    `PatchLoader`. Of other tasks, nothing is drawn.
+
+    Args:
+        path: PNG file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.is_drawn = False
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        layers, batch = engine.state.output["label"], engine.state.batch
+        if self.is_drawn or layers.ndim != 5 or layers.shape[1] != len(LAYERS):
+            return
+        masks, images = (layers[:, LAYERS.index(name)].cpu().numpy() for name in ("mask", "image"))
+        for mask, image, spacing in zip(masks, images, batch.get("normal", batch)["spacing"].tolist(), strict=False):
+            if (mask > 0.5).any():
+                segmentations = {"simulated tumor": (mask > 0.5).astype(np.uint8)}
+                save_overlay(image, spacing, segmentations, self.path, labels={1: "tumor"})
+                self.is_drawn = True
+                return
+
+
+def save_layers(
+    target: torch.Tensor, pred: torch.Tensor, path: str | Path, max_scans: int = 4, threshold: float = 0.5
+) -> None:
+    """Draw scans with simulated tumors, and what a network took them apart into, one row each.
+
+    The slice is the axial one that shows most of the true and the predicted mask.
+
+    Args:
+        target: layers of the simulation, of shape `(B, 5, H, W, D)`, from volumes in RAS orientation; see `LAYERS`. The
+            mask of real scans is negative: there is no truth to draw.
+        pred: organ, tumor and logit of the mask, of shape `(B, 3, H, W, D)`.
+        path: PNG file.
+        max_scans: scans to draw.
+        threshold: of the masks.
+    """
+    count = min(len(target), max_scans)
+    target, pred = (layers[:count].detach().float().cpu() for layers in (target, pred))
+    masks = pred[:, 2].sigmoid()
+    titles = ("scan", "true organ", "organ", "true tumor", "tumor", "mask")
+    figure = Figure(figsize=(1.9 * len(titles), 2.1 * count), layout="constrained")
+    for index, row in enumerate(figure.subplots(count, len(titles), squeeze=False)):
+        organ, tumor, mask, _, image = target[index]
+        middle = int(((mask > threshold).float() + (masks[index] > threshold).float()).sum((0, 1)).argmax())
+        high = float(image[:, :, middle].max())
+        panels = (image, organ, pred[index, 0], tumor, pred[index, 1], masks[index])
+        for panel, layer, title in zip(row, panels, titles, strict=True):
+            show_slice(panel, layer[:, :, middle], 0.0, 1.0 if title == "mask" else high)
+            if title in ("scan", "mask"):
+                for outline, color in ((mask, "tab:green"), (masks[index], "tab:red")):
+                    inside = (outline[:, :, middle] > threshold).T
+                    if inside.any():
+                        panel.contour(inside, levels=[0.5], colors=[color], linewidths=0.8)
+            panel.set_title(title, fontsize=8)
+            panel.set_axis_off()
+    figure.suptitle("green: simulated mask, red: predicted mask", fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,385 @@
+"""Simulated tumors: a scan without any, and bodies of foreign texture that lie over it more or less transparently.
+
+Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
+arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.2. Scan and tumor share one intensity scale, as the composition
+demands; a normalization of each layer by its own statistics would break it. The texture is deformed on a coarse grid
+around the tumor only, where the authors' code deforms the whole scan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.transforms import Randomizable, RandomizableTransform, Transform
+
+from common.cli import check_whole_numbers
+
+from .shape import RandStarShape, keep_joined
+
+__all__ = ["LAYERS", "RandTumorLayers", "RandTumorLayersd", "TumorParameters", "compose_layers"]
+
+LAYERS = ("organ", "tumor", "mask", "alpha", "image")  # channels of what a simulation returns
+
+_NUM_PLACES = 16  # voxels that are tried as the center of a body
+
+_MIN_SHARE = 0.9  # of a body that must lie in the organ
+
+_SHRINK = 0.6  # of the volume, when no place is good enough
+
+_MAX_SHRINKS = 8
+
+_MAX_EDGE_BLUR = 0.2  # of the radius of a ball of the tumor's volume
+
+_MIN_MASK = 0.01  # of the largest value of a blurred one, below which there is no tumor
+
+_REACH = 3.0  # standard deviations, of a blur
+
+_NUM_STEPS = 8  # between a center and a voxel, where the organ must not be left
+
+_CONTROL_POINTS = 5  # of the deformation, along each axis of the box
+
+
+@dataclass(frozen=True)
+class TumorParameters:
+    """What was drawn for one tumor.
+
+    Attributes:
+        center: voxel of the patch.
+        volume_mm3: of the whole body; less may lie in the patch, or in the organ.
+        alpha: opacity.
+        intensity_ratio: mean intensity of the texture inside the tumor over the mean of the organ.
+        blur: standard deviation in mm by which the texture was blurred.
+        edge_blur: standard deviation in mm by which the mask was blurred.
+    """
+
+    center: tuple[int, int, int]
+    volume_mm3: float
+    alpha: float
+    intensity_ratio: float
+    blur: float
+    edge_blur: float
+
+
+class RandTumorLayers(RandomizableTransform):
+    """Put simulated tumors into a patch of a scan without any.
+
+    Args:
+        shape: draws the bodies; `RandStarShape()` if not given.
+        alpha: smallest and largest opacity.
+        intensity_ratio: ranges of the mean intensity of a tumor over that of the organ, one of which is chosen each
+            time, such as `[[0.5, 0.8], [1.2, 1.5]]`; intensities are 0 where there is nothing, see `NormalizeByOrgand`.
+            `None`: the texture keeps its intensities.
+        elastic: standard deviation in mm of the displacements that deform the texture; 0: none.
+        blur: smallest and largest standard deviation in mm by which the texture is blurred.
+        edge_blur: smallest and largest standard deviation in mm by which the border of a tumor is softened; at most
+            0.2 of the radius of a ball of its volume, so that small ones are not blurred away.
+        num_tumors: smallest and largest number in a patch.
+        target: of the tumor's layer: `texture` inside the mask, or `blended`, the image inside the mask with opacity 1.
+        prob: probability of putting any tumor into a patch.
+
+    Attributes:
+        parameters: of the tumors of the last patch.
+
+    Raises:
+        ValueError: when a range is empty or out of range, or `target` is unknown.
+    """
+
+    def __init__(
+        self,
+        shape: RandStarShape | None = None,
+        alpha: Sequence[float] = (0.2, 0.8),
+        intensity_ratio: Sequence[Sequence[float]] | None = ((1.0, 3.0),),
+        elastic: float = 5.0,
+        blur: Sequence[float] = (0.0, 2.0),
+        edge_blur: Sequence[float] = (0.0, 0.0),
+        num_tumors: Sequence[int] = (1, 1),
+        target: str = "texture",
+        prob: float = 0.9,
+    ) -> None:
+        super().__init__(prob)
+        ranges = {"alpha": alpha, "blur": blur, "edge_blur": edge_blur, "num_tumors": num_tumors}
+        is_list = isinstance(intensity_ratio, Sequence) and not isinstance(intensity_ratio, str)
+        if intensity_ratio is not None and not (
+            is_list and all(isinstance(pair, Sequence) for pair in intensity_ratio)
+        ):
+            raise ValueError(f"intensity_ratio must be a list of ranges such as [[1, 3]], got {intensity_ratio}")
+        for index, values in enumerate(intensity_ratio or ()):
+            ranges[f"intensity_ratio[{index}]"] = values
+        for name, values in ranges.items():
+            if len(values) != 2 or not 0 <= values[0] <= values[1] < math.inf:
+                raise ValueError(f"{name} must be two numbers from 0 that do not decrease, got {list(values)}")
+        if not 0 < alpha[0] <= alpha[1] <= 1:
+            raise ValueError(f"alpha must be above 0 and at most 1, got {list(alpha)}")
+        for count in num_tumors:
+            check_whole_numbers(num_tumors=count)
+        if intensity_ratio is not None and not len(intensity_ratio):
+            raise ValueError("intensity_ratio must have a range or be None, got none")
+        if not 0 <= elastic < math.inf:
+            raise ValueError(f"elastic must be from 0, got {elastic}")
+        if target not in ("texture", "blended"):
+            raise ValueError(f"target must be texture or blended, got {target!r}")
+        self.shape = RandStarShape() if shape is None else shape
+        self.alpha = tuple(alpha)
+        self.intensity_ratio = None if intensity_ratio is None else [tuple(bounds) for bounds in intensity_ratio]
+        self.elastic = elastic
+        self.blur = tuple(blur)
+        self.edge_blur = tuple(edge_blur)
+        self.num_tumors = tuple(num_tumors)
+        self.target = target
+        self.parameters: list[TumorParameters] = []
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandTumorLayers:
+        super().set_random_state(seed, state)
+        self.shape.set_random_state(state=self.R)  # one source of chance
+        return self
+
+    def __call__(
+        self, img: torch.Tensor, organ: torch.Tensor, donor: torch.Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> torch.Tensor:
+        """Return the layers of a simulated patch.
+
+        Args:
+            img: patch of a scan without a tumor, of shape `(1, H, W, D)`; 0 where there is nothing.
+            organ: where tumors may lie, same shape.
+            donor: patch of another scan, same shape, in the middle of which the texture is taken.
+            spacing: edges of a voxel in mm.
+
+        Returns:
+            Tensor of shape `(5, H, W, D)`, see `LAYERS`: the scan without a tumor, the tumor (0 outside of its mask),
+            the mask (from 0 to 1 where its border is soft), the opacity, and the scan with the tumor.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        if img.shape != organ.shape or img.shape != donor.shape or img.ndim != 4 or img.shape[0] != 1:
+            shapes = [tuple(volume.shape) for volume in (img, organ, donor)]
+            raise ValueError(f"img, organ and donor must be of one shape (1, H, W, D), got {shapes}")
+        inside = organ[0] > 0
+        self.randomize(None)
+        count = int(self.R.randint(self.num_tumors[0], self.num_tumors[1] + 1))
+        layers = torch.zeros((len(LAYERS), *inside.shape), device=img.device)
+        layers[0] = layers[4] = img[0]
+        layers[3] = self.R.uniform(*self.alpha)  # beyond all tumors
+        self.parameters = []
+        if self._do_transform and bool(inside.any()):
+            mean = float(layers[0][inside].mean())
+            for _ in range(count):
+                self._add(layers, inside & (layers[2] == 0), donor[0].float(), spacing, mean)
+        if self.target == "blended":
+            layers[1] = torch.lerp(*layers[[0, 1, 3]]) * (layers[2] > 0)
+            layers[3] = 1
+        return layers
+
+    def make_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Simulate each patch of a batch on its own, as if it had been alone and this transform had had its seed.
+
+        Args:
+            batch: `image`, `organ` and `donor` of shape `(B, 1, H, W, D)`, on any device; `seed`, a whole number for
+                each; `spacing` of shape `(B, 3)`, in mm.
+
+        Returns:
+            Tensor of shape `(B, 5, H, W, D)`.
+        """
+        layers = []
+        for index, seed in enumerate(batch["seed"]):
+            self.set_random_state(int(seed))
+            image, organ, donor = (batch[name][index] for name in ("image", "organ", "donor"))
+            layers.append(self(image, organ, donor, batch["spacing"][index].tolist()))
+        return torch.stack(layers)
+
+    def _add(
+        self, layers: torch.Tensor, inside: torch.Tensor, donor: torch.Tensor, spacing: Sequence[float], mean: float
+    ) -> None:
+        """Draw one tumor into the layers, where the organ is still free."""
+        self.shape.randomize()
+        places = self.R.uniform(size=_NUM_PLACES)
+        opacity = self.R.uniform(*self.alpha)
+        blur, edge_blur = self.R.uniform(*self.blur), self.R.uniform(*self.edge_blur)
+        ratio = math.nan
+        if self.intensity_ratio is not None:
+            ratio = self.R.uniform(*self.intensity_ratio[self.R.randint(len(self.intensity_ratio))])
+        displacements = self.R.normal(size=(3, *[_CONTROL_POINTS] * 3)) * self.elastic
+
+        body, center, scale = self._place(inside, spacing, places)
+        if body is None:
+            return
+        volume = scale * self.shape.volume_mm3
+        edge_blur = min(edge_blur, _MAX_EDGE_BLUR * (3 * volume / (4 * math.pi)) ** (1 / 3))
+        body = F.pad(body, [margin for margin in _reach(edge_blur, spacing)[::-1] for _ in range(2)])
+        box, part = _overlap(center, body.shape, inside.shape)
+        free = torch.ones_like(body)  # beyond the patch, where a tumor goes on
+        free[part] = inside[box]
+        hard = body & free
+        soft = hard.float()
+        if edge_blur > 0:
+            smooth = partial(_smooth, sigma=edge_blur, spacing=spacing)
+            # softened along the organ only: half of what lies at its border would be lost
+            soft = smooth(soft) / smooth(free.float()).clamp(min=1e-6) * free
+            soft = soft * keep_joined(soft >= _MIN_MASK * soft.max())
+        texture = self._texture(donor, body.shape, spacing, displacements, blur)
+        hard, soft, texture = hard[part], soft[part], texture[part]
+        if self.intensity_ratio is not None:
+            texture = texture * (ratio * mean / float(texture[hard].mean().clamp(min=1e-3)))
+        organ, tumor, mask, alpha, image = layers[(slice(None), *box)]
+        support = soft > 0
+        for layer, values in ((tumor, texture), (mask, soft), (alpha, opacity)):
+            layer[support] = values[support] if torch.is_tensor(values) else values
+        image[support] = compose_layers(organ, tumor, mask, alpha)[support]
+        self.parameters.append(TumorParameters(center, volume, opacity, ratio, blur, edge_blur))
+
+    def _place(
+        self, inside: torch.Tensor, spacing: Sequence[float], places: np.ndarray
+    ) -> tuple[torch.Tensor | None, tuple[int, int, int], float]:
+        """Find a place where the body fits into the organ; the border of the patch may cut it.
+
+        Returns:
+            The body in its box, without what lies behind a border of the organ seen from its center; the center; and
+            the share of the volume, which shrinks until there is a place.
+        """
+        candidates = inside.flatten().nonzero().flatten()
+        if not len(candidates):
+            return None, (0, 0, 0), 0.0
+        chosen = candidates[torch.from_numpy((places * len(candidates)).astype(np.int64)).to(candidates.device)]
+        centers = np.stack(np.unravel_index(chosen.cpu().numpy(), tuple(inside.shape)), axis=1).tolist()
+        for shrink in range(_MAX_SHRINKS):
+            scale = _SHRINK**shrink
+            body = self.shape(spacing, inside.device, randomize=False, scale=scale)
+            for center in centers:
+                box, part = _overlap(center, body.shape, inside.shape)
+                count = int(body[part].sum())
+                if int((body[part] & inside[box]).sum()) < _MIN_SHARE * count:
+                    continue
+                seen = keep_joined(body & _visible(inside, center, body.shape))
+                if int(seen[part].sum()) >= _MIN_SHARE * count:
+                    return seen, tuple(center), scale
+        return None, (0, 0, 0), 0.0
+
+    def _texture(
+        self,
+        donor: torch.Tensor,
+        size: Sequence[int],
+        spacing: Sequence[float],
+        displacements: np.ndarray,
+        blur: float,
+    ) -> torch.Tensor:
+        """Return the middle of the donor, deformed and blurred, in a box of an odd size."""
+        margins = _reach(blur, spacing)
+        size = [length + 2 * margin for length, margin in zip(size, margins, strict=True)]
+        if self.elastic > 0:
+            coarse = torch.from_numpy(displacements).to(donor)[None]
+            moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0]
+        else:
+            moves = donor.new_zeros(3, *size)
+        coordinates = []
+        for axis, (count, length, edge) in enumerate(zip(size, donor.shape, spacing, strict=True)):
+            shape = [-1 if other == axis else 1 for other in range(3)]
+            voxels = torch.arange(count, device=donor.device) - count // 2 + length // 2
+            coordinates.append((2 * (voxels.view(shape) + moves[axis] / edge) + 1) / length - 1)
+        grid = torch.stack(coordinates[::-1], dim=-1)[None]  # grid_sample counts axes from the last one
+        # beyond the donor its texture is mirrored, since border voxels would be drawn out to lines
+        texture = F.grid_sample(donor[None, None], grid, padding_mode="reflection", align_corners=False)[0, 0]
+        if blur > 0:
+            texture = _smooth(texture, blur, spacing)
+        return texture[tuple(slice(margin, length - margin) for length, margin in zip(size, margins, strict=True))]
+
+
+def compose_layers(organ: torch.Tensor, tumor: torch.Tensor, mask: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Lay a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
+    return torch.lerp(organ, tumor, alpha * mask)
+
+
+class RandTumorLayersd(Randomizable, Transform):
+    """Dictionary version of `RandTumorLayers`, for one scan at a time.
+
+    Args:
+        image_key: scan without a tumor, of shape `(1, H, W, D)`; replaced by the one with tumors.
+        organ_key: where tumors may lie.
+        donor_key: another scan.
+        layers_key: where the layers go, see `LAYERS`.
+        parameters_key: where the drawn parameters go, a list of mappings.
+        transform: see `RandTumorLayers`.
+    """
+
+    def __init__(
+        self,
+        image_key: str = "image",
+        organ_key: str = "organ",
+        donor_key: str = "donor",
+        layers_key: str = "layers",
+        parameters_key: str = "tumors",
+        transform: RandTumorLayers | None = None,
+    ) -> None:
+        self.keys = (image_key, organ_key, donor_key)
+        self.layers_key = layers_key
+        self.parameters_key = parameters_key
+        self.transform = RandTumorLayers() if transform is None else transform
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandTumorLayersd:
+        self.transform.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the mapping with the simulated scan, its layers and their parameters."""
+        image, organ, donor = (data[key] for key in self.keys)
+        spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
+        layers = self.transform(_plain(image), _plain(organ), _plain(donor), spacing)
+        simulated = layers[LAYERS.index("image")][None]
+        if isinstance(image, MetaTensor):
+            simulated = MetaTensor(simulated, meta=image.meta)
+        parameters = [asdict(tumor) for tumor in self.transform.parameters]
+        return {**data, self.keys[0]: simulated, self.layers_key: layers, self.parameters_key: parameters}
+
+
+def _plain(volume: torch.Tensor) -> torch.Tensor:
+    return volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+
+
+def _overlap(
+    center: Sequence[int], size: Sequence[int], spatial_size: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return which part of a volume lies in a box around a center, and which part of the box that is."""
+    box, part = [], []
+    for middle, length, available in zip(center, size, spatial_size, strict=True):
+        first = middle - length // 2
+        low, high = max(first, 0), min(first + length, available)
+        box.append(slice(low, high))
+        part.append(slice(low - first, high - first))
+    return tuple(box), tuple(part)
+
+
+def _visible(inside: torch.Tensor, center: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Tell for a box around a center which voxels are seen from there without leaving the organ on the way.
+
+    What lies beyond the volume counts as seen: it is cut off anyway.
+    """
+    offsets = [torch.arange(length, device=inside.device) - length // 2 for length in size]
+    visible = torch.ones(tuple(size), dtype=torch.bool, device=inside.device)
+    for step in range(1, _NUM_STEPS + 1):
+        index, is_beyond = [], []
+        for axis, (offset, middle, available) in enumerate(zip(offsets, center, inside.shape, strict=True)):
+            voxel = middle + (offset * step).div(_NUM_STEPS, rounding_mode="floor")
+            shape = [-1 if other == axis else 1 for other in range(3)]
+            index.append(voxel.clamp(0, available - 1).view(shape))
+            is_beyond.append(((voxel < 0) | (voxel >= available)).view(shape))
+        visible &= inside[tuple(index)] | is_beyond[0] | is_beyond[1] | is_beyond[2]
+    return visible
+
+
+def _reach(sigma: float, spacing: Sequence[float]) -> list[int]:
+    """Return how many voxels a blur reaches along each axis."""
+    return [math.ceil(_REACH * sigma / edge) for edge in spacing]
+
+
+def _smooth(volume: torch.Tensor, sigma: float, spacing: Sequence[float]) -> torch.Tensor:
+    """Blur a volume, beyond which all is 0, by a standard deviation in mm."""
+    kernels = [gaussian_1d(torch.tensor(sigma / edge), _REACH, normalize=True).to(volume) for edge in spacing]
+    return separable_filtering(volume[None, None], kernels)[0, 0]

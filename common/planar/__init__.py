@@ -1,0 +1,29 @@
+from .atlas import PlanarAtlas, transfer_descriptors
+from .cubes import RandCubePair, sample_cubes
+from .descriptor_cache import DescriptorCache
+from .descriptors import (
+    GreyValueDifference,
+    JointDescriptor,
+    LearnedCubeDescriptor,
+    LearnedDescriptor,
+    PositionDescriptor,
+    VoxelDescriptor,
+    extract_descriptors,
+    load_descriptors,
+)
+from .field_of_view import CropFieldOfViewd, FieldOfView, Place, fit_field_of_view, load_field_of_view
+from .neighbors import nearest_neighbors, vote, vote_confidence
+from .networks import (
+    CubicDescriptor,
+    HeatmapDecoder,
+    NeighborClassifier,
+    OffsetRegressor,
+    PlanarDescriptor,
+    SiameseNetwork,
+    TriplanarPretext,
+)
+from .pairs import Lattice, PairLoader, RandPatchPair, sample_patches
+from .pictures import EmbeddingPicture, PairPicture
+from .slabs import RandSlabPair, displacement_heatmap, sample_slabs
+from .training import AtlasCheckpoint, AtlasUpdate
+from .voxels import VoxelGrid, choose_voxels

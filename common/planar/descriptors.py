@@ -1,0 +1,292 @@
+"""Descriptors of voxels: learned ones, and the plain ones that they are compared with.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The position alone is
+not among the paper's descriptors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from common.cli import RANDOM, check_whole_numbers, is_scratch
+from common.training import load_weights
+
+from .cubes import sample_cubes
+from .networks import CubicDescriptor, PlanarDescriptor
+from .pairs import Lattice, sample_patches
+from .slabs import sample_slabs
+
+__all__ = [
+    "GreyValueDifference",
+    "JointDescriptor",
+    "LearnedCubeDescriptor",
+    "LearnedDescriptor",
+    "PositionDescriptor",
+    "VoxelDescriptor",
+    "extract_descriptors",
+    "load_descriptors",
+]
+
+logger = logging.getLogger(__name__)
+
+_POINT = Lattice((0.0, 0.0, 0.0), (1, 1, 1))
+
+_CPU_BATCH_SIZE = 32
+
+_GPU_BATCH_SIZE = 2048
+
+
+class VoxelDescriptor(nn.Module):
+    """What any descriptor offers: `out_channels` numbers for a place in a volume.
+
+    Attributes:
+        out_channels: numbers for each place.
+        settings: what else makes places comparable, by the names of the bundle's options.
+    """
+
+    out_channels: int
+    settings: Mapping[str, float | str] = MappingProxyType({})
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume.
+
+        Args:
+            volume: normalized intensities of shape `(1, H, W, D)`.
+            centers: coordinates of shape `(N, 3)`; along each axis of the volume they run from -1 to 1.
+
+        Returns:
+            Tensor of shape `(N, out_channels)`.
+        """
+        raise NotImplementedError
+
+
+class LearnedDescriptor(VoxelDescriptor):
+    """Three planar networks side by side, one for each normal axis of the slabs around a place.
+
+    With initial weights, it is the paper's XAVIER.
+
+    Args:
+        out_channels: numbers from each of the three networks.
+        features: see `PlanarDescriptor`.
+        half_width: see `sample_slabs`; the slabs are those of the pretraining.
+        half_depth: see `sample_slabs`.
+        num_planes: see `sample_slabs`.
+        mode: `bilinear` or `nearest`, see `sample_slabs`.
+        padding_mode: `zeros` or `border`, see `sample_slabs`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 64,
+        features: int = 32,
+        half_width: float = 0.4,
+        half_depth: float = 0.05,
+        num_planes: int = 3,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        self.descriptors = nn.ModuleList(PlanarDescriptor(num_planes, out_channels, features) for _ in range(3))
+        self.out_channels = 3 * out_channels
+        self.slab = (half_width, PlanarDescriptor.size, half_depth, num_planes, mode, padding_mode)
+        widths = {"half_width": float(half_width), "half_depth": float(half_depth)}
+        self.settings = {**widths, "sampling": mode, "padding": padding_mode}
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume, see `VoxelDescriptor`."""
+        parts = [
+            descriptor(sample_slabs(volume, centers, axis, *self.slab)).flatten(1)
+            for axis, descriptor in enumerate(self.descriptors)
+        ]
+        return torch.cat(parts, dim=1)
+
+
+class LearnedCubeDescriptor(VoxelDescriptor):
+    """One network on the cube around a place, which the paper calls DOERSCH.
+
+    Args:
+        out_channels: numbers for each place.
+        features: see `CubicDescriptor`.
+        half_width: see `sample_cubes`; the cubes are those of the pretraining.
+        mode: `bilinear` or `nearest`, see `sample_cubes`.
+        padding_mode: `zeros` or `border`, see `sample_cubes`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 192,
+        features: int = 32,
+        half_width: float = 0.2,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        self.descriptor = CubicDescriptor(out_channels=out_channels, features=features)
+        self.out_channels = out_channels
+        self.cube = (half_width, CubicDescriptor.size, mode, padding_mode)
+        self.settings = {"cube_half_width": float(half_width), "sampling": mode, "padding": padding_mode}
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume, see `VoxelDescriptor`."""
+        return self.descriptor(sample_cubes(volume, centers, *self.cube)).flatten(1)
+
+
+class GreyValueDifference(VoxelDescriptor):
+    """Differences of intensities between two places near a voxel, which the paper calls GVDIFF.
+
+    Args:
+        out_channels: number of differences.
+        sigma: standard deviation of the offsets from the voxel, which are normally distributed, along each axis.
+        centered: take differences to the voxel itself; otherwise, both places have random offsets.
+        seed: of the offsets.
+        mode: `bilinear` or `nearest`, see `sample_patches`.
+        padding_mode: `zeros` or `border`, see `sample_patches`.
+
+    Raises:
+        TypeError: when `out_channels` is no whole number.
+        ValueError: when `out_channels` or `sigma` is out of range.
+    """
+
+    offsets: torch.Tensor
+
+    def __init__(
+        self,
+        out_channels: int = 192,
+        sigma: float = 0.4,
+        centered: bool = False,
+        seed: int = 0,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        check_whole_numbers(out_channels=out_channels)
+        if out_channels < 1 or not sigma > 0:
+            raise ValueError(f"out_channels and sigma must be positive, got {out_channels} and {sigma}")
+        self.out_channels = out_channels
+        self.mode = mode
+        self.padding_mode = padding_mode
+        offsets = sigma * torch.randn(out_channels, 2, 3, generator=torch.Generator().manual_seed(seed))
+        if centered:
+            offsets[:, 1] = 0
+        self.register_buffer("offsets", offsets)
+        self.settings = {"offset_sigma": float(sigma), "sampling": mode, "padding": padding_mode}
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume, see `VoxelDescriptor`."""
+        places = (centers.view(-1, 1, 1, 3) + self.offsets).view(1, -1, 3)
+        values = sample_patches([volume], places, _POINT, self.mode, self.padding_mode)
+        first, second = values.view(-1, self.out_channels, 2).unbind(2)
+        return first - second
+
+
+class PositionDescriptor(VoxelDescriptor):
+    """The position alone, the plainest rival: three coordinates, and a 1, with which no place is all zero."""
+
+    out_channels = 4
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume, see `VoxelDescriptor`."""
+        return torch.cat((centers, torch.ones_like(centers[:, :1])), dim=1)
+
+
+class JointDescriptor(VoxelDescriptor):
+    """Several descriptors side by side: a learned one and differences of gray values see different things.
+
+    Args:
+        parts: descriptors, in the order of their numbers.
+
+    Raises:
+        ValueError: when there is no part.
+    """
+
+    parts: Sequence[VoxelDescriptor]
+
+    def __init__(self, parts: Sequence[VoxelDescriptor]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("parts must hold at least one descriptor, got none")
+        self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
+        self.out_channels = sum(part.out_channels for part in parts)
+        self.settings = dict(item for part in parts for item in part.settings.items())
+
+    def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Describe places of a volume, see `VoxelDescriptor`."""
+        return torch.cat([part(volume, centers) for part in self.parts], dim=1)
+
+
+def extract_descriptors(
+    volume: torch.Tensor, descriptor: VoxelDescriptor, centers: torch.Tensor, batch_size: int | None = None
+) -> torch.Tensor:
+    """Describe places of a volume, batch by batch and without gradients.
+
+    A network sees the patch around each place on its own, since its group norms take their statistics from the patch: a
+    pass over the whole volume at once would be another descriptor.
+
+    Args:
+        volume: normalized intensities of shape `(1, H, W, D)`.
+        descriptor: moved nowhere; the volume and the centers are on its device.
+        centers: coordinates of shape `(N, 3)`; along each axis of the volume they run from -1 to 1.
+        batch_size: places at once; if not given, as many as the caches of a CPU hold, or keep a GPU busy.
+
+    Returns:
+        Tensor of shape `(N, out_channels)`, in single precision.
+
+    Raises:
+        TypeError: when `batch_size` is no whole number.
+        ValueError: when `batch_size` is below 1.
+    """
+    if batch_size is None:
+        batch_size = _CPU_BATCH_SIZE if volume.device.type == "cpu" else _GPU_BATCH_SIZE
+    check_whole_numbers(batch_size=batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    output = torch.empty((len(centers), descriptor.out_channels), device=volume.device)
+    with torch.no_grad():
+        for rows, places in zip(output.split(batch_size), centers.split(batch_size), strict=True):
+            if len(places):
+                rows.copy_(descriptor(volume, places))
+    return output
+
+
+def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> VoxelDescriptor:
+    """Copy the descriptors of a pretext task's networks, without their heads; all of their tensors or none.
+
+    Args:
+        descriptor: of the same sizes as the pretrained one; changed in place. Of a `JointDescriptor`, every part that
+            learns is loaded.
+        path: state dict of the pretext task's network; `None`, `null` or `random` keeps the initial weights.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: when the weights do not fit.
+    """
+    if is_scratch(path) or path == RANDOM:
+        logger.info("descriptors: initial weights, nothing transferred")
+        return descriptor
+    if isinstance(descriptor, JointDescriptor):
+        for part in descriptor.parts:
+            if list(part.parameters()):
+                load_descriptors(part, path)
+        return descriptor
+    target, weights = descriptor.state_dict(), load_weights(path)
+    for name, value in target.items():
+        expected, found = tuple(value.shape), tuple(weights[name].shape) if name in weights else "nothing"
+        if found != expected:
+            raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+    prefixes = tuple({name.split(".")[0] + "." for name in target})
+    beyond = [name for name in weights if name.startswith(prefixes) and name not in target]
+    if beyond:
+        raise ValueError(f"{path}: weights must have no tensor that the descriptor lacks, got {beyond[0]}")
+    descriptor.load_state_dict({name: weights[name] for name in target})
+    logger.info("descriptors: %d of %d tensors transferred from %s", len(target), len(target), path)
+    return descriptor

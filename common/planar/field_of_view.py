@@ -1,0 +1,366 @@
+"""The field of view that the scans of a data set have in common, found again in a new scan by what it shows.
+
+Position is a strong cue for anatomy, as long as it is measured from the patient and not from where the scanner began.
+The paper's scans have a common crop around the organs; this finds such a box without any label.
+
+Source of the need: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised
+3D context feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, Crop, InvertibleTransform, LoadImage, MapTransform, Orientation, Pad
+from monai.utils import ensure_tuple_rep
+from scipy.ndimage import center_of_mass, uniform_filter
+from scipy.signal import correlate
+
+from common.cli import RANDOM, is_scratch
+from common.data import is_main_process, write_atomically
+
+__all__ = ["CropFieldOfViewd", "FieldOfView", "Place", "fit_field_of_view", "load_field_of_view"]
+
+logger = logging.getLogger(__name__)
+
+_FILE_NAME = "field_of_view.nii.gz"
+
+_NUM_FIRST = 5  # scans that are tried as the first template
+
+_MAX_ROUNDS = 10
+
+_MAX_SCANS = 50  # enough for an average, and half a minute of one core
+
+_LEAST_EDGE = 1e-4  # difference of neighbors, clipped intensities being 0 to 1, below which it is rounding
+
+_FAINT = 1e-6  # share of the largest variance of edges in a box, below which a box is empty
+
+
+class Place(NamedTuple):
+    """Where a scan shows the common field of view.
+
+    Attributes:
+        center: of the box in mm, from the outer corner of the scan's first voxel along its axes.
+        similarity: correlation of the edges there with the template, from -1 to 1.
+    """
+
+    center: tuple[float, float, float]
+    similarity: float
+
+
+@dataclass(frozen=True)
+class FieldOfView:
+    """A box and what is to be seen in it: the edges of scans, averaged after they were aligned.
+
+    Attributes:
+        size: edges of the box in mm; None when scans are taken whole, and then there is nothing else.
+        clip: intensities to which scans are clipped before their edges are found.
+        step: edge of a voxel of the template in mm.
+        similarity: median correlation of scans with the template.
+        template: edges on a coarse grid that fills the box, of shape `(H, W, D)`.
+    """
+
+    size: tuple[float, ...] | None
+    clip: tuple[float, float] = (0.0, 1.0)
+    step: float = 1.0
+    similarity: float = 1.0
+    template: np.ndarray | None = None
+
+    def locate(self, image: torch.Tensor, spacing: Sequence[float]) -> Place:
+        """Find the box in a scan: where the edges of both correlate most.
+
+        It may reach beyond the scan, whose edges are then taken for absent, but its center lies inside.
+
+        Args:
+            image: scan in RAS orientation, in its own intensities, of shape `(1, H, W, D)`.
+            spacing: edges of its voxels in mm.
+
+        Raises:
+            ValueError: when there is no box, since scans are taken whole.
+        """
+        if self.template is None:
+            raise ValueError("field of view must have a template to be located, got one of whole scans")
+        edges, steps = _edges(image, spacing, self.step, self.clip)
+        center, similarity = _Scan(edges, self.template.shape).match(self.template)
+        x, y, z = (float(place * step) for place, step in zip(center, steps, strict=True))
+        return Place((x, y, z), similarity)
+
+
+def fit_field_of_view(
+    data: Sequence[Mapping[str, str]],
+    save_dir: str | Path,
+    size: float | Sequence[float] | None,
+    clip: Sequence[float],
+    step: float = 8.0,
+    like: str | Path | None = None,
+) -> FieldOfView:
+    """Find the common field of view of scans without labels, and store it beside the weights.
+
+    The scans are first aligned with one of them: of a few, the one that the others resemble most. On average over the
+    scans, the box then lies at the center of mass of the edges. In turn, the edges inside of the boxes are averaged,
+    and each box moves to where its scan resembles the average most, until none moves any more. (An average over scans
+    that were not aligned may show two bodies at once, and the scans gather around either.)
+
+    Args:
+        data: cases, each with `image`.
+        save_dir: folder for `field_of_view.nii.gz`, a volume that any viewer shows.
+        size: edges of the box in mm, one for all axes or one for each; `None`: scans are taken whole, which suits
+            scans that were cropped alike.
+        clip: lower and upper intensity, in the units of the scans.
+        step: edge of a voxel of the coarse grid in mm.
+        like: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`, `null` or
+            `random`: fit.
+
+    Raises:
+        FileNotFoundError: when there is none beside the pretrained weights.
+        ValueError: when there are no cases, they show nothing, or a number is out of range.
+    """
+    if like != RANDOM and not is_scratch(like):
+        field = load_field_of_view(Path(str(like)).parent)
+        wanted = None if size is None else _check_size(size, step)
+        if wanted != field.size:
+            raise ValueError(f"field_of_view must be that of the pretraining of {like}, {field.size} mm, got {size}")
+    else:
+        if not data:
+            raise ValueError("data must hold at least one case, got none")
+        field = FieldOfView(None) if size is None else _align(data, _check_size(size, step), step, (clip[0], clip[1]))
+    if is_main_process():
+        write_atomically(Path(save_dir) / _FILE_NAME, lambda path: nib.save(_to_nifti(field), path))
+    return field
+
+
+def load_field_of_view(save_dir: str | Path) -> FieldOfView:
+    """Read what `fit_field_of_view` stored.
+
+    Raises:
+        FileNotFoundError: when the folder has none.
+        ValueError: when the file is damaged.
+    """
+    path = Path(save_dir) / _FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the field of view must lie beside the weights; train first")
+    try:
+        image: Any = nib.load(path)
+        template = np.asarray(image.dataobj, dtype=np.float32)
+        if template.size == 1:
+            return FieldOfView(None)
+        *size, low, high, similarity = map(float, bytes(image.header["descrip"].item()).decode().split())
+        step = float(image.header.get_zooms()[0])
+        if template.ndim != 3 or len(size) != 3 or not (np.isfinite(template).all() and low < high and step > 0):
+            raise ValueError(f"shape {template.shape}, size {size}, clip {low} to {high}, step {step}")
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(f"{path}: must hold the field of view, got {error!r:.80}; train again") from None
+    return FieldOfView(tuple(size), (low, high), step, similarity, template)
+
+
+def _to_nifti(field: FieldOfView) -> nib.Nifti1Image:
+    """Return the template as an image around the origin, with the numbers in its description; one voxel for none."""
+    template = np.zeros((1, 1, 1), np.float32) if field.template is None else field.template
+    affine = np.diag([field.step] * 3 + [1.0])
+    affine[:3, 3] = -field.step * (np.array(template.shape) - 1) / 2
+    image = nib.Nifti1Image(template, affine)
+    image.header.set_xyzt_units("mm")
+    numbers = (*(field.size or ()), *field.clip, field.similarity)
+    image.header["descrip"] = " ".join(f"{number:.7g}" for number in numbers)
+    return image
+
+
+def _check_size(size: float | Sequence[float], step: float) -> tuple[float, ...]:
+    if not isinstance(size, int | float) and len(size) != 3:
+        raise ValueError(f"field_of_view must be one length in mm or three, got {list(size)}")
+    edges = tuple(float(edge) for edge in ensure_tuple_rep(size, 3))
+    if min(edges) < 4 * step:
+        raise ValueError(f"field_of_view must be at least {4 * step:g} mm along each axis, got {size}")
+    return edges
+
+
+def _align(
+    data: Sequence[Mapping[str, str]], size: tuple[float, ...], step: float, clip: tuple[float, float]
+) -> FieldOfView:
+    num_voxels = [round(edge / step) for edge in size]
+    load = Compose([LoadImage(image_only=True, ensure_channel_first=True), Orientation(axcodes="RAS", labels=None)])
+    scans, steps = [], []
+    images = sorted(case["image"] for case in data)
+    for path in images[:: math.ceil(len(images) / _MAX_SCANS)]:
+        image = load(path)
+        edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
+        if edges.max() < _LEAST_EDGE:
+            raise ValueError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
+        scans.append(_Scan(edges, num_voxels))
+        steps.append(coarse)
+    middles = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5
+    centers = _align_with_one(scans, middles)
+    centers += (middles - centers).mean(axis=0)
+    for _ in range(_MAX_ROUNDS):
+        crops = [_crop(scan.edges, center, num_voxels) for scan, center in zip(scans, centers, strict=True)]
+        template = np.mean(crops, axis=0)
+        places = [scan.match(template) for scan in scans]
+        moved = np.array([center for center, _ in places])
+        has_settled, centers = np.allclose(moved, centers, atol=0.5), moved
+        if has_settled:
+            break
+    else:
+        logger.warning(
+            "field of view: boxes still move after %d round(s); look at %s, and choose another field_of_view where it "
+            "shows no anatomy",
+            _MAX_ROUNDS,
+            _FILE_NAME,
+        )
+    similarities = [similarity for _, similarity in places]
+    shift = (centers - middles) * np.array(steps)
+    logger.info(
+        "field of view: %s mm, in %d scans, found up to %s mm from the center of mass (standard deviation); "
+        "correlation with the template %.2f to %.2f",
+        " x ".join(f"{edge:g}" for edge in size),
+        len(scans),
+        " x ".join(f"{spread:.0f}" for spread in shift.std(axis=0)),
+        min(similarities),
+        max(similarities),
+    )
+    return FieldOfView(size, clip, step, float(np.median(similarities)), template.astype(np.float32))
+
+
+def _align_with_one(scans: Sequence[_Scan], middles: np.ndarray) -> np.ndarray:
+    """Return the boxes in all scans that resemble most that around the middle of one, the best of a few."""
+    best, highest = middles, -np.inf
+    for index in range(0, len(scans), math.ceil(len(scans) / _NUM_FIRST)):
+        template = _crop(scans[index].edges, middles[index], scans[index].size.tolist())
+        places = [scan.match(template) for scan in scans]
+        similarity = float(np.mean([similarity for _, similarity in places]))
+        if similarity > highest:
+            best, highest = np.array([center for center, _ in places]), similarity
+    return best
+
+
+def _edges(
+    image: torch.Tensor, spacing: Sequence[float], step: float, clip: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the length of the gradient on a coarse grid, clipped intensities being 0 to 1, and the grid's steps."""
+    volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+    volume = (volume.clamp(*clip) - clip[0]) / (clip[1] - clip[0])
+    fine = np.array(volume.shape[1:])
+    coarse = np.maximum(np.round(fine * np.array(spacing) / step), 1).astype(int)
+    pooled = F.adaptive_avg_pool3d(volume[None], coarse.tolist())[0, 0].numpy()
+    slopes = [np.gradient(pooled, axis=axis) for axis in range(3) if coarse[axis] > 1]
+    edges = np.sqrt(np.sum(np.square(slopes), axis=0)) if slopes else np.zeros_like(pooled)
+    return edges, fine * np.array(spacing) / coarse
+
+
+def _crop(scan: np.ndarray, center: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return the box around a center, in voxels from the outer corner; it is 0 outside of the scan."""
+    padded = np.pad(scan, [(edge, edge) for edge in size])
+    starts = [round(place + edge / 2) for place, edge in zip(center, size, strict=True)]  # - edge / 2 + padding
+    return padded[tuple(slice(start, start + edge) for start, edge in zip(starts, size, strict=True))]
+
+
+class _Scan:
+    """The edges of a scan, and what their correlation with any template of one size needs.
+
+    Args:
+        edges: of shape `(H, W, D)`.
+        size: of the template in voxels.
+    """
+
+    def __init__(self, edges: np.ndarray, size: Sequence[int]) -> None:
+        self.edges = edges
+        self.size = np.array(size)
+        self.padded = np.pad(edges, [(edge // 2, edge // 2) for edge in size])
+        valid = tuple(
+            slice(edge // 2, total - (edge - 1) // 2) for edge, total in zip(size, self.padded.shape, strict=True)
+        )
+        mean, square = (
+            uniform_filter(values, size, mode="constant")[valid] for values in (self.padded, self.padded**2)
+        )
+        variances = square - mean**2
+        is_empty = variances <= _FAINT * variances.max()
+        self.norms = np.sqrt(np.where(is_empty, np.inf, variances) * np.prod(size))
+
+    def match(self, template: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the center of the box that correlates most with a template, and its correlation."""
+        pattern = template - template.mean()
+        products = correlate(self.padded, pattern, mode="valid", method="fft")
+        correlations = products / (np.linalg.norm(pattern) * self.norms)
+        best = np.array(np.unravel_index(correlations.argmax(), correlations.shape))
+        return best - self.size // 2 + self.size / 2, float(correlations.max())
+
+
+_LEAST_SIMILARITY = 0.5  # share of the training scans' median correlation below which a scan shows something else
+
+
+class CropFieldOfViewd(MapTransform, InvertibleTransform):
+    """Crop to where a scan shows the common field of view, and pad with the outermost voxels where it ends before.
+
+    Args:
+        keys: items to crop, of shape `(C, H, W, D)` in RAS orientation, with cubic voxels.
+        field_of_view: its box is sought in the image; without a box, nothing is cropped.
+        image_key: the image, in its own intensities.
+        allow_missing_keys: skip the keys that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        field_of_view: FieldOfView,
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.field_of_view = field_of_view
+        self.image_key = image_key
+        self.padder = Pad()
+        self.cropper = Crop()
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
+        out = dict(data)
+        if self.field_of_view.size is None:
+            return out
+        image = out[self.image_key]
+        spacing = image.pixdim.tolist()
+        place = self.field_of_view.locate(image, spacing)
+        name = image.meta.get("filename_or_obj", self.image_key)
+        if place.similarity < _LEAST_SIMILARITY * self.field_of_view.similarity:
+            logger.warning(
+                "%s: looks unlike the scans of the training (correlation %.2f, there %.2f); the field of view may be "
+                "in the wrong place",
+                name,
+                place.similarity,
+                self.field_of_view.similarity,
+            )
+        start = [
+            round(center / step - edge / (2 * step))
+            for center, edge, step in zip(place.center, self.field_of_view.size, spacing, strict=True)
+        ]
+        end = [
+            low + max(round(edge / step), 1)
+            for low, edge, step in zip(start, self.field_of_view.size, spacing, strict=True)
+        ]
+        before = [max(-low, 0) for low in start]
+        after = [max(high - total, 0) for high, total in zip(end, image.shape[1:], strict=True)]
+        inside = tuple(slice(low + extra, high + extra) for low, high, extra in zip(start, end, before, strict=True))
+        for key in self.key_iterator(out):
+            padded = self.padder(
+                out[key],
+                to_pad=[(0, 0), *zip(before, after, strict=True)],
+                mode="edge" if key == self.image_key else "constant",
+            )
+            out[key] = self.cropper(padded, slices=inside)
+        return out
+
+    def inverse(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
+        """Put the box back in its place: what was cropped away is 0."""
+        out = dict(data)
+        if self.field_of_view.size is not None:
+            for key in self.key_iterator(out):
+                out[key] = self.padder.inverse(self.cropper.inverse(out[key]))
+        return out

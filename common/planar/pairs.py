@@ -1,0 +1,293 @@
+"""Patches around positions in a volume, and random pairs of them.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.transforms import Randomizable, Transform
+
+from common.cli import check_whole_numbers
+from common.data import ResidentVolumes, VolumeLoader
+
+__all__ = ["Lattice", "PairLoader", "RandPatchPair", "sample_patches"]
+
+_HALFWAY = 1e-5  # to the right of halfway between voxels, far more than the rounding of a coordinate
+
+_MAX_DRAWS = 1000
+
+
+class Lattice(NamedTuple):
+    """Points of a patch, evenly spaced along each axis, as offsets from its center.
+
+    Attributes:
+        half_widths: normalized length from the center to the outermost points along each axis.
+        num_points: along each axis; 1 goes with a half width of 0.
+    """
+
+    half_widths: tuple[float, float, float]
+    num_points: tuple[int, int, int]
+
+    def offsets(self, device: torch.device | None = None) -> list[torch.Tensor]:
+        """Return the offsets along each axis."""
+        pairs = zip(self.half_widths, self.num_points, strict=True)
+        return [torch.linspace(-half_width, half_width, num, device=device) for half_width, num in pairs]
+
+    def steps(self, spatial_size: Sequence[int]) -> list[float]:
+        """Return the distance of neighboring points in voxels along each axis."""
+        triples = zip(self.half_widths, self.num_points, spatial_size, strict=True)
+        return [half_width * (size - 1) / max(num - 1, 1) for half_width, num, size in triples]
+
+
+def sample_patches(
+    volumes: Sequence[torch.Tensor],
+    centers: torch.Tensor,
+    lattice: Lattice,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+) -> torch.Tensor:
+    """Return the intensities at the points of patches.
+
+    Coordinates are normalized: along each axis of a volume they run from -1, the center of its first voxel, to 1, the
+    center of its last one. They are ordered as the axes are.
+
+    Args:
+        volumes: tensors of shape `(1, H, W, D)`, which need not be of one size.
+        centers: `K` positions in each of the volumes, of shape `(N, K, 3)`, in single precision or better.
+        lattice: points of a patch.
+        mode: `bilinear` between voxels, or the `nearest` one, and halfway between two the later one. On a CPU, the
+            latter is several times as fast where points are whole numbers of voxels apart: patches are plain slices.
+        padding_mode: outside of the volume are `zeros`, or the values of its `border`.
+
+    Returns:
+        Tensor of shape `(N, K, *lattice.num_points)`, on the device of the volumes, of the type of the centers.
+
+    Raises:
+        ValueError: when the volumes have not one channel and at least 2 voxels along each axis, the centers do not fit
+            their number, or `mode` or `padding_mode` is unknown.
+    """
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f"mode must be bilinear or nearest, got {mode!r}")
+    if padding_mode not in ("zeros", "border"):
+        raise ValueError(f"padding_mode must be zeros or border, got {padding_mode!r}")
+    if centers.ndim != 3 or centers.shape[::2] != (len(volumes), 3):
+        raise ValueError(f"centers must have shape ({len(volumes)}, K, 3), got {tuple(centers.shape)}")
+    for volume in volumes:
+        if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
+            raise ValueError(f"volumes must be (1, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}")
+    if mode == "nearest":
+        centers = centers + _HALFWAY
+        if all(_can_slice(volume, lattice) for volume in volumes):
+            pairs = zip(volumes, centers, strict=True)
+            return torch.stack([_slice_patches(*pair, lattice, padding_mode) for pair in pairs]).to(centers.dtype)
+    grids = _sampling_grid(centers, lattice.offsets(centers.device))
+    patches = [
+        F.grid_sample(volume.to(grid.dtype).unsqueeze(0), grid.flatten(0, 1).unsqueeze(0), mode, padding_mode, True)
+        for volume, grid in zip(volumes, grids, strict=True)
+    ]
+    return torch.cat(patches).view(grids.shape[:-1])
+
+
+class RandPatchPair(Randomizable, Transform):
+    """What the pretext tasks on pairs of patches share: where the patches lie.
+
+    The first patch of a pair lies around a uniformly random center. When too much of either patch is outside of the
+    volume, another center is drawn for the same displacement: how displacements are distributed does not change.
+
+    Args:
+        max_center: largest coordinate of the first center along each axis, from 0 to 1.
+        max_outside: largest share of a patch's points that may lie outside of the volume.
+        mode: `bilinear` or `nearest`, see `sample_patches`.
+        padding_mode: `zeros` or `border`, see `sample_patches`. Zeros are mean tissue in a normalized volume, and an
+            edge that the network can learn to see.
+
+    Attributes:
+        centers: normalized coordinates of both patches' centers, in an array whose last axes have lengths 2 and 3.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    def __init__(
+        self, max_center: float = 0.5, max_outside: float = 1.0, mode: str = "bilinear", padding_mode: str = "zeros"
+    ) -> None:
+        if not 0 <= max_center <= 1 or not 0 <= max_outside <= 1:
+            raise ValueError(f"max_center and max_outside must be in [0, 1], got {max_center} and {max_outside}")
+        self.max_center = max_center
+        self.max_outside = max_outside
+        self.mode = mode
+        self.padding_mode = padding_mode
+        self.centers = np.empty((0, 2, 3))
+
+    def randomize(self, num_pairs: int, progress: float = 1.0) -> None:  # type: ignore[override]
+        """Draw `centers`.
+
+        Args:
+            num_pairs: pairs to draw.
+            progress: share of the training that is done, from 0 to 1.
+
+        Raises:
+            ValueError: when no center leaves enough of the patches inside of the volume.
+        """
+        raise NotImplementedError
+
+    def keep(self, share: slice) -> None:
+        """Forget all of the drawn pairs but some."""
+        self.centers = self.centers[share]
+
+    def __call__(
+        self, volumes: Sequence[torch.Tensor], progress: float = 1.0, randomize: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a pair of patches of each volume, and what is to be predicted from it, on the volumes' device.
+
+        Args:
+            volumes: tensors of shape `(1, H, W, D)`, which need not be of one size; the same one may come repeatedly.
+            progress: share of the training that is done, from 0 to 1.
+            randomize: draw the patches anew.
+        """
+        if randomize:
+            self.randomize(len(volumes), progress)
+        device = volumes[0].device
+        return self._sample(volumes, device), self._target().to(device, non_blocking=True)
+
+    def _sample(self, volumes: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """Return the patches, pair by pair."""
+        raise NotImplementedError
+
+    def _target(self) -> torch.Tensor:
+        """Return what is to be predicted, pair by pair, on the CPU."""
+        raise NotImplementedError
+
+    def _place(self, displacements: np.ndarray, lattice: Lattice) -> np.ndarray:
+        """Draw both centers of pairs of patches.
+
+        Args:
+            displacements: from the first to the second center, of shape `(N, 3)`.
+            lattice: points of a patch.
+
+        Returns:
+            Array of shape `(N, 2, 3)`.
+        """
+        both = np.stack((np.zeros_like(displacements), displacements), axis=1)
+        centers = np.empty_like(both)
+        is_open = np.ones(len(both), dtype=bool)
+        for _ in range(_MAX_DRAWS):
+            first = self.R.uniform(-self.max_center, self.max_center, (is_open.sum(), 1, 3))
+            centers[is_open] = first + both[is_open]
+            is_open[:] = (_outside(centers, lattice) > self.max_outside).any(axis=1)
+            if not is_open.any():
+                return centers
+        farthest = np.abs(displacements[is_open]).max()
+        raise ValueError(
+            f"max_outside must leave room for patches at a distance of {farthest:.2f}, got {self.max_outside}"
+        )
+
+
+def _sampling_grid(centers: torch.Tensor, offsets: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the points of patches, of shape `(N, K, n0, n1, n2, 3)`, as `grid_sample` takes them.
+
+    It wants the coordinate of the last axis first. The order is reversed here and nowhere else.
+    """
+    first, second, third = (centers[..., axis, None] + offset for axis, offset in enumerate(offsets))
+    points = (third[..., None, None, :], second[..., None, :, None], first[..., :, None, None])
+    return torch.stack(torch.broadcast_tensors(*points), dim=-1)
+
+
+def _can_slice(volume: torch.Tensor, lattice: Lattice) -> bool:
+    """Return whether neighboring points are whole numbers of voxels apart, along all of a patch."""
+    drifts = (
+        abs(step - round(step)) * num if step > 0.5 else 1.0
+        for step, num in zip(lattice.steps(volume.shape[1:]), lattice.num_points, strict=True)
+    )
+    return volume.device.type == "cpu" and max(drifts) < 1e-3
+
+
+def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice, padding_mode: str) -> torch.Tensor:
+    """Return patches around centers of shape `(K, 3)`, whose points are whole numbers of voxels apart."""
+    spatial_size = volume.shape[1:]
+    steps = [round(step) for step in lattice.steps(spatial_size)]
+    corners = centers.double() - torch.tensor(lattice.half_widths, dtype=torch.float64)
+    starts = ((corners + 1) / 2 * (torch.tensor(spatial_size) - 1)).round().long().tolist()
+    patches = volume.new_zeros((len(centers), *lattice.num_points))
+    for patch, corner in zip(patches, starts, strict=True):
+        inside: list[slice] = []
+        outside: list[slice] = []
+        for start, step, num, size in zip(corner, steps, lattice.num_points, spatial_size, strict=True):
+            low = max(-(start // step), 0)
+            high = max(min((size - 1 - start) // step + 1, num), low)
+            inside.append(slice(low, high))
+            outside.append(slice(start + low * step, max(start + high * step, 0), step))
+        is_whole = inside == [slice(0, num) for num in lattice.num_points]
+        if padding_mode == "border" and not is_whole:
+            numbers = zip(corner, steps, patch.shape, spatial_size, strict=True)
+            voxels = [(start + step * torch.arange(num)).clamp(0, size - 1) for start, step, num, size in numbers]
+            patch.copy_(volume[0][torch.meshgrid(*voxels, indexing="ij")])
+        else:
+            patch[tuple(inside)] = volume[0][tuple(outside)]
+    return patches
+
+
+def _outside(centers: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """Return the share of the points around centers of shape `(..., 3)` that lie outside of a volume."""
+    inside = np.ones(centers.shape[:-1])
+    for axis, offset in enumerate(lattice.offsets()):
+        inside *= (np.abs(centers[..., axis, None] + offset.numpy()) <= 1).mean(axis=-1)
+    return 1 - inside
+
+
+class PairLoader(VolumeLoader):
+    """Minibatches of random pairs of patches.
+
+    A minibatch has `image` and `label`, what `pairs` returns for its volumes, and `case`, their files. See
+    `VolumeLoader` for seeds, epochs and processes.
+
+    Args:
+        volumes: from which the patches are sampled.
+        pairs: pretext task.
+        batch_size: pairs in a minibatch.
+        num_batches: minibatches in an epoch.
+        max_epochs: epochs of the training, during which the pairs become more diverse.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew, and pairs are as diverse as at the end of the training.
+
+    Raises:
+        TypeError: when a number is no whole number, or `fixed` is text.
+        ValueError: when a number is out of range.
+    """
+
+    def __init__(
+        self,
+        volumes: ResidentVolumes,
+        pairs: RandPatchPair,
+        batch_size: int,
+        num_batches: int,
+        max_epochs: int = 1,
+        seed: int = 0,
+        fixed: bool = False,
+    ) -> None:
+        check_whole_numbers(max_epochs=max_epochs)
+        if max_epochs < 1:
+            raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
+        super().__init__(volumes, batch_size, num_batches, seed, fixed)
+        self.pairs = pairs
+        self.max_epochs = max_epochs
+
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        items = [self.volumes[case] for case in cases[share]]
+        self.pairs.set_random_state(state=R)
+        self.pairs.randomize(len(cases), self._progress(number))
+        self.pairs.keep(share)
+        image, label = self.pairs([item["image"] for item in items], randomize=False)
+        return {"image": image, "label": label, "case": [item["case"] for item in items]}
+
+    def _progress(self, number: int) -> float:
+        """Return the share of the training that is done before a minibatch."""
+        last = self.max_epochs * self.num_batches - 1
+        return 1.0 if self.fixed or number >= last else number / last

@@ -1,0 +1,100 @@
+"""One iteration of the training of an atlas.
+
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import decollate_batch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+
+from common.cli import check_flags
+from common.data import is_main_process, write_atomically
+from common.training import load_weights
+
+from .atlas import PlanarAtlas
+
+__all__ = ["AtlasCheckpoint", "AtlasUpdate"]
+
+
+class AtlasUpdate:
+    """Add labeled volumes to an atlas; nothing is optimized.
+
+    It is the `iteration_update` of MONAI's trainer, whose network is a `PlanarAtlas`. Batches have `image` and `label`
+    of shape `(B, 1, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. It leaves the
+    number of volumes and of voxels of the atlas among the engine's metrics. After the last iteration, the atlas must
+    have voxels of every class.
+    """
+
+    def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the output of the iteration: the batch."""
+        atlas: PlanarAtlas = getattr(engine.network, "module", engine.network)
+        for case in decollate_batch(dict(batchdata)):
+            image, label = (case[key].to(engine.state.device) for key in ("image", "label"))
+            atlas.add(image, label, str(image.meta["filename_or_obj"]))
+        engine.state.metrics.update(atlas_volumes=len(atlas.volume_ids), atlas_voxels=len(atlas.labels))
+        if engine.state.iteration == engine.state.max_epochs * engine.state.epoch_length:
+            atlas.check_classes()
+        engine.state.output = {"image": batchdata["image"], "label": batchdata["label"]}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+
+logger = logging.getLogger(__name__)
+
+
+class AtlasCheckpoint:
+    """Write the atlas after every epoch, and take over volumes that it, or an earlier atlas, has described already.
+
+    So an interrupted training goes on, and one with one more labeled volume describes only that. What is taken over is
+    the same to the last bit: image, label, choice of voxels and descriptor are compared.
+
+    Args:
+        path: file of the checkpoint, removed when the training ends.
+        model_path: file of the atlas that an earlier training has left.
+        network: `PlanarAtlas`.
+        resume: take over volumes; otherwise describe all.
+
+    Raises:
+        TypeError: when `resume` is text.
+        ValueError: when a file is damaged.
+    """
+
+    def __init__(self, path: str | Path, model_path: str | Path, network: PlanarAtlas, resume: bool = True) -> None:
+        check_flags(resume=resume)
+        self.path = Path(path)
+        self.model_path = Path(model_path)
+        self.network = network
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.COMPLETED, self._forget)
+        if is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+            engine.add_event_handler(Events.COMPLETED, self._remove)
+
+    def _load(self, engine: Engine) -> None:
+        for path in (self.model_path, self.path):
+            if self.resume and path.is_file():
+                number = self.network.recall(load_weights(path))
+                logger.info("%s: %d described volumes are known", path, number)
+
+    def _forget(self, engine: Engine) -> None:
+        self.network.recalled.clear()
+
+    def _save(self, engine: Engine) -> None:
+        weights = self.network.state_dict()
+        write_atomically(self.path, lambda path: torch.save(weights, path))
+
+    def _remove(self, engine: Engine) -> None:
+        self.path.unlink(missing_ok=True)

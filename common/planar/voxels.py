@@ -1,0 +1,140 @@
+"""Which voxels of a labeled volume an atlas keeps: all rare classes, and a background that is evenly spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.utils import ensure_tuple_rep
+
+from common.cli import check_whole_numbers
+
+__all__ = ["VoxelGrid", "choose_voxels"]
+
+
+def choose_voxels(
+    indices: torch.Tensor,
+    classes: torch.Tensor,
+    max_foreground: int | None = None,
+    max_background: int | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Keep all voxels, or as many as two caps allow.
+
+    Of the foreground, no class keeps more than a common number of voxels, the largest one with which the cap holds.
+    The voxels of a class are lined up along a space-filling curve, which is cut into runs of one length; of each run,
+    which is compact in space, a random voxel is kept.
+
+    Args:
+        indices: of the voxels in their volume, of shape `(N, 3)`.
+        classes: of the voxels, of shape `(N,)`; 0 is the background.
+        max_foreground: cap of all other classes together; none if not given.
+        max_background: cap of the background; none if not given.
+        seed: of the random voxels.
+
+    Returns:
+        Ascending places in `indices` and `classes`, of shape `(n,)`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.bincount(classes, minlength=2)
+    caps = torch.empty_like(counts)
+    caps[0] = len(classes) if max_background is None else max_background
+    caps[1:] = len(classes) if max_foreground is None else _common_cap(counts[1:].tolist(), max_foreground)
+    chosen = []
+    for value, cap in enumerate(caps.tolist()):
+        places = (classes == value).nonzero().squeeze(1)
+        if len(places) > cap:
+            along_curve = places[_curve(indices[places]).argsort()]
+            ends = torch.arange(cap + 1) * len(places) // max(cap, 1)
+            places = along_curve[ends[:-1] + (torch.rand(cap, generator=generator) * ends.diff()).long()]
+        chosen.append(places)
+    return torch.cat(chosen).sort().values
+
+
+def _common_cap(counts: list[int], total: int) -> int:
+    """Return the largest number that, as a cap of each count, keeps their sum within a total."""
+    rest = total
+    remaining = sorted(counts)
+    for done, count in enumerate(remaining):
+        share = rest // (len(remaining) - done)
+        if count > share:
+            return share
+        rest -= count
+    return total
+
+
+def _curve(indices: torch.Tensor) -> torch.Tensor:
+    """Return places along the Z-order curve, which interleaves the bits of the three indices."""
+    code = torch.zeros(len(indices), dtype=torch.long)
+    for bit in range(int(indices.max()).bit_length()):
+        for axis in range(3):
+            code |= ((indices[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return code
+
+
+class VoxelGrid:
+    """Every `step`-th voxel of an image along each axis, as far from both ends as possible.
+
+    Attributes:
+        spatial_size: `(H, W, D)` of the image in voxels.
+        step: distance of neighbors along each axis in voxels.
+        size: number of grid points along each axis: that of the voxels divided by the step, rounded down, at least 1.
+        first: index of the first voxel of the grid along each axis.
+
+    Args:
+        spatial_size: `(H, W, D)` of the image in voxels.
+        step: distance of neighbors in voxels, one for all axes or one for each.
+
+    Raises:
+        TypeError: when a step is no whole number.
+        ValueError: when a step is below 1, or the image does not have 3 axes.
+    """
+
+    def __init__(self, spatial_size: Sequence[int], step: int | Sequence[int]) -> None:
+        if len(spatial_size) != 3 or min(spatial_size) < 1:
+            raise ValueError(f"spatial_size must be 3 edges of at least 1 voxel, got {tuple(spatial_size)}")
+        self.spatial_size = tuple(spatial_size)
+        self.step = tuple(ensure_tuple_rep(step, 3))
+        for hop in self.step:
+            check_whole_numbers(step=hop)
+        if min(self.step) < 1:
+            raise ValueError(f"step must be at least 1, got {self.step}")
+        axes = list(zip(self.spatial_size, self.step, strict=True))
+        self.size = tuple(max(1, edge // hop) for edge, hop in axes)
+        self.first = tuple(
+            (edge - 1 - (count - 1) * hop) // 2 for (edge, hop), count in zip(axes, self.size, strict=True)
+        )
+
+    def indices(self) -> torch.Tensor:
+        """Return the voxel of each grid point, of shape `(N, 3)`; the last axis runs fastest."""
+        axes = zip(self.first, self.size, self.step, strict=True)
+        return torch.cartesian_prod(*(first + hop * torch.arange(count) for first, count, hop in axes))
+
+    def centers(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return where voxels lie when each axis of the image runs from -1 to 1, of shape `(N, 3)`.
+
+        An axis with a single voxel has it at 0.
+        """
+        edges = torch.tensor([max(edge - 1, 1) for edge in self.spatial_size])
+        is_long = torch.tensor([edge > 1 for edge in self.spatial_size])
+        return (2 * indices / edges - 1) * is_long
+
+    def upsample(self, values: torch.Tensor) -> torch.Tensor:
+        """Interpolate values linearly between grid points; beyond the outermost ones, repeat these.
+
+        Args:
+            values: of shape `(N, C)`, in the order of `indices`.
+
+        Returns:
+            Tensor of shape `(C, H, W, D)`, which has the values themselves at the voxels of the grid.
+        """
+        image = values.T.unflatten(1, self.size)
+        for axis, (edge, count, first, hop) in enumerate(
+            zip(self.spatial_size, self.size, self.first, self.step, strict=True), start=1
+        ):
+            place = ((torch.arange(edge, device=values.device) - first) / hop).clamp(0, count - 1)
+            low = place.long()
+            high = (low + 1).clamp(max=count - 1)
+            weight = (place - low).to(image).view(-1, *[1] * (3 - axis))
+            image = torch.lerp(image.index_select(axis, low), image.index_select(axis, high), weight)
+        return image

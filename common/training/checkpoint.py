@@ -1,0 +1,199 @@
+"""Objects of a training whose state must survive an interruption."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.cli import check_flags
+from common.data import is_main_process, write_atomically
+from common.data.record import PREPROCESSING_FILE, save_record
+
+__all__ = [
+    "ResumableCheckpoint",
+    "SaveBest",
+    "SaveLast",
+    "SaveSnapshots",
+    "Stateful",
+    "register_state",
+    "registered_states",
+]
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+def register_state(engine: Engine, name: str, item: Stateful) -> None:
+    """Have the engine's checkpoint hold the state of a handler."""
+    registered_states(engine)[name] = item
+
+
+def registered_states(engine: Engine) -> dict[str, Stateful]:
+    """Return what was registered, by name."""
+    return engine.__dict__.setdefault("_registered_states", {})
+
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableCheckpoint:
+    """Write the state of a training after every epoch, and go on from there when it is started again.
+
+    The file is removed when the training ends: what was finished starts anew. It holds the network, the optimizer, what
+    else is named, the states of the other handlers and the best metric so far.
+
+    Args:
+        path: file of the checkpoint.
+        objects: things with `state_dict` and `load_state_dict`, by name.
+        validator: evaluator whose best metric is kept.
+        sampler: batch sampler, or loader of several streams, whose epoch is set.
+        settings: numbers that must be the same when the training goes on, such as the data and the learning rate.
+        resume: go on from a checkpoint if there is one; otherwise start anew.
+
+    Raises:
+        TypeError: when `resume` is text.
+        ValueError: when the checkpoint is damaged, of other settings or of another network.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Stateful],
+        validator: Engine | None = None,
+        sampler: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = True,
+    ) -> None:
+        check_flags(resume=resume)
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.validator = validator
+        self.sampler = sampler
+        self.settings = {name: repr(value) for name, value in (settings or {}).items()}
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._load)
+        if is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+            engine.add_event_handler(Events.COMPLETED, self._remove)
+
+    def _load(self, engine: Engine) -> None:
+        if not self.resume or not self.path.is_file():
+            return
+        advice = f"delete {self.path} or pass --resume False to start anew"
+        try:
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            settings, epoch = dict(checkpoint["settings"]), checkpoint["epoch"]
+        except Exception as error:  # a damaged file can raise anything
+            raise ValueError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
+        if settings != self.settings:
+            names = (name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name))
+            others = [f"{name} {settings.get(name)!s:.60} instead of {self.settings.get(name)!s:.60}" for name in names]
+            raise ValueError(f"{self.path}: checkpoint must be of the same settings, got {', '.join(others)}; {advice}")
+        states = {**self.objects, **registered_states(engine)}
+        for name, item in states.items():
+            try:
+                item.load_state_dict(checkpoint["states"][name])
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}: checkpoint must fit the {name}, got {error!r:.200}; {advice}") from None
+        if self.validator is not None:
+            self.validator.state.best_metric, self.validator.state.best_metric_epoch = checkpoint["best"]
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
+        engine.state.epoch = epoch
+        engine.state.iteration = epoch * engine.state.epoch_length
+        logger.info("resumed from %s after epoch %d", self.path, epoch)
+
+    def _save(self, engine: Engine) -> None:
+        states = {**self.objects, **registered_states(engine)}
+        checkpoint = {
+            "epoch": engine.state.epoch,
+            "settings": self.settings,
+            "states": {name: item.state_dict() for name, item in states.items()},
+        }
+        if self.validator is not None:
+            checkpoint["best"] = (self.validator.state.best_metric, self.validator.state.best_metric_epoch)
+        write_atomically(self.path, lambda path: torch.save(checkpoint, path))
+
+    def _remove(self, engine: Engine) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class SaveLast:
+    """Write the weights when an engine has ended.
+
+    Args:
+        path: file of the weights.
+        network: its weights are written without the prefix of a parallel wrapper.
+        preprocessing: dataclass that tells what they expect, for `preprocessing.json` beside them: written with them,
+            so that older weights keep theirs until then. `None`: it is written elsewhere.
+
+    Raises:
+        ValueError: when a weight is not finite; an older file is left as it was.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, preprocessing: Any = None) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.preprocessing = preprocessing
+
+    def attach(self, engine: Engine) -> None:
+        if is_main_process():
+            engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        _save_weights(self.path, self.network)
+        if self.preprocessing is not None:
+            save_record(self.preprocessing, self.path.with_name(PREPROCESSING_FILE))
+        logger.info("wrote %s", self.path)
+
+
+class SaveBest(SaveLast):
+    """Write the weights whenever an evaluator's key metric is the best so far."""
+
+    def _save(self, engine: Engine) -> None:
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            logger.info("%s %.4f, the best so far", engine.state.key_metric_name, float(engine.state.best_metric))
+            super()._save(engine)
+
+
+class SaveSnapshots(SaveLast):
+    """Write the weights every few epochs, each time to a file of its own.
+
+    Args:
+        path: file of the weights; those of epoch 20 go to `weights_0020.pt` beside a `weights.pt`.
+        network: its weights are written without the prefix of a parallel wrapper.
+        interval: epochs between two files; `None`: nothing is written.
+
+    Raises:
+        ValueError: when a weight is not finite.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, interval: int | None = None) -> None:
+        super().__init__(path, network)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if self.interval is not None and is_main_process():
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save)
+
+    def _save(self, engine: Engine) -> None:
+        _save_weights(self.path.with_stem(f"{self.path.stem}_{engine.state.epoch:04d}"), self.network)
+
+
+def _save_weights(path: Path, network: nn.Module) -> None:
+    weights = getattr(network, "module", network).state_dict()
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"weights must be finite to be saved, got NaN or Inf in {broken}; {path} was left as it was")
+    write_atomically(path, lambda temporary: torch.save(weights, temporary))

@@ -1,0 +1,69 @@
+"""What came out of an inference, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
+
+from common.data import is_main_process, write_atomically
+
+__all__ = ["InferenceReport"]
+
+logger = logging.getLogger(__name__)
+
+
+class InferenceReport:
+    """Write a JSON file with the volume of every label in every case, and warn of what is implausible.
+
+    The processes of a distributed run write one file, in the order of their cases.
+
+    Args:
+        path: JSON file.
+        labels: names of the labels.
+        largest_share: share of the scan above which a label is reported as implausible.
+    """
+
+    def __init__(self, path: str | Path, labels: Mapping[int, str], largest_share: float = 0.5) -> None:
+        self.path = Path(path)
+        self.labels = dict(labels)
+        self.largest_share = largest_share
+        self.cases: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _collect(self, engine: Engine) -> None:
+        for output in engine.state.output:
+            prediction = output["pred"]
+            milliliters = abs(np.linalg.det(np.asarray(prediction.affine)[:3, :3])) / 1000
+            counts = np.bincount(np.asarray(prediction.cpu()).ravel(), minlength=max(self.labels) + 1)
+            volumes = {
+                self.labels[value]: round(float(counts[value] * milliliters), 3) for value in self.labels if value
+            }
+            warnings = [
+                f"{self.labels[value]} fills {counts[value] / counts.sum():.0%} of the scan"
+                for value in self.labels
+                if value and counts[value] > self.largest_share * counts.sum()
+            ]
+            if counts[1:].sum() == 0:
+                warnings.append("nothing was segmented")
+            source = str(prediction.meta["filename_or_obj"])
+            for warning in warnings:
+                logger.warning("%s: %s", source, warning)
+            self.cases.append({"image": source, "status": "segmented", "volumes_ml": volumes, "warnings": warnings})
+
+    def _write(self, engine: Engine) -> None:
+        cases = [json.loads(case) for case in string_list_all_gather([json.dumps(case) for case in self.cases])]
+        if is_main_process():
+            write_atomically(
+                self.path, lambda path: path.write_text(json.dumps({"cases": cases}, indent=1) + "\n", encoding="utf-8")
+            )
+            logger.info("segmented %d case(s); report: %s", len(cases), self.path)

@@ -1,0 +1,85 @@
+"""Laws of inference slice by slice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SliceInferer
+from torch import nn
+
+from common.context import WholeSliceInferer
+
+
+class Recorder(nn.Conv2d):
+    """A 2D network that remembers the shapes of its inputs."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(2, 3, 3, padding=1)
+        self.inputs = []
+
+    def forward(self, x):
+        self.inputs.append(x)
+        return super().forward(x)
+
+
+@pytest.fixture
+def volumes():
+    return torch.randn(2, 2, 12, 8, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("axis", "roi_size"), [(0, (8, 4)), (1, (12, 4)), (2, (12, 8))])
+def test_the_result_is_that_of_monai_where_the_window_is_the_slice(volumes, axis, roi_size):
+    network = Recorder()
+    with torch.no_grad():
+        expected = SliceInferer(spatial_dim=axis, roi_size=roi_size, overlap=0)(volumes, network)
+        network.inputs.clear()
+        logits = WholeSliceInferer(axis, 3, divisor=4, sigmoid=False)(volumes, network)
+        probabilities = WholeSliceInferer(axis, 3, divisor=4, output_dtype=torch.float16)(MetaTensor(volumes), network)
+    torch.testing.assert_close(logits, expected)
+    assert probabilities.dtype == torch.float16
+    torch.testing.assert_close(probabilities.float(), expected.sigmoid(), atol=1e-3, rtol=0)
+    assert max(len(inputs) for inputs in network.inputs) == 3
+
+
+def test_slices_are_padded_to_a_multiple_with_the_minimum_of_their_volume_and_channel(volumes):
+    network = Recorder()
+    network.weight.data.zero_()
+    network.weight.data[0, 1, 1, 1] = 1
+    network.bias.data.zero_()
+    with torch.no_grad():
+        out = WholeSliceInferer(2, 4, divisor=5, sigmoid=False)(volumes, network)
+    torch.testing.assert_close(out[:, 0], volumes[:, 1])
+    inputs = torch.cat(network.inputs).unflatten(0, (2, 4))
+    assert inputs.shape == (2, 4, 2, 15, 10)
+    minimum = volumes.amin((2, 3, 4)).view(2, 1, 2, 1, 1)
+    torch.testing.assert_close(inputs[..., 12:, :], minimum.expand(2, 4, 2, 3, 10))
+    torch.testing.assert_close(inputs[..., 8:], minimum.expand(2, 4, 2, 15, 2))
+
+
+@pytest.mark.parametrize("size", [(6, 5, 1), (6, 1, 5), (1, 6, 5)])
+def test_a_2d_image_is_one_slice_whatever_the_axis(size):
+    image, network = torch.randn(1, 2, *size), Recorder()
+    with torch.no_grad():
+        out = WholeSliceInferer(2, divisor=1, sigmoid=False)(image, network)
+        torch.testing.assert_close(out.squeeze(), network(image.view(1, 2, 6, 5))[0])
+    assert out.shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axis": 3}, "axis must be 0, 1 or 2, got 3"),
+        ({"batch_size": 0}, "batch_size and divisor must be at least 1, got 0 and 16"),
+        ({"divisor": 0}, "batch_size and divisor must be at least 1, got 8 and 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        WholeSliceInferer(**options)
+
+
+def test_another_number_of_axes_is_refused():
+    with pytest.raises(ValueError, match=r"inputs must have shape \(B, C, H, W, D\), got \(1, 2, 6, 5\)"):
+        WholeSliceInferer()(torch.zeros(1, 2, 6, 5), Recorder())

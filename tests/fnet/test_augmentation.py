@@ -1,0 +1,82 @@
+"""Laws of the random grid: all resolutions and the label move alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+
+from common.fnet import FNetGeometry, PatchDataset, PatchRequest, Pyramid, RandAffineGrid
+
+GEOMETRY = FNetGeometry(num_levels=3, kernel_size=3)
+SIZE = (40, 36, 32)
+
+
+def make_pair(augmentation, image, label=None):
+    """Return a plain and an augmented data set of one case."""
+    case = {"image": image} if label is None else {"image": image, "label": label}
+    return [PatchDataset([case], Compose([]), GEOMETRY, 8, augmentation=a) for a in (None, augmentation)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_grid_at_rest_reads_the_plain_patch(seed):
+    label = (torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(0)) > 0.7).to(torch.uint8)
+    plain, moved = make_pair(RandAffineGrid(0, 0, 0), torch.randn(1, *SIZE), label)
+    first, second = (dataset[PatchRequest(0, seed, True)] for dataset in (plain, moved))
+    for patches in zip([first["image"], *first["context"]], [second["image"], *second["context"]], strict=True):
+        torch.testing.assert_close(*patches, atol=1e-4, rtol=0)
+    assert torch.equal(first["label"], second["label"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_label_moves_with_the_image(seed):
+    label = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    label[:, 12:28, 10:26, 8:24] = 1
+    _, moved = make_pair(RandAffineGrid(), label.float(), label)
+    item = moved[PatchRequest(0, seed, True)]
+    margin = GEOMETRY.margins[0]
+    inner = item["image"][:, margin:-margin, margin:-margin, margin:-margin]
+    assert item["label"].dtype == torch.int16
+    agree = (inner > 0.5) == (item["label"] > 0)
+    assert agree.float().mean() > 0.95
+    assert ((inner < 1e-4) & (item["label"] > 0)).sum() == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_levels_show_the_same_place_at_their_own_scale(seed):
+    """The intensities are the voxel's coordinates, so means and differences tell where and how a patch lies."""
+    geometry = FNetGeometry(num_levels=2, kernel_size=3)
+    ramps = torch.stack(torch.meshgrid(3 * [torch.arange(64.0)], indexing="ij"))
+    rng = np.random.default_rng(seed)
+    patches, label = RandAffineGrid(shift_range=4)(Pyramid(ramps, 2), None, (28, 28, 28), (8, 8, 8), geometry, rng)
+    fine, coarse = patches
+    assert label is None and fine.shape[1:] != coarse.shape[1:]
+    torch.testing.assert_close(fine.mean((1, 2, 3)), coarse.mean((1, 2, 3)), atol=1e-3, rtol=0)
+    assert ((fine.mean((1, 2, 3)) - 31.5).abs() <= 4).all()
+    for axis in (1, 2, 3):
+        torch.testing.assert_close(2 * fine.diff(dim=axis).mean((1, 2, 3)), coarse.diff(dim=axis).mean((1, 2, 3)))
+
+
+def test_same_seed_same_patch_other_seed_another():
+    _, moved = make_pair(RandAffineGrid(), torch.randn(1, *SIZE))
+    first, again, other = (moved[PatchRequest(0, seed, False)]["image"] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_every_matrix_is_a_rotation_times_a_scale_within_the_ranges():
+    augmentation = RandAffineGrid(rotate_range=15, log_scale_range=0.2)
+    for seed in range(50):
+        matrix = augmentation._draw_matrix(np.random.default_rng(seed)).double()
+        scale = torch.linalg.det(matrix) ** (1 / 3)
+        torch.testing.assert_close(matrix @ matrix.T, scale**2 * torch.eye(3).double(), atol=1e-5, rtol=0)
+        assert abs(np.log(scale)) <= 0.2 + 1e-6
+
+
+def test_beyond_the_border_is_air():
+    image = torch.full((1, 6, 6, 6), 5.0)
+    image[0, 0, 0, 0] = -3.0
+    _, moved = make_pair(RandAffineGrid(), image)
+    item = moved[PatchRequest(0, 0, False)]
+    assert item["context"][1][0, 0, 0, 0] == -3.0
+    assert min(patch.min() for patch in [item["image"], *item["context"]]) >= -3.0

@@ -1,0 +1,258 @@
+"""Laws of random patches: what is cut, and who is drawn how often."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from monai.data import DataLoader, MetaTensor
+from monai.transforms import Compose
+from torch.nn import functional as F
+
+from common.fnet import FNetGeometry, PatchBatchSampler, PatchDataset, PatchRequest
+
+GEOMETRY = FNetGeometry(num_levels=3, kernel_size=3)
+SIZE = (20, 17, 15)
+
+
+def coordinates(size=SIZE):
+    """Return a volume whose intensity tells its voxel: 1 + flat index."""
+    return 1 + torch.arange(float(np.prod(size))).view(1, *size)
+
+
+def box(value=1, size=SIZE, low=(4, 5, 6), high=(8, 9, 9)):
+    label = torch.zeros(1, *size, dtype=torch.uint8)
+    label[0, low[0] : high[0], low[1] : high[1], low[2] : high[2]] = value
+    return label
+
+
+def make(cases, patch_size=8, **options):
+    return PatchDataset(cases, Compose([]), GEOMETRY, patch_size, **options)
+
+
+@pytest.fixture
+def labeled():
+    """Three cases: two with foreground of different size, one without."""
+    labels = [box(), torch.zeros(1, *SIZE, dtype=torch.uint8), box(2, low=(0, 0, 0), high=(1, 1, 1))]
+    return [{"image": coordinates() + 1e4 * case, "label": label} for case, label in enumerate(labels)]
+
+
+def cut(volume, start, size, step, fill):
+    """Cut a patch of block means from the padded volume."""
+    spans = [(first, first + step * edge) for first, edge in zip(start, size, strict=True)]
+    padding = [(max(0, -low), max(0, high - edge)) for (low, high), edge in zip(spans, SIZE, strict=True)]
+    padded = F.pad(volume - fill, [amount for pair in reversed(padding) for amount in pair]) + fill
+    axes = [slice(low + before, high + before) for (low, high), (before, _) in zip(spans, padding, strict=True)]
+    return F.avg_pool3d(padded[(slice(None), *axes)], step)
+
+
+# ---- what is cut ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch_size", [8, (4, 8, 16), 32])
+def test_patches_equal_those_cut_by_hand_and_the_label_lies_on_the_image(patch_size):
+    image = torch.randn(2, *SIZE, dtype=torch.float32)
+    image[0] = coordinates()[0] / 1000
+    label = box()
+    dataset = make([{"image": image, "label": label}], patch_size)
+    fill = image.amin((1, 2, 3), keepdim=True)
+    for seed in range(5):
+        item = dataset[PatchRequest(0, seed, True)]
+        start = dataset._start(dataset._source(PatchRequest(0, seed, True)), True, np.random.default_rng(seed))
+        patches = [item["image"], *item["context"]]
+        for level, (patch, margin, size) in enumerate(
+            zip(patches, GEOMETRY.margins, GEOMETRY.input_sizes(patch_size), strict=True)
+        ):
+            expected = cut(image.double(), [first - margin for first in start], size, 2**level, fill.double())
+            torch.testing.assert_close(patch.double(), expected, atol=1e-4, rtol=0)
+        assert torch.equal(item["label"].double(), cut(label.double(), start, dataset.patch_size, 1, 0))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_the_image_is_its_label_the_patches_agree(seed):
+    label = box(3)
+    dataset = make([{"image": label.float(), "label": label}])
+    item = dataset[PatchRequest(0, seed, seed % 2 == 0)]
+    margin = GEOMETRY.margins[0]
+    inner = item["image"][:, margin:-margin, margin:-margin, margin:-margin]
+    assert torch.equal(inner, item["label"].float())
+    assert item["label"].dtype == torch.int16
+
+
+def test_a_case_without_label_gives_no_label_and_names_its_file():
+    image = MetaTensor(coordinates(), meta={"filename_or_obj": "scan.nii.gz"})
+    item = make([{"image": image}])[PatchRequest(0, 0, False)]
+    assert set(item) == {"image", "context", "case"}
+    assert item["case"] == "scan.nii.gz"
+    assert type(item["image"]) is torch.Tensor and item["image"].is_contiguous()
+
+
+@pytest.mark.parametrize("is_foreground", [True, False])
+def test_a_patch_larger_than_the_volume_is_padded_with_its_smallest_intensity(is_foreground):
+    label = torch.ones(1, 3, 4, 5, dtype=torch.uint8)
+    dataset = make([{"image": torch.randn(1, 3, 4, 5) - 5, "label": label}], 16)
+    item = dataset[PatchRequest(0, 1, is_foreground)]
+    assert item["label"].shape == (1, 16, 16, 16)
+    assert 0 < item["label"].sum() <= 60
+    assert item["image"][0, 0, 0, 0] == item["image"].min()
+
+
+def test_changing_a_patch_leaves_the_cache_as_it_was():
+    """A patch that is the whole volume was the cached volume itself."""
+    size = GEOMETRY.input_sizes(8)[0]
+    dataset = make([{"image": torch.randn(1, *size)}])
+    before = [level.clone() for level in dataset._source(PatchRequest(0, 0, False))["pyramid"].levels]
+    for seed in range(3):
+        item = dataset[PatchRequest(0, seed, False)]
+        for patch in (item["image"], *item["context"]):
+            patch.zero_()
+    after = dataset._source(PatchRequest(0, 0, False))["pyramid"].levels
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+# ---- where patches lie ---------------------------------------------------------------------------
+
+
+def test_foreground_patches_hold_foreground_anywhere_within(labeled):
+    dataset = make(labeled[:1], 8)
+    offsets = []
+    for seed in range(300):
+        label = dataset[PatchRequest(0, seed, True)]["label"]
+        assert label.any()
+        offsets.append(np.argwhere(label[0].numpy()).mean(0))
+    assert (np.min(offsets, 0) < 2).all() and (np.max(offsets, 0) > 5).all()
+
+
+def test_foreground_classes_are_equally_likely_however_large():
+    label = box(1, low=(0, 0, 0), high=(10, 17, 15))
+    label[0, -1, -1, -1] = 2
+    dataset = make([{"image": coordinates(), "label": label}], 4)
+    found = Counter(bool((dataset[PatchRequest(0, seed, True)]["label"] == 2).any()) for seed in range(400))
+    assert 160 < found[True] < 240
+
+
+def test_gaussian_centers_are_concentrated_uniform_ones_are_not():
+    size = np.array((64, 40, 48))
+    centers = {}
+    for kind in ("gaussian", "uniform"):
+        dataset = make([{"image": torch.zeros(1, *size)}], centers=kind)
+        source = dataset._source(PatchRequest(0, 0, False))
+        starts = [dataset._start(source, False, np.random.default_rng(seed)) for seed in range(3000)]
+        centers[kind] = (np.array(starts) + 4.5) / size
+    np.testing.assert_allclose(centers["gaussian"].mean(0), 0.5, atol=0.02)
+    np.testing.assert_allclose(centers["uniform"].mean(0), 0.5, atol=0.02)
+    inside = np.abs(centers["gaussian"] - 0.5) < 0.25  # one standard deviation is a quarter of the size
+    np.testing.assert_allclose(inside.mean(0), 0.683, atol=0.03)
+    np.testing.assert_allclose(centers["uniform"].std(0), 12**-0.5, atol=0.01)
+    assert centers["gaussian"].min() >= 0 and centers["gaussian"].max() < 1
+
+
+# ---- who is drawn --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", range(1, 9))
+def test_at_least_thirty_percent_of_every_minibatch_hold_foreground(labeled, batch_size):
+    dataset = make(labeled, 4)
+    sampler = PatchBatchSampler(dataset, batch_size, num_batches=12, foreground_fraction=0.3)
+    for batch in sampler:
+        assert len(batch) == batch_size
+        assert sum(bool(dataset[request]["label"].any()) for request in batch) >= 0.3 * batch_size
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (0.3, 3), (0.31, 4), (0.7, 7), (1.0, 10)])
+def test_the_demand_is_rounded_up_but_not_by_rounding_errors(labeled, fraction, expected):
+    (batch,) = PatchBatchSampler(make(labeled), 10, 1, fraction)
+    assert sum(request.is_foreground for request in batch) == expected
+
+
+def test_every_case_is_drawn_equally_often_in_random_order(labeled):
+    sampler = PatchBatchSampler(make(labeled), batch_size=2, num_batches=15)
+    draws = [[request.case for batch in sampler for request in batch] for _ in range(3)]
+    assert all(Counter(epoch) == {0: 10, 1: 10, 2: 10} for epoch in draws)
+    assert draws[0] != draws[1] != draws[2]
+    requests = [request.seed for _ in range(3) for batch in sampler for request in batch]
+    assert len(set(requests)) == len(requests)
+
+
+def test_an_epoch_of_a_resumed_run_is_that_of_an_uninterrupted_one(labeled):
+    whole, resumed = (PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=7) for _ in range(2))
+    epochs = [list(whole) for _ in range(4)]
+    resumed.set_epoch(2)
+    assert [list(resumed), list(resumed)] == epochs[2:]
+    assert epochs[0] != list(PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=8))
+
+
+def test_a_fixed_sampler_draws_the_same_in_every_epoch(labeled):
+    fixed = PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=7, fixed=True)
+    first = list(PatchBatchSampler(make(labeled), 4, 5, 0.3, seed=7))
+    assert [list(fixed), list(fixed)] == [first, first]
+
+
+def test_any_number_of_workers_gives_the_same_batches(labeled):
+    epochs = []
+    for num_workers in (0, 2):
+        dataset = make(labeled)
+        sampler = PatchBatchSampler(dataset, 3, 4, 0.3, seed=1)
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers)
+        torch.manual_seed(num_workers)  # the global state plays no part
+        epochs.append([batch for _ in range(2) for batch in loader])
+    assert len(epochs[0]) == 8
+    for first, second in zip(*epochs, strict=True):
+        assert first["image"].shape == (3, 1, *GEOMETRY.input_sizes(8)[0])
+        assert torch.equal(first["label"], second["label"])
+        for patches in zip([first["image"], *first["context"]], [second["image"], *second["context"]], strict=True):
+            assert torch.equal(*patches)
+
+
+def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(labeled, deal):
+    def draw(batch_size):
+        sampler = PatchBatchSampler(make(labeled), batch_size, 6, 0.5)
+        return [batch for _ in range(2) for batch in sampler]
+
+    whole = draw(6)
+    for rank, part in enumerate(deal(lambda: draw(2), 3)):
+        assert part == [batch[rank::3] for batch in whole]
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_foreground_wanted_where_all_labels_are_empty_is_refused(labeled):
+    with pytest.raises(
+        ValueError, match="labels must hold foreground in at least one of the 1 training cases, got none"
+    ):
+        make(labeled[1:2])[PatchRequest(0, 0, True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"centers": "corner"}, "centers must be uniform or gaussian, got 'corner'"),
+        ({"patch_size": 9}, r"patch_size must be a feasible size such as \[8, 12\] .* got \(9, 9, 9\)"),
+    ],
+)
+def test_options_out_of_range_are_refused(labeled, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(labeled, **options)
+
+
+def test_no_cases_are_refused():
+    with pytest.raises(ValueError, match="data must hold at least one case, got none"):
+        make([])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size and num_batches must be at least 1, got 0 and 2"),
+        ({"num_batches": 0}, "batch_size and num_batches must be at least 1, got 2 and 0"),
+        ({"foreground_fraction": 1.1}, r"foreground_fraction must be in \[0, 1\], got 1.1"),
+        ({"foreground_fraction": -0.1}, r"foreground_fraction must be in \[0, 1\], got -0.1"),
+    ],
+)
+def test_sampler_options_out_of_range_are_refused(labeled, options, message):
+    with pytest.raises(ValueError, match=message):
+        PatchBatchSampler(make(labeled), **{"batch_size": 2, "num_batches": 2, **options})

@@ -1,0 +1,49 @@
+"""What a training leaves behind, with initial weights of small networks: enough to export and to serve a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser
+
+from common.data import PHANTOM_LABELS, FittedPreprocessing, save_classes, write_phantoms
+from common.data.record import save_record
+from common.layers import make_organ_preprocessing
+from common.planar import fit_field_of_view
+from tools.export.__main__ import export
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+LABELS = dict(enumerate(PHANTOM_LABELS))
+
+
+def small_network(bundle: Path, weights: Path, **options) -> torch.nn.Module:
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    parser = ConfigParser({**ConfigParser.load_config_files(files), "ckpt_dir": str(weights)})
+    parser.update({"labels": LABELS, **options})
+    torch.manual_seed(0)
+    return parser.get_parsed_content("network_def")
+
+
+def write_weights(bundle: Path, weights: Path) -> None:
+    """Write what a training leaves, with initial weights."""
+    weights.mkdir()
+    if bundle.name == "context_restoration_unet":
+        save_classes(weights, LABELS, "CT")
+    elif bundle.name == "layer_decomp_tumor":
+        fitted = make_organ_preprocessing(clip=[0, 200], organ="body", modality="CT", labels=LABELS)
+        save_record(fitted, weights / "preprocessing.json")
+    else:
+        fitted = FittedPreprocessing(6.0, (-160.0, 300.0), -500.0, "zscore", "CT", LABELS, 1)
+        save_record(fitted, weights / "preprocessing.json")
+    if bundle.name == "planar_heatmap_descriptor":
+        (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
+        fit_field_of_view([{"image": str(scan)}], weights, [270, 198, 198], clip=[-160, 300])
+    torch.save(small_network(bundle, weights).state_dict(), weights / "model.pt")
+
+
+def export_small(bundle: Path, weights: Path, output: Path, **options) -> Path:
+    overrides = {"override_files": "configs/demo.yaml", "pretrained": "null", **options}
+    export(bundle.name, str(output), ckpt_dir=str(weights), **overrides)
+    return output / bundle.name

@@ -1,0 +1,81 @@
+"""Laws of the pictures of layers."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+
+from common.layers import LayerPicture
+from common.layers.pictures import save_layers
+
+
+def make_layers(batch_size=2):
+    """Return layers of which the true mask is largest in slice 3, and predictions with a mask in slice 3, too."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(batch_size, 5, 8, 7, 6, generator=generator)
+    target[:, 2] = 0
+    target[:, 2, 2:5, 2:5, 3] = 1
+    pred = torch.rand(batch_size, 3, 8, 7, 6, generator=generator, requires_grad=True)
+    return target, pred - torch.tensor([0.0, 0, 9]).view(1, 3, 1, 1, 1) * (target[:, 2:3] == 0)
+
+
+def draw(path, target, pred, epochs=1):
+    engine = Engine(lambda engine, batch: {"label": target, "pred": pred})
+    LayerPicture(path, interval=2).attach(engine)
+    engine.run([0], max_epochs=epochs)
+
+
+def test_layers_are_drawn_in_between_and_at_the_end(tmp_path):
+    path, drawn = tmp_path / "new" / "layers.png", []
+    target, pred = make_layers()
+
+    def step(engine, batch):
+        drawn.append(path.exists())
+        path.unlink(missing_ok=True)
+        return {"label": target, "pred": pred}
+
+    engine = Engine(step)
+    LayerPicture(path, interval=2).attach(engine)
+    engine.run([0], max_epochs=5)
+    assert drawn == [False, False, True, False, True]
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
+
+
+def test_the_slice_is_the_one_with_most_of_the_masks_on_the_scans_gray_scale(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axes, image, **options: drawn.append((image, options)))
+    monkeypatch.setattr("matplotlib.axes.Axes.contour", lambda *values, **options: None)
+    target, pred = make_layers()
+    draw(tmp_path / "layers.png", target, pred)
+    for index in range(2):
+        high = target[index, 4, :, :, 3].max().item()
+        layers = (target[index, 4], target[index, 0], pred[index, 0], target[index, 1], pred[index, 1])
+        shown = drawn[6 * index : 6 * index + 6]
+        for (image, options), layer in zip(shown, (*layers, pred[index, 2].sigmoid()), strict=True):
+            assert torch.equal(image, layer[:, :, 3].detach().T)
+            assert options["vmin"] == 0
+        assert [options["vmax"] for _, options in shown] == [high] * 5 + [1.0]
+    assert len(drawn) == 12
+    drawn.clear()
+    save_layers(target, pred, tmp_path / "layers.png", max_scans=1)
+    assert len(drawn) == 6
+
+
+def test_the_patients_right_is_on_the_left_and_the_front_up(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("common.layers.pictures.save_figure", lambda figure, path: figures.append(figure))
+    draw(tmp_path / "layers.png", *make_layers())
+    panels = [panel for panel in figures[0].axes if panel.images]
+    assert len(panels) == 12
+    for panel in panels:
+        (left, low), (right, high) = panel.transData.transform([(0, 0), (1, 1)])
+        assert low < high and right < left
+
+
+def test_real_scans_and_empty_masks_are_drawn_and_other_tasks_are_not(tmp_path):
+    target, pred = make_layers()
+    target[0, 2], target[1, 2] = -1, 0
+    draw(tmp_path / "real.png", target, pred * 0 - 1)
+    draw(tmp_path / "classes.png", torch.zeros(2), torch.zeros(2, 4))
+    draw(tmp_path / "restoration.png", torch.zeros(2, 1, 4, 4, 4), torch.zeros(2, 1, 4, 4, 4))
+    assert [path.name for path in tmp_path.iterdir()] == ["real.png"]

@@ -1,0 +1,162 @@
+"""Laws of the field of view that scans have in common."""
+
+from __future__ import annotations
+
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from common.planar import FieldOfView, field_of_view, fit_field_of_view, load_field_of_view
+
+STEP = 4.0  # mm of the template
+SPACING = (2.0, 2.0, 2.0)
+CLIP = (0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> np.ndarray:
+    """Return blobs of shape `(30, 26, 34)`, by which a place can be told from any other."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(30, 26, 34)), 2.5)
+    return (noise > 0.03).astype(np.float32)
+
+
+def scan_of(anatomy: np.ndarray, before: tuple, after: tuple, seed: int = 0) -> np.ndarray:
+    """Return the anatomy with empty space around it, and a little noise."""
+    scan = np.pad(anatomy, list(zip(before, after, strict=True)))
+    return scan + np.random.default_rng(seed).normal(0, 0.01, scan.shape).astype(np.float32)
+
+
+BORDERS = [((0, 4, 8), (12, 8, 4)), ((12, 0, 4), (0, 12, 8)), ((4, 8, 0), (8, 4, 12)), ((8, 4, 12), (4, 8, 0))]
+
+
+@pytest.fixture
+def cases(anatomy, write_scan):
+    return [
+        {"image": write_scan(f"scan_{index}.nii.gz", scan_of(anatomy, *border, seed=index), SPACING)}
+        for index, border in enumerate(BORDERS)
+    ]
+
+
+def test_the_box_stays_at_the_same_anatomy_wherever_the_scan_begins(anatomy, cases, tmp_path):
+    field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+    centers = []
+    for before, after in BORDERS:
+        place = field.locate(torch.from_numpy(scan_of(anatomy, before, after, 9))[None], SPACING)
+        centers.append(np.array(place.center) - 2.0 * np.array(before))
+        assert place.similarity > 0.9
+    assert np.ptp(centers, axis=0).max() <= STEP
+
+
+def test_scans_that_show_more_on_one_side_have_the_box_at_the_same_anatomy(write_scan, tmp_path):
+    """Their average before any alignment showed two bodies, and the scans gathered around either."""
+    rng = np.random.default_rng(1)
+    body = (gaussian_filter(rng.normal(size=(16, 16, 60)), 2.5) > 0.02).astype(np.float32)
+    short, long = body[..., 24:], np.pad(body, ((0, 0), (0, 0), (0, 2)))
+    cases, starts = [], []
+    for index in range(8):
+        image = short if index % 2 else long
+        starts.append(24 if index % 2 else 0)
+        scan = np.pad(image, 4) + rng.normal(0, 0.01, np.add(image.shape, 8)).astype(np.float32)
+        cases.append({"image": write_scan(f"body_{index}.nii.gz", scan, (4.0, 4.0, 4.0))})
+    field = fit_field_of_view(cases, tmp_path, [64.0, 64.0, 120.0], CLIP, step=STEP)
+    centers = []
+    for case, start in zip(cases, starts, strict=True):
+        scan = torch.from_numpy(np.asarray(nib.load(case["image"]).dataobj, dtype=np.float32))[None]
+        centers.append(field.locate(scan, (4.0, 4.0, 4.0)).center[2] + 4 * start)
+    assert np.ptp(centers) <= STEP
+
+
+def test_a_scan_of_other_voxels_has_its_box_at_the_same_place_in_mm(anatomy, cases, tmp_path):
+    field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+    scan = scan_of(anatomy, *BORDERS[0], 9)
+    fine = torch.from_numpy(scan.repeat(2, 0).repeat(2, 2))[None]
+    coarse = field.locate(torch.from_numpy(scan)[None], SPACING)
+    np.testing.assert_allclose(field.locate(fine, (1.0, 2.0, 1.0)).center, coarse.center, atol=STEP / 2)
+
+
+def test_a_box_may_reach_beyond_the_scan_and_its_center_may_not(anatomy, cases, tmp_path):
+    field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+    whole = scan_of(anatomy, *BORDERS[0], 9)
+    expected = np.array(field.locate(torch.from_numpy(whole)[None], SPACING).center)
+    cut = torch.from_numpy(whole[:, :, 12:].copy())[None]  # its lower end is missing
+    np.testing.assert_allclose(field.locate(cut, SPACING).center, expected - (0, 0, 24.0), atol=STEP)
+    other = torch.rand(1, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+    place = field.locate(other, SPACING)
+    assert all(0 <= center <= 40 for center in place.center) and place.similarity < 0.5
+
+
+def test_what_is_stored_is_read_again_and_any_viewer_shows_it(cases, tmp_path):
+    fitted = fit_field_of_view(cases, tmp_path, [48, 40, 56], (-200.5, 800.25), step=STEP)
+    read = load_field_of_view(tmp_path)
+    assert read.size == fitted.size == (48.0, 40.0, 56.0)
+    assert (read.clip, read.step) == ((-200.5, 800.25), STEP)
+    assert read.similarity == pytest.approx(fitted.similarity, abs=1e-6)
+    np.testing.assert_array_equal(read.template, fitted.template)
+    image = nib.load(tmp_path / "field_of_view.nii.gz")
+    assert image.shape == (12, 10, 14) and image.header.get_zooms() == (4, 4, 4)
+
+
+def test_without_a_box_scans_are_whole(cases, tmp_path):
+    assert fit_field_of_view(cases, tmp_path, None, CLIP).size is None
+    field = load_field_of_view(tmp_path)
+    assert field == FieldOfView(None)
+    with pytest.raises(ValueError, match="must have a template to be located"):
+        field.locate(torch.zeros(1, 4, 4, 4), SPACING)
+
+
+def test_a_training_takes_over_the_box_of_the_pretraining(cases, tmp_path):
+    first = fit_field_of_view(cases, tmp_path / "pretrained", 48.0, CLIP, step=STEP)
+    weights = tmp_path / "pretrained" / "weights.pt"
+    second = fit_field_of_view(cases[:1], tmp_path / "models", 48.0, CLIP, step=STEP, like=weights)
+    np.testing.assert_array_equal(second.template, first.template)
+    assert (tmp_path / "models" / "field_of_view.nii.gz").is_file()
+    for size in (40.0, None):
+        with pytest.raises(ValueError, match="field_of_view must be that of the pretraining"):
+            fit_field_of_view(cases, tmp_path / "other", size, CLIP, step=STEP, like=weights)
+    with pytest.raises(FileNotFoundError, match="must lie beside the weights"):
+        fit_field_of_view(cases, tmp_path, 48.0, CLIP, like=tmp_path / "nothing" / "weights.pt")
+    assert fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP, like="random").size == (48.0, 48.0, 48.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.37, -1000.0])
+def test_a_constant_scan_is_refused_by_name(cases, write_scan, tmp_path, value):
+    """What rounding leaves of the averages of one value counted as edges."""
+    scan = write_scan("constant.nii.gz", np.full((23, 21, 29), value, np.float32), SPACING)
+    with pytest.raises(ValueError, match=r"constant\.nii\.gz: image must have edges between 0 and 1, got none"):
+        fit_field_of_view([*cases, {"image": scan}], tmp_path, 48.0, CLIP, step=5.0)
+
+
+def test_boxes_that_do_not_settle_are_warned_of(cases, write_scan, tmp_path, caplog, monkeypatch):
+    """The last ones were taken in silence."""
+    with caplog.at_level(logging.WARNING):
+        fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+    assert caplog.text == ""
+    monkeypatch.setattr(field_of_view, "_MAX_ROUNDS", 1)
+    noise = np.random.default_rng(0).random((5, 40, 40, 40)).astype(np.float32)
+    unlike = [{"image": write_scan(f"noise_{index}.nii.gz", scan, SPACING)} for index, scan in enumerate(noise)]
+    with caplog.at_level(logging.WARNING):
+        fit_field_of_view(unlike, tmp_path, 32.0, CLIP, step=STEP)
+    assert "field of view: boxes still move after 1 round(s); look at field_of_view.nii.gz" in caplog.text
+
+
+def test_what_cannot_be_fitted_or_read_is_refused(cases, write_scan, tmp_path):
+    with pytest.raises(ValueError, match="at least one case"):
+        fit_field_of_view([], tmp_path, 48.0, CLIP)
+    with pytest.raises(ValueError, match="field_of_view must be at least 32 mm along each axis, got 20"):
+        fit_field_of_view(cases, tmp_path, 20.0, CLIP)
+    empty = write_scan("empty.nii.gz", np.zeros((20, 20, 20), np.float32), SPACING)
+    with pytest.raises(ValueError, match=r"empty\.nii\.gz: image must have edges between 0 and 1, got none"):
+        fit_field_of_view([{"image": empty}], tmp_path, 32.0, CLIP)
+    assert not (tmp_path / "field_of_view.nii.gz").exists()
+    with pytest.raises(FileNotFoundError, match="train first"):
+        load_field_of_view(tmp_path)
+    (tmp_path / "field_of_view.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="must hold the field of view"):
+        load_field_of_view(tmp_path)
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.float32), np.eye(4)), tmp_path / "field_of_view.nii.gz")
+    with pytest.raises(ValueError, match="must hold the field of view"):
+        load_field_of_view(tmp_path)

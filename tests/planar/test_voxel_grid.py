@@ -1,0 +1,86 @@
+"""Laws of the grid of described voxels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.planar import VoxelGrid
+
+SIZES = [(13, 8, 5), (1, 7, 2), (4, 4, 4), (3, 1, 30)]
+
+
+def test_the_papers_volume_has_as_many_grid_points_as_the_paper_says():
+    grid = VoxelGrid((243, 176, 293), 4)
+    assert grid.size == (60, 44, 73)
+    assert len(grid.indices()) == 192_720
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("step", [1, 3, 4, (1, 2, 5)])
+def test_grid_points_are_voxels_of_the_image_at_the_step_and_in_its_middle(size, step):
+    grid = VoxelGrid(size, step)
+    indices = grid.indices()
+    assert len(indices.unique(dim=0)) == len(indices) == grid.size[0] * grid.size[1] * grid.size[2]
+    for axis, (edge, hop) in enumerate(zip(size, grid.step, strict=True)):
+        places = indices[:, axis].unique()
+        before, after = places[0].item(), edge - 1 - places[-1].item()
+        assert 0 <= before <= after <= before + 1
+        assert places.diff().eq(hop).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_centers_run_from_minus_one_to_one(size):
+    grid = VoxelGrid(size, 1)
+    coordinates = torch.stack(
+        torch.meshgrid(*(torch.linspace(-1, 1, edge) if edge > 1 else torch.zeros(1) for edge in size), indexing="ij"),
+        dim=-1,
+    )
+    torch.testing.assert_close(grid.centers(grid.indices()), coordinates.flatten(0, 2))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("step", [1, 3, (1, 2, 5)])
+def test_upsampling_keeps_the_values_at_the_grid_points(size, step):
+    torch.manual_seed(0)
+    grid = VoxelGrid(size, step)
+    indices = grid.indices()
+    values = torch.rand(len(indices), 2)
+    image = grid.upsample(values)
+    assert image.shape == (2, *size)
+    torch.testing.assert_close(image[:, *indices.T].T, values, rtol=0, atol=0)
+
+
+def test_upsampling_restores_what_is_linear_between_the_grid_points_and_repeats_it_beyond():
+    grid = VoxelGrid((14, 9, 10), (3, 2, 4))
+    plane = torch.tensor([[0.3], [-1.0], [2.0]])
+    image = grid.upsample(grid.indices().float() @ plane)
+    every = VoxelGrid(grid.spatial_size, 1).indices()
+    inside = torch.stack(
+        [every[:, axis].clamp(grid.first[axis], grid.indices()[-1, axis].item()) for axis in range(3)], dim=1
+    )
+    torch.testing.assert_close(image.flatten(), (inside.float() @ plane).flatten())
+
+
+def test_between_grid_points_upsampling_is_the_trilinear_one():
+    grid = VoxelGrid((13, 9, 7), (4, 4, 2))
+    values = torch.rand(len(grid.indices()), 3)
+    inner = grid.upsample(values)[:, 2:11, 2:7, 1:6]
+    expected = F.interpolate(
+        values.T.unflatten(1, grid.size).unsqueeze(0), (9, 5, 5), mode="trilinear", align_corners=True
+    )
+    torch.testing.assert_close(inner, expected[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "error", "message"),
+    [
+        ((4, 4, 4), 0, ValueError, r"step must be at least 1, got \(0, 0, 0\)"),
+        ((4, 4, 4), 2.0, TypeError, "step must be a whole number, got 2.0"),
+        ((4, 4), 2, ValueError, r"spatial_size must be 3 edges of at least 1 voxel, got \(4, 4\)"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(size, step, error, message):
+    with pytest.raises(error, match=message):
+        VoxelGrid(size, step)

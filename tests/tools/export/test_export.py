@@ -1,0 +1,373 @@
+"""An exported bundle needs nothing of this repository, and computes what the original does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
+from monai.bundle import ConfigWorkflow
+
+from common.data import write_lesion_phantoms, write_phantoms
+from common.data.record import save_record
+from common.layers import make_organ_preprocessing
+from tools.export.__main__ import export
+from tools.export.library import used_modules
+from tools.export.networks import save_onnx, save_torchscript
+from tools.verify.__main__ import find_all
+
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+EXPORTS = {  # where the exported network of a bundle gives the original's output, besides for the size of the example
+    "fnet_wtacae_stl": {"torchscript": ["a batch of two"], "onnx": ["other sizes"]},
+    "context_restoration_unet": {
+        "torchscript": ["a batch of two", "other sizes", "odd sizes"],
+        "onnx": ["a batch of two", "other sizes", "odd sizes"],
+    },
+    "layer_decomp_tumor": {"torchscript": ["a batch of two", "other sizes"], "onnx": ["a batch of two", "other sizes"]},
+}
+PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite"}
+WITHOUT_REPOSITORY = (
+    "import runpy, sys; sys.modules['common'] = sys.modules['tools'] = None; sys.argv[0] = 'monai.bundle'; "
+    "runpy.run_module('monai.bundle', run_name='__main__')"
+)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("scans"), 1, 1, 0, size=32)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    """Scans for every workflow of every bundle."""
+    counts = {"num_training": 4, "num_test": 1, "num_unlabeled": 1, "num_normal": 3}
+    return write_lesion_phantoms(tmp_path_factory.mktemp("learned"), **counts, size=48)
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    return tmp_path / "models"
+
+
+def run_exported(id: str, root: Path, cwd: Path, **options) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_REPOSITORY,
+        "run",
+        id,
+        "--config_file",
+        str(root / "configs" / f"{id}.json"),
+    ]
+    for name, value in {"bundle_root": root, "device": "cpu", **options}.items():
+        command += [f"--{name}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@every_bundle
+def test_runs_from_any_folder_without_this_repository_and_segments_as_before(
+    bundle, scans, weights, tmp_path, monkeypatch
+):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path / "exported")
+    images = scans / "imagesTs"
+    run_exported("inference", root, tmp_path, dataset_dir=images, output_dir=tmp_path / "there")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    options = {"dataset_dir": str(images), "ckpt_dir": str(weights), "output_dir": str(tmp_path / "here")}
+    here = ConfigWorkflow(files, "infer", logging_file=False, bundle_root=str(bundle), device="cpu", **options)
+    here.initialize()
+    here.run()
+    (name,) = (path.name for path in (tmp_path / "here").glob("*_seg.nii.gz"))
+    assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+@every_bundle
+def test_is_trained_and_evaluated_without_this_repository(bundle, learned, weights, tmp_path):
+    """All of its workflows, one after the other, from its own folder."""
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path / "exported")
+    before = (root / "models" / "model.pt").read_bytes()
+    runs = [("training", ["train"]), ("evaluation", ["train", "evaluate"])]
+    if (root / "configs" / "pretrain.json").is_file():
+        runs.insert(0, ("pretraining", ["pretrain"]))
+    code = (
+        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
+        "for id, files, options in json.loads(sys.argv[1]):\n"
+        "    monai.bundle.run(id, config_file=[f'configs/{name}.json' for name in files], **options)"
+    )
+    options = {"dataset_dir": str(learned), "device": "cpu"}
+    short = {
+        "max_epochs": 1,
+        "iterations_per_epoch": 1,
+        "val_iterations": 1,
+        "num_labeled": 1,
+        "num_validation": 1,
+        "num_folds": 2,
+    }
+    arguments = []
+    for id, files in runs:
+        known = json.loads((root / "configs" / f"{files[0]}.json").read_text(encoding="utf-8"))
+        arguments.append((id, files, {**options, **{name: value for name, value in short.items() if name in known}}))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (root / "models" / "model.pt").read_bytes() != before
+    assert len(runs) == 2 or list((root / "models" / "pretrained").glob("*.pt"))
+    rows = (root / "evaluation" / "mean_dice_raw.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2
+
+
+def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, tmp_path, monkeypatch):
+    bundle = ROOT / "bundles" / "layer_decomp_tumor"
+    pretrained = tmp_path / "models" / "pretrained"
+    pretrained.mkdir(parents=True)
+    labels = {0: "background", 1: "tumor"}
+    fitted = make_organ_preprocessing(clip=[0, 200], organ="body", modality="CT", labels=labels)
+    save_record(fitted, pretrained / "preprocessing.json")
+    layers = small_network(bundle, tmp_path, labels={**labels, 2: "a third channel"})
+    torch.save(layers.state_dict(), pretrained / "layer_unet.pt")
+    root = tmp_path / "exported" / bundle.name
+    options = {"ckpt_dir": str(tmp_path / "models"), "override_files": "configs/demo.yaml"}
+    export(bundle.name, str(root.parent), zero_shot=True, **options)
+    assert list(find_all([root])) == []
+    train = json.loads((root / "configs" / "train.json").read_text(encoding="utf-8"))
+    assert train["learning_rate"] == 1.0e-4, "for a network that segments already"
+    assert train["transferred"] == "network" and (root / "models" / "pretrained" / "layer_unet.pt").is_file()
+    images = scans / "imagesTs"
+    run_exported("inference", root, tmp_path, dataset_dir=images, output_dir=tmp_path / "there")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "zero_shot.yaml", "demo.yaml")]
+    options = {"dataset_dir": str(images), "ckpt_dir": options["ckpt_dir"], "output_dir": str(tmp_path / "here")}
+    here = ConfigWorkflow(files, "infer", logging_file=False, bundle_root=str(bundle), device="cpu", **options)
+    here.initialize()
+    here.run()
+    (path,) = (tmp_path / "here").glob("*_seg.nii.gz")
+    assert (tmp_path / "there" / path.name).read_bytes() == path.read_bytes()
+    assert len(np.unique(nib.load(path).dataobj)) == 2
+
+    with pytest.raises(ValueError, match=r"must have shape .*; name the overrides with which it was pretrained"):
+        export(bundle.name, str(tmp_path / "other"), zero_shot=True, ckpt_dir=str(tmp_path / "models"))
+    text = tmp_path / "text.yaml"
+    text.write_text("learning_rate: 1e-3\n", encoding="utf-8")  # which YAML takes for a text
+    with pytest.raises(TypeError, match="learning_rate must be a number above 0, got '1e-3'"):
+        files = ["configs/demo.yaml", str(text)]
+        export(
+            bundle.name,
+            str(tmp_path / "other"),
+            zero_shot=True,
+            ckpt_dir=str(tmp_path / "models"),
+            override_files=files,
+        )
+    named = {"pretrained": str(pretrained / "layer_unet.pt"), "override_files": "configs/demo.yaml"}
+    export(bundle.name, str(tmp_path / "named"), zero_shot=True, ckpt_dir=str(tmp_path), **named)
+    again = tmp_path / "named" / bundle.name
+    assert (again / "SHA256SUMS").read_bytes() == (root / "SHA256SUMS").read_bytes()
+    with pytest.raises(ValueError, match="zero_shot must be asked of a bundle that segments without labels"):
+        export("fnet_wtacae_stl", str(tmp_path / "other"), zero_shot=True)
+    with pytest.raises(
+        ValueError, match=r"override_files must fit every workflow, got zero_shot\.yaml, .* pretrain\.yaml"
+    ):
+        export(bundle.name, str(tmp_path / "other"), override_files="configs/zero_shot.yaml")
+    with pytest.raises(FileNotFoundError, match="must lie beside pretrained weights; pretrain first"):
+        export(bundle.name, str(tmp_path / "other"), zero_shot=True, ckpt_dir=str(tmp_path))
+
+
+@every_bundle
+def test_nothing_is_wrong_with_an_exported_bundle(bundle, weights, tmp_path):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    assert list(find_all([root])) == []
+
+
+@every_bundle
+def test_its_packages_are_those_of_the_metadata(bundle, weights, tmp_path):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    imported = set()
+    for path in (root / "scripts").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            imported |= {name.split(".")[0] for name in names}
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    known = {"scripts", "monai", "torch", "numpy", *metadata["required_packages_version"]}
+    assert {PACKAGES.get(name, name) for name in imported} - sys.stdlib_module_names <= known
+    assert "common." not in "".join(path.read_text(encoding="utf-8") for path in root.glob("configs/*.json"))
+
+
+def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    archives = []
+    for name in ("first", "second"):
+        root = export_small(bundle, weights, tmp_path / name, zip=True)
+        assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=root).returncode == 0
+        archives.append(tmp_path / name / "fnet_wtacae_stl_v0.1.0.zip")
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    listed = {line.split("  ")[1] for line in (root / "SHA256SUMS").read_text(encoding="utf-8").splitlines()}
+    with zipfile.ZipFile(archives[0]) as archive:
+        assert {name.removeprefix("fnet_wtacae_stl/") for name in archive.namelist()} == listed | {"SHA256SUMS"}
+
+
+@every_bundle
+def test_monai_loads_its_network_by_name(bundle, weights, tmp_path):
+    """An atlas was loaded without its rows: MONAI's loader leaves out what has another size than in an empty one."""
+    write_weights(bundle, weights)
+    kind = "train"
+    if bundle.name == "planar_heatmap_descriptor":
+        kind = "inference"  # a training begins with an empty atlas
+        grow(weights / "model.pt")
+    root = export_small(bundle, weights, tmp_path)
+    code = (
+        "import sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle, torch; "
+        f"network = monai.bundle.load('{bundle.name}', bundle_dir='..', device='cpu', workflow_type='{kind}'); "
+        "torch.save(network.state_dict(), '../loaded.pt')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    loaded, stored = (torch.load(path, weights_only=True) for path in (tmp_path / "loaded.pt", weights / "model.pt"))
+    assert loaded.keys() == stored.keys() and all(torch.equal(loaded[name], stored[name]) for name in stored)
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_monai_exports_its_network(name, weights, tmp_path):
+    bundle = ROOT / "bundles" / name
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    shape = [1, 3, 64, 64] if name == "context_restoration_unet" else [1, 1, 64, 64, 64]
+    options = {"net_id": "network_def", "filepath": "../model.ts", "ckpt_file": "models/model.pt", "use_trace": True}
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json", "input_shape": shape}
+    code = (
+        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
+        "monai.bundle.ckpt_export(**json.loads(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps({**options, **files})]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    network = small_network(bundle, weights).eval()
+    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
+
+
+def grow(path):
+    """Put six voxels of two volumes into the weights of an empty atlas."""
+    weights = torch.load(path, weights_only=True)
+    rows = {
+        "descriptors": torch.rand(6, weights["descriptors"].shape[1]).half(),
+        "centers": torch.rand(6, 3),
+        "labels": torch.tensor([0, 1, 2, 3, 4, 1], dtype=torch.uint8),
+        "volumes": torch.tensor([0, 0, 0, 0, 1, 1], dtype=torch.int32),
+        **{name: torch.tensor([3, 4]) for name in ("volume_ids", "fingerprints", "recipes")},
+        "class_counts": torch.tensor([1, 2, 1, 1, 1]),
+    }
+    torch.save({**weights, **rows}, path)
+
+
+def test_its_labels_are_those_of_the_weights(weights, tmp_path):
+    bundle = ROOT / "bundles" / "context_restoration_unet"
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {str(value): name for value, name in LABELS.items()}, "values of the label map"
+    assert pred["num_channels"] == 4, "a sigmoid for each class"
+    assert json.loads((root / "dataset.json").read_text(encoding="utf-8"))["labels"] == pred["channel_def"]
+
+
+def test_only_the_part_of_the_library_that_is_used_comes_along():
+    assert set(used_modules(["common.cli.check_flags"])) == {"__init__.py", "cli/__init__.py", "cli/options.py"}
+    files = used_modules(["common.context.DiceCrossEntropyLoss", "common.data.list_images"])
+    assert "context/losses.py" in files and "data/list_images.py" in files and "data/checks.py" in files
+    assert not [path for path in files if path.startswith(("fnet/", "planar/", "training/"))]
+    assert "from scripts." in "".join(files.values()) and "from common" not in "".join(files.values())
+    with pytest.raises(ValueError, match=r"common\.fnet\.ReconstructionLos: must be in common, got no such name"):
+        used_modules(["common.fnet.ReconstructionLos"])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"bundle": "unet"}, "bundle must be one of .* or a folder with configs/inference.yaml, got 'unet'"),
+        (
+            {"override_files": "configs/tiny.yaml"},
+            "configs/tiny.yaml: override_files must exist, relative to the bundle",
+        ),
+        ({"override_files": ""}, "tensors that are missing, unknown .* name the overrides with which it was trained"),
+        ({"pretrained": ""}, "the pretrained weights from which training starts must lie in .* pass --pretrained null"),
+        (
+            {"ckpt_dir": "nowhere"},
+            "nowhere: must hold a trained network, model.pt and what lies beside it; train first",
+        ),
+        ({"zipp": True}, r"options must be those that `--help` shows, got \['zipp'\]"),
+    ],
+    ids=str,
+)
+def test_refuses_in_one_sentence(options, match, weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    given = {"override_files": "configs/demo.yaml", "pretrained": "null", "ckpt_dir": str(weights), **options}
+    with pytest.raises((ValueError, FileNotFoundError), match=match):
+        export(given.pop("bundle", bundle.name), str(tmp_path / "output"), **given)
+    assert not (tmp_path / "output").exists()
+
+
+def test_weights_of_another_preprocessing_than_the_pretraining_are_refused(weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    (weights / "pretrained").mkdir()
+    (weights / "pretrained" / "wta_autoencoders.pt").touch()
+    record = json.loads((weights / "preprocessing.json").read_text(encoding="utf-8"))
+    (weights / "pretrained" / "preprocessing.json").write_text(json.dumps({**record, "spacing": 3.0}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"spacing must be that of the pretrained weights in .*, 3\.0, got 6\.0"):
+        export_small(bundle, weights, tmp_path, pretrained="")
+
+
+def probe(form: str, bundle: Path, path: Path) -> Sequence[str]:
+    if form == "onnx":
+        pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))["network_data_format"][
+        "inputs"
+    ]["image"]
+    save = {"torchscript": save_torchscript, "onnx": save_onnx}[form]
+    network = small_network(bundle, path.parent).eval()
+    return save(network, metadata["num_channels"], len(metadata["spatial_shape"]), path)
+
+
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+@pytest.mark.parametrize("name", EXPORTS)
+def test_networks_export_for_the_sizes_that_the_readme_names(name, form, tmp_path):
+    assert probe(form, ROOT / "bundles" / name, tmp_path / "model") == EXPORTS[name][form]
+
+
+def test_an_atlas_does_not_export(tmp_path):
+    """Its search for neighbors runs outside of PyTorch: a trace would hold the votes of the traced image for ever."""
+    bundle = ROOT / "bundles" / "planar_heatmap_descriptor"
+    network = small_network(bundle, tmp_path, descriptor="gvdiff_centered", step=4).eval()
+    image = torch.randn(1, 64, 64, 64)
+    label = torch.zeros_like(image)
+    for value in list(LABELS)[1:]:
+        label[:, 8 * value : 8 * value + 8, 24:40, 24:40] = value
+    network.add(image, label, "scan")
+    with pytest.raises(
+        ValueError, match="TorchScript must give the output of the network, got another for another image"
+    ):
+        save_torchscript(network, 1, 3, tmp_path / "model.ts")

@@ -1,0 +1,140 @@
+"""What is written in the configs, beyond what `tools.verify` tells of any bundle: the rules of this collection."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from tools.verify.__main__ import find_all
+from tools.verify.bundle import read_bundle
+from tools.verify.names import check_names
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+WORKFLOWS = ["pretrain.yaml", "train.yaml", "inference.yaml"]
+TRAININGS = ["pretrain.yaml", "train.yaml"]
+REQUIRED = {
+    *("train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "evaluate.yaml"),
+    *("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "multi_gpu_inference.yaml"),
+}
+KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "liver.yaml", "joint.yaml", "mr.yaml", "zero_shot.yaml"}
+F_NET_TWINS = ["features", "kernel_size", "patch_size", "air", "normalization"]
+TWINS = {  # what the pretraining and the training of a bundle have in common
+    "fnet_wtacae_stl": F_NET_TWINS,
+    "fnet_wtacae_mtl": F_NET_TWINS,
+    "context_restoration_unet": [
+        *("axis", "image_channels", "in_channels", "intensity", "features", "num_groups", "slice_size"),
+    ],
+    "planar_heatmap_descriptor": [
+        *("half_width", "half_depth", "cube_half_width", "sampling", "padding"),
+        *("air", "spacing", "clip", "normalization", "field_of_view"),
+    ],
+    "layer_decomp_tumor": ["features", "kernel_sizes", "strides", "norm", "organ", "spacing", "clip", "patch_size"],
+}
+SAME_ACROSS = {  # what the bundles of one network have in common, so that their weights are interchangeable
+    ("fnet_wtacae_stl", "fnet_wtacae_mtl"): {
+        "train.yaml": ["network_def", "loss", "features", "kernel_size", "gain", "patch_size", "validate::inferer"],
+        "inference.yaml": ["network_def", "preprocessing", "inferer", "postprocessing", "handlers", "evaluator"],
+    }
+}
+
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+def load(bundle: Path, name: str) -> dict:
+    return ConfigParser.load_config_file(bundle / "configs" / name)
+
+
+def present(bundle: Path, names: Iterable[str]) -> list[str]:
+    """Return the files that a bundle has: one whose method is a single training has no `pretrain.yaml`."""
+    return [name for name in names if (bundle / "configs" / name).is_file()]
+
+
+def pairs(table: Callable[[Path], Iterable[str]]) -> list:
+    """Return each bundle with each of the names that a table has for it."""
+    return [pytest.param(path, name, id=f"{name}-{path.name}") for path in BUNDLES for name in table(path)]
+
+
+def without_weights(bundle: Path, folder: Path) -> Path:
+    """Return a copy of a bundle in some folder, without what somebody may have trained."""
+    return Path(shutil.copytree(bundle, folder / bundle.name, ignore=shutil.ignore_patterns("models")))
+
+
+@every_bundle
+def test_nothing_is_wrong_with_a_bundle(bundle, tmp_path):
+    assert [*find_all([without_weights(bundle, tmp_path)])] == []
+
+
+def test_the_bundles_name_alike_what_is_alike():
+    assert [*check_names([read_bundle(bundle) for bundle in BUNDLES])] == []
+
+
+@every_bundle
+def test_files_are_those_whose_use_is_known(bundle):
+    names = {path.name for path in (bundle / "configs").glob("*.yaml")}
+    assert names >= REQUIRED and names <= KNOWN
+    assert list(bundle.rglob("*.py")) == [], "an exported bundle has its library, this one has it in common/"
+
+
+CHECK = "common.cli.check_options"
+CHECKED_BY_ITS_USER = {"axis", "phi"}  # whose own error has the option's name
+
+
+def initializers(*contents: dict) -> list:
+    return [entry for content in contents for id in ("initialize", "+initialize") for entry in content.get(id, [])]
+
+
+@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: present(bundle, [*WORKFLOWS, "evaluate.yaml"])))
+def test_every_number_and_flag_is_checked_by_its_own_name_before_it_is_used(bundle, name):
+    """Text for a number ended in a traceback from where it was used, which did not name the option."""
+    content = load(bundle, name)
+    users = [entry for entry in initializers(content) if "@" in str(entry).replace("@bundle_root", "")]
+    checks = [entry for entry in users if isinstance(entry, dict) and entry["_target_"] == CHECK]
+    assert users[0] == checks[0]
+    checked = {
+        name: value
+        for check in checks
+        for kind, options in check.items()
+        if kind != "_target_"
+        for name, value in options.items()
+    }
+    assert checked == {name: f"@{name}" for name in checked}
+    assert checked.keys() <= content.keys()
+    options = {name for name, value in content.items() if isinstance(value, (int, float)) and "::" not in name}
+    assert options - CHECKED_BY_ITS_USER <= checked.keys()
+
+
+@every_bundle
+def test_several_processes_check_the_options_before_they_join(bundle):
+    trainings = [[name, "multi_gpu_train.yaml"] for name in present(bundle, TRAININGS)]
+    evaluation, inference = (
+        ["train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"],
+        ["inference.yaml", "multi_gpu_inference.yaml"],
+    )
+    for names in (*trainings, evaluation, inference):
+        targets = [
+            entry["_target_"] if isinstance(entry, dict) else entry
+            for entry in initializers(*(load(bundle, name) for name in names))
+        ]
+        assert targets[:2] == ["common.cli.explain_errors", "common.cli.check_command_line"]
+        assert targets[-1] == "common.training.join_processes"
+        assert CHECK in targets
+
+
+@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: TWINS[bundle.name]))
+def test_twins_are_identical(bundle, name):
+    """They are written twice because MONAI Label reads one file."""
+    first, *others = [load(bundle, file)[name] for file in present(bundle, TRAININGS)]
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("bundles", SAME_ACROSS, ids="-".join)
+def test_bundles_of_one_network_agree(bundles):
+    for name, ids in SAME_ACROSS[bundles].items():
+        first, *others = [ConfigParser(load(ROOT / "bundles" / bundle, name)) for bundle in bundles]
+        for id in ids:
+            assert all(other[id] == first[id] for other in others), id

@@ -1,0 +1,240 @@
+"""What context restoration costs: its corruption beside a training step, its slices and its inference."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import DataLoader
+from monai.inferers import SliceInferer
+from monai.transforms import Compose
+from scipy.stats import qmc
+from torch import nn
+
+from common.context import (
+    ContextUNet,
+    InpaintingLoss,
+    PrepareContext,
+    RandContextRestoration,
+    SliceBatchSampler,
+    SliceDataset,
+    WholeSliceInferer,
+    draw_poisson_places,
+)
+from common.training import MixedPrecisionInferer, has_bfloat16
+from tools.benchmark.measure import Row, Step, compare, time_interleaved
+
+__all__ = [
+    "ContextSize",
+    "bridson_places",
+    "corruption_rows",
+    "mask_rows",
+    "slice_inference_rows",
+    "slice_loader_rows",
+    "training_step",
+]
+
+NUM_CLASSES = 4
+MASKS_PER_REPEAT = 4  # one takes a millisecond
+
+
+class ContextSize(NamedTuple):
+    """Size of a pretraining; the defaults are the paper's.
+
+    Args:
+        image_size: edge of the slices in pixels.
+        batch_size: slices in a step.
+        features: feature maps of each level of the U-Net, finest first.
+        num_groups: groups of channels in each GroupNorm.
+        in_channels: of the slices.
+        patch_size: edge in pixels of the patches that the training step swaps.
+    """
+
+    image_size: int = 512
+    batch_size: int = 9
+    features: Sequence[int] = (32, 64, 128, 256, 512)
+    num_groups: int = 16
+    in_channels: int = 3
+    patch_size: int = 32
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, {self.image_size}^2, {self.features[0]}-{self.features[-1]} maps"
+
+    def network(self, out_channels: int, head_kernel_size: int) -> ContextUNet:
+        return ContextUNet(self.in_channels, out_channels, self.features, self.num_groups, head_kernel_size)
+
+    def images(self) -> torch.Tensor:
+        return torch.randn(self.batch_size, self.in_channels, *2 * [self.image_size])
+
+
+def bridson_places(R: np.random.RandomState, image_size: int, patch_size: int) -> np.ndarray:
+    """Draw what `draw_poisson_places` draws for a square image, by Bridson's algorithm.
+
+    SciPy fills the image with points at the distance, and as many as are needed are taken from them. Rounding down
+    leaves the patches disjoint, and may bring two of them nearer to each other by less than a pixel and a half.
+
+    Args:
+        R: source of all chance.
+        image_size: edge of the image in pixels.
+        patch_size: edge of the patches in pixels.
+
+    Returns:
+        First row and first column of each patch, of shape `(num_patches, 2)`.
+    """
+    num_patches = image_size**2 // (4 * patch_size**2)
+    room = image_size - patch_size + 1
+    points = np.empty((0, 2))
+    while len(points) < num_patches:
+        sampler = qmc.PoissonDisk(2, radius=patch_size * math.sqrt(2) / room, seed=R)  # SciPy 1.12 has no `rng`
+        points = sampler.fill_space()
+    chosen = R.choice(len(points), size=num_patches, replace=False)
+    return np.minimum(points[chosen] * room, room - 1).astype(int)
+
+
+def mask_rows(image_size: int, patch_sizes: Sequence[int], repeats: int) -> list[Row]:
+    """Compare masks of emptied patches at a distance with those that Bridson's algorithm draws, on the CPU.
+
+    Args:
+        image_size: edge of the masks in pixels.
+        patch_sizes: edges of the patches in pixels.
+        repeats: of a few masks of either side.
+    """
+    R = np.random.RandomState(0)
+    rows = []
+    for patch_size in patch_sizes:
+        draws = [
+            partial(draw_poisson_places, R, 2 * (image_size,), patch_size, is_paired=False),
+            partial(bridson_places, R, image_size, patch_size),
+        ]
+        steps = [partial(_draw_masks, draw, image_size, patch_size) for draw in draws]
+        pair = time_interleaved(steps, repeats, "cpu")
+        shares = [np.mean(step()) for step in steps]
+        notes = {"covered share of the image": f"{shares[0]:.4f} against {shares[1]:.4f}"}
+        name = f"Poisson-disc masks of {image_size}^2, K={patch_size}"
+        sides = ("darts on open places", "Bridson (SciPy), thinned")
+        amounts = (MASKS_PER_REPEAT, MASKS_PER_REPEAT)
+        rows.append(compare(name, sides, (pair[0], pair[1]), "masks/s", amounts, notes))
+    return rows
+
+
+def training_step(size: ContextSize, is_corrupted: bool, device: str) -> Step:
+    """Return a step of pretraining (corruption, forward, backward, Adam) as the bundle does it, on random slices."""
+    torch.manual_seed(0)
+    network = size.network(size.in_channels, 3).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.99, 0.995))
+    inferer, loss = MixedPrecisionInferer(), InpaintingLoss()
+    images = size.images().to(device)
+    corrupt = _corruption(size.patch_size, images) if is_corrupted else lambda: (images, images)
+
+    def step() -> None:
+        image, target = corrupt()
+        optimizer.zero_grad()
+        loss(inferer(image, network), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def corruption_rows(size: ContextSize, patch_sizes: Sequence[int], device: str, repeats: int, aim: float) -> list[Row]:
+    """Compare the training step with one that leaves out the corruption, and the latter with the corruption alone.
+
+    The first row has patches of `size.patch_size`; the others are the drawing and swapping of patches for a batch.
+    The device is waited for, so that on CUDA no drawing hides behind the network of the step before.
+
+    Args:
+        size: of the pretraining.
+        patch_sizes: edges in pixels of the patches that are swapped.
+        device: `cpu` or `cuda`.
+        repeats: of each side.
+        aim: largest share of the step that the corruption may take.
+    """
+    torch.manual_seed(0)
+    images = size.images().to(device)
+    steps = [training_step(size, is_corrupted, device) for is_corrupted in (True, False)]
+    steps += [_corruption(patch_size, images) for patch_size in patch_sizes]
+    corrupted, plain, *alone = time_interleaved(steps, repeats, device)
+    amounts = (size.batch_size, size.batch_size)
+    precision = "bfloat16" if has_bfloat16(torch.device(device)) else "float32"
+    notes: dict[str, Any] = {"precision of the convolutions": precision}
+    sides = (f"swapped patches, K={size.patch_size}", "uncorrupted images")
+    rows = [compare(f"training step, {size}", sides, (corrupted, plain), "images/s", amounts, notes)]
+    for patch_size, seconds in zip(patch_sizes, alone, strict=True):
+        sides = (f"draw and swap, K={patch_size}", "training step, uncorrupted images")
+        row = compare(f"corruption, {size}", sides, (seconds, plain), "images/s", amounts)
+        row.notes["share of the step in %"] = 100 * row.median_b / row.median_a
+        row.notes["aim: less than, in %"] = 100 * aim
+        rows.append(row)
+    return rows
+
+
+def slice_loader_rows(size: ContextSize, device: str, repeats: int) -> list[Row]:
+    """Compare the slices that one process takes from cached volumes with those that training takes in the same time.
+
+    Args:
+        size: of the pretraining.
+        device: `cpu` or `cuda`.
+        repeats: of a minibatch and of a step.
+    """
+    torch.manual_seed(0)
+    volumes = [size.images().movedim(0, -1) for _ in range(2)]
+    cases: list[Any] = [{"image": volume} for volume in volumes]
+    dataset = SliceDataset(cases, Compose([]))
+    sampler = SliceBatchSampler(dataset, size.batch_size, num_batches=repeats + 1)
+    batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
+    load = lambda: next(batches)["image"].to(device)  # noqa: E731
+    pair = time_interleaved([load, training_step(size, True, device)], repeats, device)
+    amounts = (size.batch_size, size.batch_size)
+    sides = ("cached volumes, no workers", "training step")
+    return [compare(f"loader, {size}", sides, (pair[0], pair[1]), "slices/s", amounts)]
+
+
+def slice_inference_rows(size: ContextSize, num_slices: int, device: str, repeats: int) -> list[Row]:
+    """Compare inference of whole slices with MONAI's, whose window is then the slice; the logits must be the same.
+
+    Args:
+        size: of the network and the slices; `batch_size` of these go in at a time.
+        num_slices: of the volume.
+        device: `cpu` or `cuda`.
+        repeats: of either side.
+    """
+    torch.manual_seed(0)
+    network: nn.Module = size.network(NUM_CLASSES, 1).to(device).eval()
+    edges = 2 * [size.image_size]
+    volume = torch.randn(1, size.in_channels, *edges, num_slices, device=device)
+    inferers = [
+        WholeSliceInferer(2, size.batch_size, sigmoid=False),
+        SliceInferer(spatial_dim=2, roi_size=edges, sw_batch_size=size.batch_size, overlap=0),
+    ]
+    results: list[torch.Tensor] = [volume, volume]
+
+    def infer(index: int) -> None:
+        with torch.inference_mode():
+            results[index] = torch.as_tensor(inferers[index](volume, network))
+
+    pair = time_interleaved([partial(infer, 0), partial(infer, 1)], repeats, device)
+    notes = {
+        "largest difference of the logits": (results[0] - results[1]).abs().max().item(),
+        "largest logit": results[1].abs().max().item(),
+    }
+    name = f"inference of {num_slices} slices, {size}"
+    return [compare(name, ("WholeSliceInferer", "MONAI's SliceInferer"), (pair[0], pair[1]), notes=notes)]
+
+
+def _corruption(patch_size: int, images: torch.Tensor) -> Step:
+    """Return what corrupts the images with other patches each time."""
+    prepare = PrepareContext(RandContextRestoration(patch_size))
+    seeds = itertools.count()
+    return lambda: prepare({"image": images, "seed": [next(seeds) for _ in images]}, images.device)
+
+
+def _draw_masks(draw: Callable[[], np.ndarray], image_size: int, patch_size: int) -> np.ndarray:
+    masks = np.zeros((MASKS_PER_REPEAT, image_size, image_size), dtype=bool)
+    for mask in masks:
+        for row, column in draw().tolist():
+            mask[row : row + patch_size, column : column + patch_size] = True
+    return masks

@@ -1,0 +1,335 @@
+"""What F-Net and its autoencoders cost, side by side with what would take their place."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from monai.data import DataLoader
+from monai.networks.nets import BasicUNet, UNet
+from monai.transforms import Compose
+from torch import nn
+
+from common.fnet import (
+    FNet,
+    FNetGeometry,
+    FNetInferer,
+    MultiTaskFNet,
+    PatchBatchSampler,
+    PatchDataset,
+    ReconstructionLoss,
+    SparseDecoder,
+    winner_take_all,
+)
+from tools.benchmark.measure import Row, Step, compare, peak_memory, time_interleaved
+
+__all__ = [
+    "FNetSize",
+    "decoder_rows",
+    "inference_rows",
+    "multi_task_rows",
+    "receptive_field",
+    "sampler_rows",
+    "training_rows",
+]
+
+NUM_CLASSES = 2
+U_NETS = {"BasicUNet": (32, 32, 64, 128, 256, 32), "UNet": (16, 32, 64, 128, 256)}  # feature maps
+U_NET_STRIDE = 16  # voxels, of the coarsest level of both
+
+
+class FNetSize(NamedTuple):
+    """Size of an F-Net: kernel edge in voxels, feature maps of each level, number of levels."""
+
+    kernel_size: int = 5
+    features: int = 32
+    num_levels: int = 4
+
+    def __str__(self) -> str:
+        return f"F-Net k={self.kernel_size}, {self.features} maps"
+
+    @property
+    def geometry(self) -> FNetGeometry:
+        return FNetGeometry(self.num_levels, self.kernel_size)
+
+    def network(self) -> FNet:
+        return FNet(1, NUM_CLASSES, self.num_levels * (self.features,), self.kernel_size, gain=1.0)
+
+
+@cache
+def receptive_field(side: FNetSize | str) -> int:
+    """Return the edge in voxels of what an output voxel depends on; of a U-Net, the smallest over its output voxels.
+
+    For F-Net it follows from the geometry: the coarsest level covers `stride + 2 * margin` voxels, whichever voxel of
+    a block is looked at. For a U-Net it is read off the gradient of a copy with one axis, two feature maps, linear
+    activations and poolings, and without normalization, which sees everything.
+    """
+    if isinstance(side, FNetSize):
+        return side.geometry.stride + 2 * side.geometry.margins[-1]
+    network = _u_net(side, [2] * len(U_NETS[side]), spatial_dims=1)
+    _linearize(network)
+    network.double()
+    length = 32 * U_NET_STRIDE
+    image = torch.zeros(1, 1, length, dtype=torch.float64, requires_grad=True)
+    output = network(image)
+    fields = []
+    for voxel in range(length // 2, length // 2 + U_NET_STRIDE):
+        (gradient,) = torch.autograd.grad(output[0, 0, voxel], image, retain_graph=True)
+        seen = gradient.flatten().nonzero()
+        fields.append(int(seen.max() - seen.min()) + 1)
+    return min(fields)
+
+
+def training_step(side: FNetSize | str, patch_size: int, batch_size: int, device: str) -> Step:
+    """Return a training step (forward, backward, Adam) on random data; see `training_rows`."""
+    torch.manual_seed(0)
+    if isinstance(side, FNetSize):
+        network: nn.Module = side.network()
+        shapes: Sequence[Sequence[int]] = side.geometry.input_sizes(patch_size)
+    else:
+        network = _u_net(side, U_NETS[side])
+        shapes = [3 * [_round_up(patch_size)]]
+    network.to(device).train()
+    inputs = [torch.randn(batch_size, 1, *shape, device=device) for shape in shapes]
+    label = torch.randint(NUM_CLASSES, (batch_size, *3 * [patch_size]), device=device)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits = _center(network(*inputs), patch_size)
+        F.cross_entropy(logits.float(), label).backward()
+        optimizer.step()
+
+    return step
+
+
+def training_rows(
+    sizes: Sequence[FNetSize], patch_size: int, batch_size: int, device: str, repeats: int, has_memory: bool = True
+) -> list[Row]:
+    """Compare a training step of F-Net with those of MONAI's `BasicUNet` and `UNet`.
+
+    Every network learns the same `patch_size`^3 voxels. The U-Nets pad with zeros: their input is the patch, enlarged
+    to a multiple of their stride, and the loss takes its center. On CUDA the forward pass is in bfloat16.
+
+    Args:
+        sizes: of the F-Nets.
+        patch_size: voxels of output along each axis.
+        batch_size: patches in a step.
+        device: `cpu` or `cuda`.
+        repeats: of each step.
+        has_memory: measure the peak memory, too.
+    """
+    sides: list[FNetSize | str] = [*sizes, *U_NETS]
+    arguments: list[tuple[Any, ...]] = [(side, patch_size, batch_size, device) for side in sides]
+    memory = {side[0]: peak_memory(training_step, side, device) for side in arguments} if has_memory else {}
+    seconds = dict(
+        zip(sides, time_interleaved([training_step(*side) for side in arguments], repeats, device), strict=True)
+    )
+    edge = _round_up(patch_size)
+    fields = {side: receptive_field(side) for side in sides}
+    voxels = batch_size * patch_size**3
+    rows = []
+    for size in sizes:
+        for u_net in U_NETS:
+            whole = _round_up(patch_size + fields[u_net] - 1)
+            ratio = statistics.median(seconds[u_net]) / statistics.median(seconds[size])
+            notes: dict[str, Any] = {
+                "receptive field": f"{fields[size]} against at least {fields[u_net]} voxels",
+                "input": f"{'/'.join(str(shape[0]) for shape in size.geometry.input_sizes(patch_size))} against "
+                f"{edge}^3 with zero padding, whose central {patch_size}^3 are learnt",
+                f"ratio if all {edge}^3 counted": ratio * (patch_size / edge) ** 3,
+                f"ratio if no learnt voxel saw padding (computed, {whole}^3 in)": ratio * (whole / edge) ** 3,
+            }
+            if memory:
+                notes["peak memory in MiB"] = f"{memory[size]:,.0f} against {memory[u_net]:,.0f}"
+            name = f"training step, batch {batch_size}, {patch_size}^3"
+            pair = (seconds[size], seconds[u_net])
+            rows.append(compare(name, (str(size), u_net), pair, "voxels/s", (voxels, voxels), notes))
+    return rows
+
+
+def multi_task_step(
+    size: FNetSize, levels: Sequence[int], patch_size: int, batch_sizes: tuple[int, int], device: str
+) -> Step:
+    """Return a training step of F-Net and its autoencoders together on random data; see `multi_task_rows`."""
+    torch.manual_seed(0)
+    network = MultiTaskFNet(size.network(), levels).to(device).train()
+    shapes = size.geometry.input_sizes(patch_size)
+    labeled = [torch.randn(batch_sizes[0], 1, *shape, device=device) for shape in shapes]
+    unlabeled = [torch.randn(batch_sizes[1], 1, *shapes[level], device=device) for level in levels]
+    label = torch.randint(NUM_CLASSES, (batch_sizes[0], *3 * [patch_size]), device=device)
+    loss = ReconstructionLoss(reduction="mean")
+    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits, *reconstructions = network(*labeled, unlabeled=unlabeled)
+        segmentation_loss = F.cross_entropy(logits.float(), label)
+        (segmentation_loss + loss([level.float() for level in reconstructions], unlabeled)).backward()
+        optimizer.step()
+
+    return step
+
+
+def multi_task_rows(
+    size: FNetSize, patch_size: int, batch_sizes: tuple[int, int], device: str, repeats: int
+) -> list[Row]:
+    """Compare a step of multi-task learning with one of F-Net alone on as many labeled patches.
+
+    Args:
+        size: of the F-Net.
+        patch_size: voxels of output along each axis.
+        batch_sizes: labeled and unlabeled patches in a step; the paper's are 5 and 8.
+        device: `cpu` or `cuda`.
+        repeats: of each step.
+    """
+    choices = [[0], [0, 1], list(range(size.num_levels))]
+    steps = [training_step(size, patch_size, batch_sizes[0], device)]
+    steps += [multi_task_step(size, levels, patch_size, batch_sizes, device) for levels in choices]
+    alone, *together = time_interleaved(steps, repeats, device)
+    name = f"multi-task step, {batch_sizes[0]} + {batch_sizes[1]} patches of {patch_size}^3"
+    rows = []
+    for levels, seconds in zip(choices, together, strict=True):
+        row = compare(name, (f"autoencoders on levels {levels}", f"{size} alone"), (seconds, alone))
+        row.notes["cost in steps of F-Net alone"] = row.median_a / row.median_b
+        rows.append(row)
+    return rows
+
+
+def inference_rows(
+    size: FNetSize, volume_size: int, patch_size: int, device: str, repeats: int, tile_size: int = 96
+) -> list[Row]:
+    """Compare dense with overlapped inference (50 %) of one volume; the probabilities must be the same.
+
+    Args:
+        size: of the F-Net.
+        volume_size: voxels of the volume along each axis.
+        patch_size: voxels of the overlapped patches along each axis.
+        device: `cpu` or `cuda`.
+        repeats: of either mode.
+        tile_size: voxels of the dense tiles along each axis.
+    """
+    torch.manual_seed(0)
+    network = size.network().to(device).eval()
+    volume = torch.randn(1, 1, *3 * [volume_size], device=device)
+    inferers = [FNetInferer(tile_size), FNetInferer(mode="overlap", patch_size=patch_size)]
+    results: list[torch.Tensor] = [volume, volume]
+
+    def infer(index: int) -> None:
+        with torch.inference_mode():
+            results[index] = inferers[index](volume, network)
+
+    pair = time_interleaved([lambda: infer(0), lambda: infer(1)], repeats, device)
+    notes = {"largest difference of the probabilities": _difference(*results)}
+    names = (f"dense, tiles of {tile_size}", f"overlap 50 %, patches of {patch_size}")
+    return [compare(f"inference of {volume_size}^3, {size}", names, (pair[0], pair[1]), notes=notes)]
+
+
+def decoder_rows(
+    features: int, kernel_size: int, patch_size: int, num_winners: int, batch_size: int, device: str, repeats: int
+) -> list[Row]:
+    """Compare the sparse with the dense decoder of an autoencoder, forward alone and with backward.
+
+    Args:
+        features: feature maps of the encoder.
+        kernel_size: edge of the decoder's kernels in voxels.
+        patch_size: voxels of the patch along each axis.
+        num_winners: activations that are kept of each map.
+        batch_size: patches in a step.
+        device: `cpu` or `cuda`.
+        repeats: of either decoder.
+    """
+    torch.manual_seed(0)
+    decoder = SparseDecoder(features, 1, kernel_size).to(device)
+    edges = 3 * [patch_size - kernel_size + 1]
+    maps = torch.rand(batch_size, features, *edges, device=device)
+    activations, positions = (value.detach() for value in winner_take_all(maps, num_winners))
+    del maps
+    weights = list(decoder.parameters())
+    results: dict[str, list[torch.Tensor]] = {}
+
+    def decode(side: str, has_backward: bool) -> None:
+        winners = activations.clone().requires_grad_(has_backward)
+        with torch.set_grad_enabled(has_backward):
+            if side == "sparse":
+                output = decoder.decode(winners, positions, edges)
+            else:
+                empty = winners.new_zeros(batch_size, features, edges[0] ** 3)
+                output = decoder(empty.scatter(2, positions, winners).unflatten(2, edges))
+        gradients = torch.autograd.grad(output.square().mean(), [winners, *weights]) if has_backward else ()
+        results[side] = [output.detach(), *gradients]
+
+    rows = []
+    for has_backward in (False, True):
+        steps = [partial(decode, side, has_backward) for side in ("sparse", "dense")]
+        pair = time_interleaved(steps, repeats, device)
+        differences = [_difference(*both) for both in zip(results["sparse"], results["dense"], strict=True)]
+        notes = {"largest difference of the reconstruction": differences[0]}
+        if has_backward:
+            notes["largest difference of a gradient"] = max(differences[1:])
+        name = f"decoder, {'forward and backward' if has_backward else 'forward'}, batch {batch_size}, {patch_size}^3"
+        sides = (f"sparse, {features} x {num_winners} winners", f"dense, kernel {kernel_size}")
+        rows.append(compare(name, sides, (pair[0], pair[1]), notes=notes))
+    return rows
+
+
+def sampler_rows(size: FNetSize, patch_size: int, batch_size: int, device: str, repeats: int) -> list[Row]:
+    """Compare the patches that one process cuts with those that training takes in the same time.
+
+    Args:
+        size: of the F-Net.
+        patch_size: voxels of output along each axis.
+        batch_size: patches in a step.
+        device: `cpu` or `cuda`.
+        repeats: of a minibatch and of a step.
+    """
+    torch.manual_seed(0)
+    volume = torch.randn(1, *3 * [2 * patch_size])
+    cases: list[Any] = [{"image": volume, "label": (volume > 1).float()}]
+    dataset = PatchDataset(cases, Compose([]), size.geometry, patch_size)
+    sampler = PatchBatchSampler(dataset, batch_size, num_batches=repeats + 1, foreground_fraction=0.3)
+    batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
+    step = training_step(size, patch_size, batch_size, device)
+    pair = time_interleaved([lambda: next(batches), step], repeats, device)
+    name = f"patch sampler, batch {batch_size}, {patch_size}^3"
+    sides = ("sampler, no workers", f"training step, {size}")
+    return [compare(name, sides, (pair[0], pair[1]), "patches/s", (batch_size, batch_size))]
+
+
+def _u_net(name: str, features: Sequence[int], spatial_dims: int = 3) -> nn.Module:
+    if name == "BasicUNet":
+        return BasicUNet(spatial_dims, 1, NUM_CLASSES, tuple(features))
+    return UNet(spatial_dims, 1, NUM_CLASSES, tuple(features), (2, 2, 2, 2), num_res_units=2)
+
+
+def _linearize(network: nn.Module) -> None:
+    """Make every output depend on its whole receptive field, in place."""
+    for name, module in network.named_children():
+        if isinstance(module, (nn.InstanceNorm1d, nn.PReLU, nn.LeakyReLU, nn.Dropout)):
+            setattr(network, name, nn.Identity())
+        elif isinstance(module, nn.MaxPool1d):
+            setattr(network, name, nn.AvgPool1d(2))
+        else:
+            _linearize(module)
+    for parameter in network.parameters(recurse=False):
+        nn.init.constant_(parameter, 1.0 if parameter.ndim == 1 else 2.0 / parameter[0].numel())
+
+
+def _round_up(edge: int) -> int:
+    return -(-edge // U_NET_STRIDE) * U_NET_STRIDE
+
+
+def _center(logits: torch.Tensor, edge: int) -> torch.Tensor:
+    first = (logits.shape[-1] - edge) // 2
+    place = 3 * (slice(first, first + edge),)
+    return logits[(..., *place)]
+
+
+def _difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    return (first - second).abs().max().item()

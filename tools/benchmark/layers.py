@@ -1,0 +1,147 @@
+"""What layer decomposition costs: its simulation beside the published way, and beside a training step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.transforms import GaussianSmooth, Rand3DElastic
+
+from common.layers import LAYERS, LayerDecompositionLoss, LayerUNet, RandStarShape, RandTumorLayers
+from common.training import MixedPrecisionInferer
+from tools.benchmark.measure import Row, Step, compare, time_interleaved
+from tools.benchmark.mesh import MeshRasterizer
+
+__all__ = ["LayersSize", "shape_rows", "simulation_rows", "stage_rows", "training_rows"]
+
+PUBLISHED_SECONDS = 4.5  # of one CPU core for a sample of 128^3, as measured for the authors' pipeline
+
+
+class LayersSize(NamedTuple):
+    """Size of a pretraining; the defaults are the paper's.
+
+    Args:
+        patch_size: edge of the patches in voxels.
+        batch_size: patches in a step.
+        features: see `LayerUNet`.
+    """
+
+    patch_size: int = 128
+    batch_size: int = 2
+    features: Sequence[int] = (64, 128, 256, 512)
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, {self.patch_size}^3, {self.features[0]}-{self.features[-1]} maps"
+
+    def batch(self, device: str) -> dict[str, Any]:
+        """Return scans that are brighter in their middle, whose whole middle is the organ."""
+        edge, rim = self.patch_size, self.patch_size // 8
+        image = torch.zeros(self.batch_size, 1, edge, edge, edge)
+        inner = image[:, :, rim : edge - rim, rim : edge - rim, rim : edge - rim]
+        inner.normal_(1.0, 0.1, generator=torch.Generator().manual_seed(0))
+        return {
+            "image": image.to(device),
+            "organ": (image > 0).to(device, torch.uint8),
+            "donor": image.flip(2).to(device),
+            "spacing": torch.ones(self.batch_size, 3),
+        }
+
+
+def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+    """Compare simulated samples with the deformation and the blur of whole scans, most of the published pipeline.
+
+    The latter are MONAI's; the shapes of the published pipeline, see `shape_rows`, come on top.
+
+    Args:
+        size: of the samples.
+        device: `cpu` or `cuda`.
+        repeats: of either side.
+    """
+    batch = size.batch(device)
+    simulate = _simulation(batch)
+    deform = Rand3DElastic((5, 8), (100, 200), prob=1.0, device=torch.device(device))
+    blur = GaussianSmooth(1.0)
+    deform.set_random_state(0)
+
+    def published() -> None:
+        for donor in batch["donor"]:
+            blur(deform(donor))
+
+    pair = time_interleaved([simulate, published], repeats, device)
+    amounts = (size.batch_size, size.batch_size)
+    sides = ("simulated sample, whole", "deformed and blurred whole scan (MONAI)")
+    row = compare(f"simulation, {size.patch_size}^3", sides, (pair[0], pair[1]), "samples/s", amounts)
+    if device == "cpu" and size.patch_size == 128:
+        row.notes["times as fast as 4.5 s per sample"] = PUBLISHED_SECONDS * row.median_a
+    return [row]
+
+
+def shape_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+    """Compare shapes that are filled voxel by voxel with the same ones as meshes that ITK rasterizes on the CPU.
+
+    Args:
+        size: of the samples; a shape has a hundredth of their volume, in voxels of 1 mm.
+        device: `cpu` or `cuda`, of the former.
+        repeats: of either side.
+    """
+    volume = size.patch_size**3 / 100
+    shape, same = (RandStarShape((volume, volume)).set_random_state(0) for _ in range(2))
+    pair = time_interleaved([lambda: shape((1.0, 1.0, 1.0), device), MeshRasterizer(same)], repeats, device)
+    sides = ("voxel by voxel", "mesh, rasterized by ITK")
+    return [compare(f"shape of {volume:.0f} voxels", sides, (pair[0], pair[1]), "shapes/s", (1, 1))]
+
+
+def stage_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+    """Compare the simulation with its shapes alone, which nothing else is needed for.
+
+    Args:
+        size: of the samples.
+        device: `cpu` or `cuda`.
+        repeats: of either side.
+    """
+    batch = size.batch(device)
+    shape = RandStarShape().set_random_state(0)
+    draw = lambda: [shape((1.0, 1.0, 1.0), device) for _ in range(size.batch_size)]  # noqa: E731
+    pair = time_interleaved([_simulation(batch), draw], repeats, device)
+    amounts = (size.batch_size, size.batch_size)
+    sides = ("shape, place, texture and composition", "shape alone")
+    row = compare(f"stages of the simulation, {size.patch_size}^3", sides, (pair[0], pair[1]), "samples/s", amounts)
+    row.notes["share of the shapes in %"] = 100 * row.median_a / row.median_b
+    return [row]
+
+
+def training_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+    """Compare a step of pretraining with the simulation of its minibatch, which comes before it on the same device.
+
+    Args:
+        size: of the pretraining.
+        device: `cpu` or `cuda`.
+        repeats: of either side.
+    """
+    torch.manual_seed(0)
+    batch = size.batch(device)
+    network = LayerUNet(features=size.features).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    inferer, loss = MixedPrecisionInferer(), LayerDecompositionLoss()
+    target = RandTumorLayers().make_batch({**batch, "seed": range(size.batch_size)})
+    image = target[:, LAYERS.index("image"), None].clone()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(inferer(image, network), target).backward()
+        optimizer.step()
+
+    pair = time_interleaved([_simulation(batch), step], repeats, device)
+    amounts = (size.batch_size, size.batch_size)
+    row = compare(f"pretraining, {size}", ("simulation", "training step"), (pair[0], pair[1]), "samples/s", amounts)
+    row.notes["share of the simulation in %"] = 100 * np.divide(row.median_b, row.median_a + row.median_b)
+    return [row]
+
+
+def _simulation(batch: dict[str, Any]) -> Step:
+    """Return what simulates other tumors in the scans of a batch each time."""
+    simulation, seeds = RandTumorLayers(prob=1.0), itertools.count()
+    return lambda: simulation.make_batch({**batch, "seed": [next(seeds) for _ in batch["image"]]})

@@ -1,0 +1,220 @@
+"""What descriptors of voxels cost: a step of their pretraining, their extraction, and the search among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.planar import (
+    LearnedDescriptor,
+    PlanarAtlas,
+    RandSlabPair,
+    TriplanarPretext,
+    VoxelGrid,
+    extract_descriptors,
+    nearest_neighbors,
+)
+from tools.benchmark.measure import Row, Step, compare, peak_memory, time_interleaved
+
+__all__ = [
+    "PlanarSize",
+    "brute_force",
+    "extraction_rows",
+    "neighbor_rows",
+    "pretraining_rows",
+    "search",
+    "volume_rows",
+]
+
+
+class PlanarSize(NamedTuple):
+    """Size of a pretraining; the networks are the paper's.
+
+    Args:
+        batch_size: pairs of slabs in a step, for each of the three planes.
+        edge: of the volumes in voxels; in 103, slabs are plain slices.
+        num_volumes: that stay on the device.
+    """
+
+    batch_size: int = 8
+    edge: int = 103
+    num_volumes: int = 8
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, {self.edge}^3"
+
+    def volumes(self, device: str) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(1, *3 * [self.edge], generator=generator).to(device) for _ in range(self.num_volumes)]
+
+    def slabs(self) -> dict[str, Any]:
+        """Return the geometry of the slabs as the bundle has it."""
+        return {"half_width": 41 / 102, "half_depth": 6 / 102, "mode": "nearest", "padding_mode": "border"}
+
+
+def pretraining_rows(size: PlanarSize, device: str, repeats: int) -> list[Row]:
+    """Compare steps that describe both slabs of all pairs in one pass with steps of two passes, and with the sampling.
+
+    Args:
+        size: of the pretraining.
+        device: `cpu` or `cuda`.
+        repeats: of each side.
+    """
+    torch.manual_seed(0)
+    volumes = size.volumes(device)
+    pairs = RandSlabPair(**size.slabs())
+
+    def sample() -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = np.arange(size.batch_size) % len(volumes)
+        return pairs([volumes[index] for index in drawn])
+
+    steps = [_training_step(sample, is_fused, device) for is_fused in (True, False)]
+    fused, apart, alone = time_interleaved([*steps, sample], repeats, device)
+    name = f"pretraining of three planes, {size}"
+    rows = [compare(name, ("one pass for both slabs", "two passes"), (fused, apart), "steps/s", (1, 1))]
+    row = compare(name, ("sampling of the pairs", "step with it"), (alone, fused), "steps/s", (1, 1))
+    row.notes["share of the step in %"] = 100 * row.median_b / row.median_a
+    return [*rows, row]
+
+
+def _training_step(sample: Step, is_fused: bool, device: str) -> Step:
+    torch.manual_seed(0)
+    network = TriplanarPretext().to(device)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-5)
+    loss = nn.MSELoss()
+
+    def step() -> None:
+        pairs, target = sample()
+        optimizer.zero_grad()
+        predicted = network(pairs) if is_fused else _two_passes(network, pairs)
+        loss(predicted, target).backward()
+        optimizer.step()
+
+    return step
+
+
+def _two_passes(network: TriplanarPretext, pairs: torch.Tensor) -> torch.Tensor:
+    """Return what the network returns, each slab of the pairs being described on its own."""
+    parts = []
+    for descriptor, head, own in zip(
+        network.descriptors.values(), network.heads.values(), pairs.unbind(1), strict=True
+    ):
+        parts.append(head(torch.cat([descriptor(slabs) for slabs in own.unbind(1)], dim=1)))
+    return torch.stack(parts, dim=1)
+
+
+def extraction_rows(size: PlanarSize, num_places: int, device: str, repeats: int) -> list[Row]:
+    """Compare the extraction in batches with one of patch after patch by `grid_sample`.
+
+    Args:
+        size: of the volume.
+        num_places: that are described.
+        device: `cpu` or `cuda`.
+        repeats: of each side.
+    """
+    volume = size.volumes(device)[0]
+    centers = (1.2 * torch.rand(num_places, 3, generator=torch.Generator().manual_seed(1)) - 0.6).to(device)
+    torch.manual_seed(0)
+    batched = LearnedDescriptor(**size.slabs()).to(device)
+    single = LearnedDescriptor(**{**size.slabs(), "mode": "bilinear"}).to(device)
+    single.load_state_dict(batched.state_dict())
+    count = max(num_places // 20, 1)
+    sides = [
+        partial(extract_descriptors, volume, batched, centers),
+        partial(extract_descriptors, volume, single, centers[:count], 1),
+    ]
+    pair = time_interleaved(sides, repeats, device)
+    exact, other = (extract_descriptors(volume, single, centers[:count], batch) for batch in (None, 1))
+    row = compare(
+        f"descriptors of {num_places} places, {size.edge}^3",
+        ("in batches, slabs as slices", "patch after patch, grid_sample"),
+        (pair[0], pair[1]),
+        "descriptors/s",
+        (num_places, count),
+    )
+    row.notes["largest difference, both by grid_sample"] = (exact - other).abs().max().item()
+    return [row]
+
+
+def search(num_queries: int, num_references: int, num_neighbors: int, device: str, is_brute: bool = False) -> Step:
+    """Return the search of random descriptors among others, exact in chunks or with all distances at once."""
+    generator = torch.Generator().manual_seed(0)
+    queries, references = (torch.randn(num, 192, generator=generator) for num in (num_queries, num_references))
+    return partial(
+        brute_force if is_brute else nearest_neighbors, queries.to(device), references.to(device), num_neighbors
+    )
+
+
+def brute_force(
+    queries: torch.Tensor, references: torch.Tensor, num_neighbors: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return squared distances and indices of the nearest references, by the matrix of all distances."""
+    distances, indices = torch.cdist(queries, references).topk(num_neighbors, largest=False)
+    return distances.square(), indices
+
+
+def neighbor_rows(
+    num_queries: int, num_references: int, device: str, repeats: int, num_neighbors: int = 21
+) -> list[Row]:
+    """Compare the search with brute force; the notes have the memory of both and the recall.
+
+    Args:
+        num_queries: random descriptors.
+        num_references: random descriptors.
+        device: `cpu` or `cuda`.
+        repeats: of each side.
+        num_neighbors: for each query.
+    """
+    sizes = (num_queries, num_references, num_neighbors, device)
+    sides = [search(*sizes), search(*sizes, is_brute=True)]
+    pair = time_interleaved(sides, repeats, device)
+    found, expected = (side()[1].sort(dim=1).values for side in sides)
+    row = compare(
+        f"{num_neighbors} neighbors of {num_queries} among {num_references} descriptors",
+        ("nearest_neighbors", "matrix of all distances"),
+        (pair[0], pair[1]),
+        "queries/s",
+        (num_queries, num_queries),
+    )
+    row.notes["recall"] = (found == expected).double().mean().item()
+    row.notes["peak memory of A in MiB"] = peak_memory(search, sizes, device)
+    row.notes["peak memory of B in MiB"] = peak_memory(search, (*sizes, True), device)
+    return [row]
+
+
+def volume_rows(spatial_size: Sequence[int], step: int, num_references: int, device: str, repeats: int) -> list[Row]:
+    """Compare the segmentation of a volume with the extraction of its descriptors alone.
+
+    Args:
+        spatial_size: of the volume in voxels.
+        step: between described voxels.
+        num_references: voxels of the atlas.
+        device: `cpu` or `cuda`.
+        repeats: of each side.
+    """
+    torch.manual_seed(0)
+    volume = torch.randn(1, *spatial_size, device=device)
+    descriptor = LearnedDescriptor()
+    atlas = PlanarAtlas(descriptor, 7, step=step).to(device)
+    grid = VoxelGrid(spatial_size, step)
+    centers = grid.centers(grid.indices()).to(device)
+    atlas.descriptors = torch.randn(num_references, descriptor.out_channels, device=device).half()
+    atlas.centers = torch.rand(num_references, 3, device=device)
+    atlas.labels = (torch.arange(num_references, device=device) % 7).to(atlas.labels)
+    atlas.class_counts = atlas.labels.long().bincount(minlength=7)
+    sides = [partial(atlas, volume[None]), partial(extract_descriptors, volume, descriptor, centers)]
+    pair = time_interleaved(sides, repeats, device)
+    return [
+        compare(
+            f"volume of {len(centers)} positions, atlas of {num_references}",
+            ("segmentation, end to end", "descriptors alone"),
+            (pair[0], pair[1]),
+            "positions/s",
+            (len(centers), len(centers)),
+        )
+    ]

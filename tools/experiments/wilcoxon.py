@@ -1,0 +1,96 @@
+"""Test whether the scores of one evaluation are better than those of another, case by case.
+
+python -m tools.experiments.wilcoxon FIRST.csv SECOND.csv [--column mean] [--alternative greater] [--class_name muscle]
+    [--absolute]
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from common.data import case_id
+from tools._command import run_command
+from tools.study.statistics import one_sided_wilcoxon
+
+
+def wilcoxon(
+    first: str,
+    second: str,
+    column: str = "mean",
+    alternative: str = "greater",
+    class_name: str | None = None,
+    absolute: bool = False,
+    **unknown: Any,
+) -> str:
+    """Compare two files of scores by Wilcoxon's signed-rank test, with one side.
+
+    Args:
+        first: a table with a row for each case, such as `mean_dice_raw.csv`.
+        second: a table of the same cases, which pair by their file names without folder and suffix.
+        column: of the scores.
+        alternative: what the first scores are supposed to be: `greater` or `less` than the second ones.
+        class_name: whose rows count, in a table with a row for each case and class, such as `clinical_raw.csv`.
+        absolute: compare absolute values, as those of errors that have a sign.
+        unknown: refused.
+
+    Returns:
+        The number of pairs, the median difference and the p-value.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when a file has no such column or class, holds a case twice or what is no number; when the cases
+            differ; when an option is unknown.
+    """
+    if unknown:
+        raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
+    ours, theirs = (_read(Path(path), column, class_name) for path in (first, second))
+    alone = sorted(ours.keys() ^ theirs.keys())
+    if alone:
+        path = second if alone[0] in ours else first
+        raise ValueError(f"{path}: must hold the cases of the other file, got no {alone[0]} ({len(alone)} unpaired)")
+    values = [[abs(scores[case]) if absolute else scores[case] for case in ours] for scores in (ours, theirs)]
+    result = one_sided_wilcoxon(values[0], values[1], alternative)
+    left_out = len(ours) - result.num_pairs
+    return (
+        f"{column}{f' of {class_name}' if class_name else ''}: {result.num_pairs} pairs"
+        f"{f' ({left_out} left out for NaN)' if left_out else ''}, median difference {result.median_difference:+.4g}, "
+        f"p = {result.p_value:.3g} ({first} {alternative} than {second})"
+    )
+
+
+def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
+    """Return the scores of a table by case."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: must be a table of scores, got no such file")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        names, rows = list(reader.fieldnames or []), list(reader)
+    missing = {"filename", column} - set(names)
+    if missing:
+        raise ValueError(f"{path}: must have the columns filename and {column}, got {', '.join(names)}")
+    if ("class" in names) != (class_name is not None):
+        wanted = "be given for" if "class" in names else "be left out for"
+        raise ValueError(f"class_name must {wanted} {path}, with the columns {', '.join(names)}, got {class_name!r}")
+    if class_name is not None:
+        classes = dict.fromkeys(row["class"] for row in rows)
+        rows = [row for row in rows if row["class"] == class_name]
+        if not rows:
+            raise ValueError(f"class_name must be one of {', '.join(classes)} in {path}, got {class_name!r}")
+    scores: dict[str, float] = {}
+    for row in rows:
+        case = case_id(row["filename"])
+        if case in scores:
+            raise ValueError(f"{path}: must hold every case once, got {case} twice")
+        try:
+            scores[case] = float(row[column])
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: {column} of {case} must be a number, got {row[column]!r}") from None
+    if not scores:
+        raise ValueError(f"{path}: must hold a case, got none")
+    return scores
+
+
+if __name__ == "__main__":
+    run_command(wilcoxon, "first", "second", "column", "alternative", "class_name")

@@ -1,0 +1,81 @@
+"""Configs of a bundle as JSON files that need no package but `scripts`, which lies beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from tools.export.library import SOURCE, rename
+
+__all__ = ["components", "read_configs", "relocate", "to_json"]
+
+_WORKFLOWS = ("pretrain", "train", "inference")  # each is complete on its own; the other files are overrides
+_PATH_ID = "_scripts"
+
+
+def read_configs(bundle: Path, override_files: Sequence[Path] = ()) -> dict[str, dict[str, Any]]:
+    """Return the content of every config of a bundle by its name without suffix.
+
+    Args:
+        bundle: folder of the bundle.
+        override_files: merged into each workflow in turn; what a workflow has no use for is left out of it.
+    """
+    merged = {path.resolve() for path in override_files}
+    paths = [path for path in sorted((bundle / "configs").glob("*.yaml")) if path.resolve() not in merged]
+    return {
+        path.stem: _merge(path, override_files) if path.stem in _WORKFLOWS else ConfigParser.load_config_file(path)
+        for path in paths
+    }
+
+
+def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return configs whose components are those of `scripts`; each workflow puts the bundle's folder on the path."""
+    path = {"imports": ["$import sys"], _PATH_ID: "$sys.path.insert(0, str(@bundle_root))"}
+    return {name: {**(path if name in _WORKFLOWS else {}), **_relocate(content)} for name, content in configs.items()}
+
+
+def components(content: Any) -> Iterator[str]:
+    """Yield the names of the components of the library that a config asks for."""
+    for mapping in _mappings(content):
+        target = str(mapping.get("_target_", ""))
+        if target.startswith(f"{SOURCE}."):
+            yield target
+
+
+def to_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _merge(path: Path, override_files: Sequence[Path]) -> dict[str, Any]:
+    base = ConfigParser.load_config_file(path)
+    try:
+        merged = ConfigParser.load_config_files([str(path), *map(str, override_files)])
+    except (KeyError, TypeError, ValueError):
+        names = ", ".join(override.name for override in override_files)
+        raise ValueError(f"override_files must fit every workflow, got {names}, which do not fit {path.name}") from None
+    references = set(re.findall(r"[@%](\w+)", json.dumps(merged)))
+    return {id: value for id, value in merged.items() if id in base or id in references}
+
+
+def _relocate(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        target = str(content.get("_target_", ""))
+        if target.startswith(f"{SOURCE}."):
+            rest = {key: value for key, value in content.items() if key != "_target_"}
+            return {"_target_": rename(target), "_requires_": [f"@{_PATH_ID}"], **_relocate(rest)}
+        return {key: _relocate(value) for key, value in content.items()}
+    return [_relocate(item) for item in content] if isinstance(content, list) else content
+
+
+def _mappings(content: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(content, Mapping):
+        yield content
+        content = list(content.values())
+    if isinstance(content, list):
+        for item in content:
+            yield from _mappings(item)

@@ -1,0 +1,137 @@
+"""The network does what the metadata say, takes its weights, and can be exported."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle.scripts import _get_fake_spatial_shape
+from monai.networks.utils import convert_to_torchscript
+from torch import nn
+
+from tools.verify.bundle import METADATA, Bundle, summary
+from tools.verify.config_ids import reachable
+
+__all__ = ["check_network"]
+
+_NO_TORCHSCRIPT = "no_torchscript"  # key of the metadata that says why
+_SIDE = 16  # of an axis that may have any length
+
+
+def check_network(bundle: Bundle) -> Iterator[str]:
+    """Find where `network_def` of inference differs from its metadata, its weights or that of training.
+
+    Without weights, the network has its initial ones, and the classes that the metadata name. Building it runs the code
+    of the bundle.
+    """
+    file = bundle.find("inference")
+    if file is None or bundle.metadata is None:
+        return
+    try:
+        tensors = bundle.metadata["network_data_format"]
+        images, pred = [_draw(tensors["inputs"]["image"]) for _ in range(2)], tensors["outputs"]["pred"]
+        low, high = pred["value_range"] or (-torch.inf, torch.inf)
+        channels = [str(name) for name in pred["channel_def"].values()]
+    except Exception as error:  # whatever is wrong with what somebody wrote
+        yield f"configs/{METADATA}: network_data_format must describe image and pred, got {summary(error)}"
+        return
+    try:
+        options = _options(bundle, file, channels)
+        network = _build(bundle, file, options)
+    except Exception as error:  # whatever a network raises
+        yield f"configs/{file}: network_def must be a network that can be built, got {summary(error)}"
+        return
+    yield from _check_training(bundle, file, options, network)
+    if bundle.weights.is_file():
+        try:
+            network.load_state_dict(torch.load(bundle.weights, map_location="cpu", weights_only=True))
+        except Exception as error:
+            yield f"models/model.pt: must hold the weights of network_def and no code, got {summary(error)}"
+    try:
+        verify_net_in_out(
+            "network_def",
+            str(bundle.root / "configs" / METADATA),
+            str(bundle.root / "configs" / file),
+            device="cpu",
+            **options,
+        )
+        with torch.no_grad():
+            output = network(images[0])
+        lowest, highest = output.min().item(), output.max().item()
+    except Exception as error:
+        yield f"configs/{file}: network_def must take and give what {METADATA} says, got {summary(error)}"
+        return
+    if output.ndim != 2 + len(pred["spatial_shape"]):
+        yield f"configs/{METADATA}: spatial_shape of pred must have {output.ndim - 2} axes, got {pred['spatial_shape']}"
+    if output.shape[1] not in {len(channels), len({*channels} - {"background"})}:  # some have no channel for it
+        yield f"configs/{METADATA}: channel_def must name {output.shape[1]} channels, got {', '.join(channels)}"
+    if not low <= lowest <= highest <= high:
+        yield f"configs/{METADATA}: value_range of pred must hold {lowest:.3g} to {highest:.3g}, got {[low, high]}"
+    if _NO_TORCHSCRIPT not in bundle.metadata:
+        yield from _check_export(network, images, file)
+
+
+def _draw(tensor: dict[str, Any]) -> torch.Tensor:
+    """Return a random batch of one, as the metadata describe a tensor."""
+    low, high = tensor["value_range"] or (0, 1)
+    shape = _get_fake_spatial_shape(tensor["spatial_shape"], any=_SIDE)
+    return low + (high - low) * torch.rand(1, tensor["num_channels"], *shape)
+
+
+def _options(bundle: Bundle, file: str, channels: list[str]) -> dict[str, Any]:
+    """Return what a network needs to know besides its config: the classes, which are written beside the weights."""
+    options: dict[str, Any] = {"bundle_root": str(bundle.root)}
+    if "labels" in reachable(bundle.merge(file), "network_def"):
+        if bundle.weights.is_file():
+            options["labels"] = _parser(bundle, file, options).get_parsed_content("labels")
+        else:
+            options["labels"] = dict(enumerate(dict.fromkeys(["background", *channels])))
+    return options
+
+
+def _parser(bundle: Bundle, file: str, options: dict[str, Any]) -> ConfigParser:
+    return ConfigParser({**bundle.merge(file), **options})
+
+
+def _build(bundle: Bundle, file: str, options: dict[str, Any]) -> nn.Module:
+    network = _parser(bundle, file, options).get_parsed_content("network_def")
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{type(network).__name__} is no torch.nn.Module")
+    return network.eval()
+
+
+def _check_training(bundle: Bundle, file: str, options: dict[str, Any], network: nn.Module) -> Iterator[str]:
+    """Find whether the weights that a training leaves would fit."""
+    train = bundle.find("train")
+    if train is None or "network_def" not in bundle.configs[train]:
+        return
+    try:
+        trained = _build(bundle, train, options)
+    except Exception as error:
+        yield f"configs/{train}: network_def must be a network that can be built, got {summary(error)}"
+        return
+    ours, theirs = ({name: tuple(v.shape) for name, v in net.state_dict().items()} for net in (trained, network))
+    if ours != theirs:
+        name, shape = min(ours.items() ^ theirs.items(), key=str)
+        yield f"configs/{train}: network_def must have the weights of that in {file}, got another {name} {shape}"
+
+
+def _check_export(network: nn.Module, images: list[torch.Tensor], file: str) -> Iterator[str]:
+    """Find whether a network becomes TorchScript that does the same: by compilation, else by a trace.
+
+    A trace holds for the shape of its image, and it is compared on another image of that shape.
+    """
+    try:
+        try:
+            exported = convert_to_torchscript(network, io.BytesIO())
+        except Exception:  # of networks with Python that TorchScript does not know
+            exported = convert_to_torchscript(
+                network, io.BytesIO(), inputs=[images[0]], use_trace=True, check_trace=False
+            )
+        with torch.no_grad():
+            torch.testing.assert_close(exported(images[1]), network(images[1]), rtol=1e-3, atol=1e-4)
+    except Exception as error:
+        yield f"configs/{file}: network_def must become TorchScript (or {METADATA} say why not), got {summary(error)}"

@@ -1,0 +1,108 @@
+"""What must stand twice, since MONAI Label reads one file, is the same in training, evaluation and inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tools.verify.bundle import Bundle
+from tools.verify.config_ids import follow, look_up, reachable
+from tools.verify.overrides import bases_of
+
+__all__ = ["check_twins"]
+
+_ROOTS = ("network_def", "preprocessing", "inferer", "postprocessing")
+_OF_OTHER_KEYS = {"keys", "allow_missing_keys"}
+_DATA = {"bundle_root", "dataset_dir"}  # what follows from them is known only when there are data or weights
+
+
+def check_twins(bundle: Bundle) -> Iterator[str]:
+    """Find what validation or evaluation does otherwise than inference: network, options and preprocessing."""
+    train, evaluate, inference = (bundle.find(stem) for stem in ("train", "evaluate", "inference"))
+    if train is None or inference is None:
+        return
+    chains: list[tuple[str, ...]] = [(train,)]
+    if evaluate is not None and evaluate in bundle.overrides and (train,) in bases_of(bundle, evaluate):
+        chains.append((train, evaluate))
+    found: set[str] = set()  # an evaluation repeats what is wrong with its training
+    for files in chains:
+        for text in _differences(bundle.merge(*files), bundle.merge(inference)):
+            if text not in found:
+                found.add(text)
+                yield f"configs/{files[-1]}: {text}"
+
+
+def _differences(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[str]:
+    networks = [follow(content, "network_def") for content in (train, inference)]
+    if all(isinstance(network, dict) for network in networks):
+        for argument in networks[0].keys() & networks[1].keys():
+            ours, theirs = (network[argument] for network in networks)
+            if ours != theirs:
+                yield f"network_def::{argument} must be that of inference, {theirs!r}, got {ours!r}"
+    roots = [id for id in _ROOTS if id != "network_def"]
+    in_train = reachable(train, "network_def", *(f"validate::{id}" for id in roots))
+    in_inference = reachable(inference, *_ROOTS)
+    for id in sorted(in_train & in_inference - {*_ROOTS}):
+        ours, theirs = look_up(train, id), look_up(inference, id)
+        if ours != theirs and not any(_DATA & reachable(content, id) for content in (train, inference)):
+            yield f"{id} must be that of inference, {theirs!r}, got {ours!r}"
+    yield from _differences_of_transforms(train, inference)
+
+
+def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[str]:
+    """Compare what happens to each key that inference has: the label is loaded and prepared only where it is known."""
+    ours, theirs = (_transforms(*place) for place in ((train, "validate::preprocessing"), (inference, "preprocessing")))
+    if ours is None or theirs is None:
+        return
+    for key in sorted({key for transform in theirs for key in _keys(transform) or ()}):
+        here = [transform for transform in ours if key in (_keys(transform) or [key])]
+        there = [transform for transform in theirs if key in (_keys(transform) or [key])]
+        names = [[_name(transform) for transform in transforms] for transforms in (here, there)]
+        if names[0] != names[1]:
+            yield f"validate::preprocessing must do to {key} what inference does, {names[1]}, got {names[0]}"
+            continue
+        for first, second in zip(here, there, strict=True):
+            for argument in sorted({*first, *second} - _OF_OTHER_KEYS):
+                if not argument.startswith("label") and not _is_same(first, second, argument, key):
+                    yield (
+                        f"validate::preprocessing must give {_name(first)} of {key} the {argument} of inference, "
+                        f"{second.get(argument)!r}, got {first.get(argument)!r}"
+                    )
+
+
+def _transforms(content: dict[str, Any], id: str) -> list[dict[str, Any]] | None:
+    """Return the transforms of a list that can be read without running it, and of the lists in it."""
+    transforms = follow(content, f"{id}::transforms")
+    if not isinstance(transforms, list):
+        return None
+    read: list[dict[str, Any]] = []
+    for place in range(len(transforms)):
+        inner = f"{id}::transforms::{place}"
+        transform = follow(content, inner)
+        if not isinstance(transform, dict):
+            return None
+        several = _transforms(content, inner) if _name(transform) == "Compose" else [transform]
+        if several is None:
+            return None
+        read.extend(several)
+    return read
+
+
+def _name(transform: dict[str, Any]) -> str:
+    return str(transform.get("_target_"))
+
+
+def _keys(transform: dict[str, Any]) -> list[str]:
+    keys = transform.get("keys", [])
+    return keys if isinstance(keys, list) else [keys]
+
+
+def _is_same(first: dict[str, Any], second: dict[str, Any], argument: str, key: str) -> bool:
+    """Tell whether an argument is the same for a key, given once for all keys or in a list with an entry for each."""
+    choices = []
+    for transform in (first, second):
+        value, keys = transform.get(argument), _keys(transform)
+        choices.append([value])
+        if isinstance(value, list) and key in keys and len(value) == len(keys):
+            choices[-1].append(value[keys.index(key)])
+    return any(ours == theirs for ours in choices[0] for theirs in choices[1])
