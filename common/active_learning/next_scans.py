@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import torch
 
-from common.cli import check_choice
+from common.cli import InputError, check_choice
 
 __all__ = ["CRITERIA", "next_scans"]
 
@@ -45,14 +45,14 @@ def next_scans(
     """
     check_choice("criterion", criterion, CRITERIA)
     if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+        raise InputError(f"count must be at least 1, got {count}")
     if descriptors.ndim != 2 or not descriptors.isfinite().all():
-        raise ValueError(f"descriptors must be finite and of shape (N, F), got {tuple(descriptors.shape)}")
+        raise InputError(f"descriptors must be finite and of shape (N, F), got {tuple(descriptors.shape)}")
     if not set(labeled) <= set(range(len(descriptors))):
-        raise ValueError(f"labeled must be indices from 0 to {len(descriptors) - 1}, got {sorted(labeled)}")
+        raise InputError(f"labeled must be indices from 0 to {len(descriptors) - 1}, got {sorted(labeled)}")
     unlabeled = [index for index in range(len(descriptors)) if index not in labeled]
     if not unlabeled:
-        raise ValueError(f"scans must have an unlabeled one, got {len(descriptors)}, all labeled")
+        raise InputError(f"scans must have an unlabeled one, got {len(descriptors)}, all labeled")
     rows = descriptors.double()
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances[:, sorted(labeled)].amin(dim=1) if labeled else distances.new_full((len(distances),), math.inf)

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 from tqdm import tqdm
 
-from common.cli import is_scratch
+from common.cli import InputError, MissingFileError, is_scratch
 from common.data import write_atomically
 from common.training import load_network
 
@@ -123,11 +123,11 @@ def load_describer(
     files = [root / name for name in override_files]
     inference = _read(root, "inference", files)
     if inference is None:
-        raise FileNotFoundError(f"{root}: bundle_root must hold configs/inference.yaml, got no such file")
+        raise MissingFileError(f"{root}: bundle_root must hold configs/inference.yaml, got no such file")
     training = _read(root, "train", files)
     unknown = [name for name in settings if name not in inference and (training is None or name not in training)]
     if unknown:
-        raise ValueError(f"options must be ids of the bundle's configs, got {unknown}")
+        raise InputError(f"options must be ids of the bundle's configs, got {unknown}")
     _override(inference, settings)
     models = Path(inference.get_parsed_content("ckpt_dir")) if "ckpt_dir" in inference else root / "models"
     weights: Path | None = None
@@ -144,7 +144,7 @@ def load_describer(
     else:
         weights = models / "model.pt"
         if not weights.is_file():
-            raise FileNotFoundError(f"{weights}: weights must exist, got neither these nor pretrained ones")
+            raise MissingFileError(f"{weights}: weights must exist, got neither these nor pretrained ones")
         network = load_network(inference.get_parsed_content("network_def"), weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inferer = inference.get_parsed_content("inferer")

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from monai.utils import convert_to_tensor
 from torch import nn
 
+from common.cli import InputError
+
 __all__ = ["describe_scan"]
 
 _SIZE = 64  # voxels along each axis of what a convolutional network is shown
@@ -57,7 +59,7 @@ def describe_scan(network: nn.Module, image: torch.Tensor, axis: int = 2) -> tor
         features = _widest_map(network, image, axis)
     descriptor = F.adaptive_avg_pool3d(features.float(), _NUM_PARTS).flatten().cpu()
     if not descriptor.isfinite().all():
-        raise ValueError("image must give finite features, got NaN or Inf")
+        raise InputError("image must give finite features, got NaN or Inf")
     return descriptor
 
 
@@ -65,7 +67,7 @@ def _widest_map(network: nn.Module, image: torch.Tensor, axis: int) -> torch.Ten
     """Return features of shape `(F, h, w, d)`, or `(F, slices, h, w)` of a 2D network."""
     convolutions = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))]
     if len(convolutions) < 2:
-        raise ValueError(f"network must have two convolutions, got {len(convolutions)} in {type(network).__name__}")
+        raise InputError(f"network must have two convolutions, got {len(convolutions)} in {type(network).__name__}")
     views = F.interpolate(image[None], (_SIZE,) * 3, mode="area")
     is_2d = isinstance(convolutions[0], nn.Conv2d)
     if is_2d:

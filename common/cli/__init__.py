@@ -1,3 +1,24 @@
-from .command_line import check_bundle_root, check_command_line
-from .errors import end_process_at_exit, explain_errors
-from .options import RANDOM, check_choice, check_flags, check_options, check_whole_numbers, is_scratch
+from .command_line import check_command_line
+from .errors import (
+    BundleError,
+    DivergenceError,
+    InputError,
+    KindError,
+    MissingFileError,
+    MissingPackageError,
+    end_process_at_exit,
+    explain_errors,
+    find_sentence,
+)
+from .options import (
+    RANDOM,
+    SHARED_OPTIONS,
+    Option,
+    check_choice,
+    check_flags,
+    check_options,
+    check_whole_numbers,
+    has_weights,
+    is_scratch,
+    running_config,
+)

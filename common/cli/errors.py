@@ -1,4 +1,4 @@
-"""The last line of a failed run says what is wrong."""
+"""Errors that this library raises on purpose, and the last line of a failed run, which says what is wrong."""
 
 from __future__ import annotations
 
@@ -15,77 +15,62 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-__all__ = ["explain_errors"]
+__all__ = [
+    "BundleError",
+    "DivergenceError",
+    "KindError",
+    "InputError",
+    "MissingFileError",
+    "MissingPackageError",
+    "end_process_at_exit",
+    "explain_errors",
+    "find_sentence",
+]
 
-_LIBRARY = str(Path(__file__).resolve().parents[1])
+
+class BundleError(Exception):
+    """Error that was foreseen: its text is one sentence with what is wrong, and needs no traceback."""
+
+
+class InputError(BundleError, ValueError):
+    """Value that is out of range, or does not fit another."""
+
+
+class KindError(BundleError, TypeError):
+    """Value of a wrong type, such as text for a number."""
+
+
+class MissingFileError(BundleError, FileNotFoundError):
+    """File or folder that is not there."""
+
+
+class MissingPackageError(BundleError, ImportError):
+    """Package that an option needs and that is not installed."""
+
+
+class DivergenceError(BundleError, FloatingPointError):
+    """Training that has left the finite numbers, or collapsed."""
 
 
 def explain_errors() -> None:
     """Have an uncaught error end in one sentence: its true cause, which MONAI wraps in up to a hundred lines.
 
-    Errors that this library raises on purpose are printed as that sentence alone, others after their traceback. A
-    termination signal becomes an interruption, so that what is open is closed. Of several processes, one that fails
-    ends at once, `torchrun` ends the others, and its report has the sentence, too.
+    A `BundleError` is printed as that sentence alone, and so is a file that the system refuses; others after their
+    traceback. A termination signal becomes an interruption, so that what is open is closed. Of several processes, one
+    that fails ends at once, `torchrun` ends the others, and its report has the sentence, too.
     """
     sys.excepthook = _explain
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sentence, is_whole = _sentence(error)
-    if not is_whole:
-        traceback.print_exception(kind, error, trace)
-    print(sentence, file=sys.stderr)
-    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if report:
-        message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
-        Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
-    if _is_one_of_several():
-        end_process_at_exit(1)
-
-
-def _sentence(error: BaseException) -> tuple[str, bool]:
-    """Return the sentence for an error, and whether it says all."""
+def find_sentence(error: BaseException) -> str | None:
+    """Return the sentence of a foreseen error, or of the one behind it; None when nobody foresaw it."""
     chain = _chain(error)
     if any(isinstance(link, KeyboardInterrupt) for link in chain):
-        return "interrupted; the same command goes on from the last checkpoint", True
-    expected = [link for link in chain if _is_expected(link)]
-    if expected:
-        return f"error: {expected[-1]}", True
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if _is_one_of_several() and ("closed by peer" in str(cause) or "reset by peer" in str(cause)):
-        return "error: another process has failed, see its own message", True
-    return f"error: {type(cause).__name__}: {cause}", False
-
-
-def _is_one_of_several() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error, its cause or the error during whose handling it was raised, and so on."""
-    chain = [error]
-    while True:
-        last = chain[-1]
-        link = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
-        if link is None:
-            return chain
-        chain.append(link)
-
-
-def _is_expected(error: BaseException) -> bool:
-    """Tell whether this library raised an error on purpose, or the system refused one of its files."""
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    if not last or not last[0].filename.startswith(_LIBRARY):
-        return False
-    is_raised = (last[0].line or "").startswith("raise ")
-    return isinstance(error, OSError) or (is_raised and isinstance(error, (ValueError, TypeError, ArithmeticError)))
-
-
-logger = logging.getLogger(__name__)
+        return "interrupted; the same command goes on from the last checkpoint"
+    expected = [link for link in chain if isinstance(link, BundleError) or _is_refused_file(link)]
+    return f"error: {_text(expected[-1])}" if expected else None
 
 
 def end_process_at_exit(status: int) -> None:
@@ -103,3 +88,52 @@ def end_process_at_exit(status: int) -> None:
         os._exit(status)
 
     atexit.register(end)
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sentence = find_sentence(error)
+    if sentence is None:
+        traceback.print_exception(kind, error, trace)
+        sentence = _last_cause(error)
+    print(sentence, file=sys.stderr)
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if report:
+        message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
+        Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
+    if _is_one_of_several():
+        end_process_at_exit(1)
+
+
+def _last_cause(error: BaseException) -> str:
+    """Return what is known of an error that nobody foresaw."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if _is_one_of_several() and ("closed by peer" in str(error) or "reset by peer" in str(error)):
+        return "error: another process has failed, see its own message"
+    return f"error: {type(error).__name__}: {error}"
+
+
+def _is_one_of_several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error, its cause or the error during whose handling it was raised, and so on."""
+    chain = [error]
+    while True:
+        last = chain[-1]
+        link = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if link is None:
+            return chain
+        chain.append(link)
+
+
+def _text(error: BaseException) -> str:
+    """Return the text of an error; that of a worker process comes with its traceback in front."""
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
+
+
+def _is_refused_file(error: BaseException) -> bool:
+    """Tell whether the system refused a file: none there, no right to it, or no space left."""
+    return isinstance(error, OSError) and error.errno is not None and error.filename is not None

@@ -1,72 +1,231 @@
-"""Options of a run, refused by the names that the user gave them."""
+"""Options of a run: what each of them is called, must be and means, in one table.
+
+The table that all bundles share is here, and what a method adds in `options.py` of its folder. From the table come the
+checks before a run, the help and the cards (`python -m tools.options`), and what MONAI Label shows.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["RANDOM", "check_choice", "check_flags", "check_options", "check_whole_numbers", "is_scratch"]
+from monai.bundle import ConfigExpression, ConfigParser
+
+from .command_line import check_command_line
+from .errors import InputError, KindError, MissingFileError
+
+__all__ = [
+    "RANDOM",
+    "SHARED_OPTIONS",
+    "Kind",
+    "Option",
+    "check_choice",
+    "check_flags",
+    "check_options",
+    "check_whole_numbers",
+    "has_weights",
+    "is_scratch",
+    "running_config",
+]
+
+RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet freeze and slow them down like pretrained
+
+
+class Kind(NamedTuple):
+    """What a value must be: in words, and as a test."""
+
+    wanted: str
+    fits: Callable[[Any], bool]
+
+    @property
+    def or_null(self) -> Kind:
+        """This, or None."""
+        wanted = f"{self.wanted}, or null ('$None' on a command line)"
+        return Kind(wanted, lambda value: value is None or self.fits(value))
+
+    @property
+    def list(self) -> Kind:
+        """A list of any number of these."""
+        return Kind(f"a list, each entry {self.wanted}", lambda value: _is_list(value) and all(map(self.fits, value)))
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value by the name of its option.
+
+        Raises:
+            TypeError: when it is not of this kind.
+            ValueError: when it is a number out of range, or none of several words.
+        """
+        if not self.fits(value):
+            is_range = type(value) in (int, float) or self.wanted.startswith("one of")
+            error = InputError if is_range else KindError
+            raise error(f"{name} must be {self.wanted}, got {value!r}")
 
 
 def _is_number(value: Any, kind: Any = Real) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: Any) -> bool:
-    return _is_number(value, Integral) and value >= 1
-
-
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def _is_positive_int(value: Any) -> bool:
+    return _is_number(value, Integral) and value >= 1
+
+
 def _is_size(value: Any) -> bool:
-    return _is_count(value) or (_is_list(value) and len(value) == 3 and all(map(_is_count, value)))
+    return _is_positive_int(value) or (_is_list(value) and len(value) == 3 and all(map(_is_positive_int, value)))
 
 
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "flags": ("True or False", lambda value: isinstance(value, bool)),
-    "whole_numbers": ("a whole number from 0", lambda value: _is_number(value, Integral) and value >= 0),
-    "counts": ("a whole number from 1", _is_count),
-    "sizes": ("a whole number from 1, or three of them", _is_size),
-    "numbers": ("a number", _is_number),
-    "non_negative_numbers": ("a number from 0", lambda value: _is_number(value) and value >= 0),
-    "positive_numbers": ("a number above 0", lambda value: _is_number(value) and value > 0),
-    "shares": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+def one_of(*choices: Any) -> Kind:
+    """Return the kind of what is one of a few words."""
+    return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
+
+
+ANY = Kind("anything", lambda value: True)
+FLAG = Kind("True or False", lambda value: isinstance(value, bool))
+INT = Kind("a whole number from 0", lambda value: _is_number(value, Integral) and value >= 0)
+POSITIVE_INT = Kind("a whole number from 1", _is_positive_int)
+SIZE = Kind("a whole number from 1, or three of them", _is_size)
+NUMBER = Kind("a number", _is_number)
+NON_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
+POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+
+
+class Option(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        kind: what a value must be.
+        meaning: in a few words, with its unit.
+        example: another value than the default.
+        is_setting: a training that was interrupted goes on only with the same value.
+        is_shown: MONAI Label lets a client change it for one inference.
+    """
+
+    kind: Kind
+    meaning: str
+    example: Any = None
+    is_setting: bool = True
+    is_shown: bool = False
+
+
+def _place(meaning: str, example: Any = None, kind: Kind = ANY) -> Option:
+    """Return the row of an option on which the numbers of a training do not depend."""
+    return Option(kind, meaning, example, is_setting=False)
+
+
+SHARED_OPTIONS: Mapping[str, Option] = {
+    "bundle_root": _place("folder of the bundle, with configs/metadata.json", "bundles/fnet_wtacae_stl"),
+    "dataset_dir": _place("folder with dataset.json or, for inference, of scans", "/data/ct"),
+    "ckpt_dir": _place("folder of the weights", "/data/models"),
+    "output_dir": _place("folder of the segmentations, and of mlruns.db with --tracking mlflow", "/data/segmented"),
+    "evaluation_dir": _place("folder of scores and pictures", "/data/scores"),
+    "weights": _place("file of the weights", "/data/models/model.pt"),
+    "pretrained": Option(ANY, "weights to start from; null: from scratch; random: the control", "$None"),
+    "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
+    "seed": Option(INT, "of all chance", 1),
+    "fold": _place("of the labeled cases, held out for validation", 1, INT),
+    "num_folds": _place("into which the labeled cases are cut, where dataset.json has no folds", 4, POSITIVE_INT),
+    "num_labeled": _place("training cases whose labels are used; null: all", 8, POSITIVE_INT.or_null),
+    "num_validation": _place("validation cases; null: the whole fold", 2, POSITIVE_INT.or_null),
+    "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
+    "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
+    "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),
+    "num_pictures": _place("cases to draw", 10, INT),
+    "num_workers": _place("processes that load", 0, INT),
+    "max_epochs": Option(POSITIVE_INT, "epochs of the training", 100),
+    "iterations_per_epoch": Option(POSITIVE_INT, "minibatches of an epoch", 25),
+    "val_interval": Option(POSITIVE_INT, "epochs between two segmentations of the validation cases", 5),
+    "val_iterations": Option(POSITIVE_INT, "minibatches of the validation loss", 8),
+    "batch_size": Option(POSITIVE_INT, "of each process", 4),
+    "learning_rate": Option(POSITIVE, "of the optimizer", 1.0e-3),
+    "weight_decay": Option(NON_NEGATIVE, "of the optimizer", 0.0),
+    "stop_lr": Option(NON_NEGATIVE, "learning rate from which on a training may end early", 1.0e-6),
+    "patience": Option(POSITIVE_INT, "epochs without an improvement before the next step of the schedule", 20),
+    "amp": Option(FLAG, "bfloat16 in training, where the device has it", False),
+    "half": Option(FLAG, "volumes in half precision, for a GPU with little memory", True),
+    "air": Option(
+        NUMBER.or_null, "HU at or below which a voxel is outside the body; null: everything is body (MR)", -300
+    ),
+    "normalization": Option(one_of("zscore", "range"), "of intensities", "range"),
+    "clip": Option(NUMBER.list.or_null, "lower and upper intensity; null: fitted, or none", [-155, 295]),
+    "features": Option(POSITIVE_INT.list, "feature maps of each level, finest first", [16, 16, 16]),
+    "foreground_fraction": Option(FRACTION, "of the patches, that hold labeled voxels", 0.5),
 }
 
 
-def check_options(**kinds: Mapping[str, Any]) -> None:
+def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
     """Refuse options before anything is done with them, where an error can still name them.
 
     A command line delivers what it cannot read as text, and whoever gets it much later knows neither the option nor
-    what it must be.
+    what it must be. What the config that is being evaluated does not have is left out; an expression is evaluated
+    after the plain values on which it may depend.
 
     Args:
-        kinds: values by the names of their options, by what they must be: `flags`, `whole_numbers` (from 0), `counts`
-            (from 1), `sizes` (one count, or one for each of three axes), `numbers`, `non_negative_numbers`,
-            `positive_numbers` or `shares` (from 0 to 1). `lists_of_counts` are lists of them, and likewise of the
-            others; `counts_or_null` may also be None.
+        table: all options that a config may have.
+
+    Returns:
+        The settings of the run: the options, by name, on which the numbers of a training depend.
 
     Raises:
-        TypeError: when an option is not of its kind.
-        ValueError: when a number is out of range.
+        FileNotFoundError: when `bundle_root` is no folder of a bundle.
+        TypeError: when an option is of another type.
+        ValueError: when an option is unknown or out of range.
     """
-    for kind, options in kinds.items():
-        may_be_none, is_list = kind.endswith("_or_null"), kind.startswith("lists_of_")
-        wanted, is_right = _KINDS[kind.removeprefix("lists_of_").removesuffix("_or_null")]
-        wanted = f"a list, each entry {wanted}" if is_list else wanted
-        wanted = f"{wanted}, or null ('$None' on a command line)" if may_be_none else wanted
-        for name, value in options.items():
-            if value is None and may_be_none:
-                continue
-            if not (_is_list(value) and all(map(is_right, value)) if is_list else is_right(value)):
-                error = ValueError if type(value) in (int, float) else TypeError
-                raise error(f"{name} must be {wanted}, got {value!r}")
+    check_command_line()
+    config = running_config()
+    content = config.get()
+    _check_bundle_root(content["bundle_root"])
+    names = [name for name in table if name in content]
+    names.sort(key=lambda name: ConfigExpression.is_expression(content[name]))
+    values = {name: config.get_parsed_content(name) for name in names if table[name].kind is not ANY}
+    for name in names:
+        if name in values:
+            table[name].kind.check(name, values[name])
+    return {
+        name: values[name] if name in values else config.get_parsed_content(name)
+        for name in names
+        if table[name].is_setting
+    }
+
+
+def running_config() -> ConfigParser:
+    """Return the config of which a component is being made; MONAI does not tell a component what it is part of.
+
+    Raises:
+        RuntimeError: when no config is being evaluated.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if isinstance(found := frame.f_locals.get("self"), ConfigParser):
+            return found
+        frame = frame.f_back  # type: ignore[assignment]
+    raise RuntimeError("options must be checked by a config, got a call from elsewhere")
+
+
+def _check_bundle_root(bundle_root: str | Path) -> None:
+    """Refuse a folder that is no bundle, before weights are written into it."""
+    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
+        raise MissingFileError(
+            f"{Path(bundle_root).resolve()}: bundle_root must be the bundle's folder, with configs/metadata.json; "
+            "change into that folder or pass --bundle_root"
+        )
+
+
+def is_scratch(pretrained: str | Path | None) -> bool:
+    """Tell whether no pretraining is wanted: None, or `null` and `none`, which a command line delivers as text."""
+    return pretrained is None or str(pretrained).lower() in ("null", "none")
+
+
+def has_weights(pretrained: str | Path | None) -> bool:
+    """Tell whether an option names a file of weights: it is neither null nor random."""
+    return pretrained != RANDOM and not is_scratch(pretrained)
 
 
 def check_flags(**flags: Any) -> None:
@@ -76,8 +235,8 @@ def check_flags(**flags: Any) -> None:
         TypeError: when one of the flags is neither True nor False.
     """
     for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
+        if not FLAG.fits(value):
+            raise KindError(f"{name} must be {FLAG.wanted}, got {value!r}")
 
 
 def check_whole_numbers(**numbers: Any) -> None:
@@ -88,7 +247,7 @@ def check_whole_numbers(**numbers: Any) -> None:
     """
     for name, value in numbers.items():
         if not isinstance(value, Integral) or isinstance(value, bool):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
+            raise KindError(f"{name} must be a whole number, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
@@ -99,14 +258,4 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """
     allowed = [*choices]
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-logger = logging.getLogger(__name__)
-
-RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet freeze and slow them down like pretrained
-
-
-def is_scratch(pretrained: str | Path | None) -> bool:
-    """Tell whether no pretraining is wanted: None, or `null` and `none`, which a command line delivers as text."""
-    return pretrained is None or str(pretrained).lower() in ("null", "none")
+        raise InputError(f"{name} must be {one_of(*allowed).wanted}, got {value!r}")

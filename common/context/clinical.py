@@ -22,6 +22,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import Compose, LoadImage
 from monai.utils import string_list_all_gather
 
+from common.cli import InputError
 from common.data import is_main_process, write_atomically
 from common.transforms import EnsureVolume
 
@@ -72,7 +73,7 @@ def measure_class(
         if values is None:
             continue
         if values.shape != mask.shape:
-            raise ValueError(f"{name} must be taken of an image of the mask's shape {mask.shape}, got {values.shape}")
+            raise InputError(f"{name} must be taken of an image of the mask's shape {mask.shape}, got {values.shape}")
         inside = values[mask]
         inside = inside[np.isfinite(inside)]
         measures[name] = float(inside.mean(dtype=float)) if inside.size else math.nan
@@ -111,7 +112,7 @@ def compare_classes(
         ValueError: when a shape differs.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction must have the shape of the reference {reference.shape}, got {prediction.shape}")
+        raise InputError(f"prediction must have the shape of the reference {reference.shape}, got {prediction.shape}")
     compared: dict[int, dict[str, float]] = {}
     for label in labels:
         masks = [prediction == label, reference == label]

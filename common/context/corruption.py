@@ -17,7 +17,7 @@ from monai.config import KeysCollection
 from monai.engines import PrepareBatch
 from monai.transforms import RandomizableTransform
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 from common.transforms import SharedRandomd
 
 __all__ = [
@@ -57,7 +57,7 @@ def draw_poisson_places(
         num_patches -= num_patches % 2
     if num_patches == 0 or patch_size > min(spatial_size):
         needed = "two patches" if is_paired else "a patch"
-        raise ValueError(
+        raise InputError(
             f"patch_size must let {needed} fit into a quarter of the image, got {patch_size} for {tuple(spatial_size)}"
         )
     places = _throw_darts(R, spatial_size, patch_size, num_patches)
@@ -87,7 +87,7 @@ def draw_uniform_places(
     """
     if patch_size > min(spatial_size) or (is_paired and 2 * patch_size > max(spatial_size)):
         needed = "two disjoint patches" if is_paired else "a patch"
-        raise ValueError(f"patch_size must leave room for {needed}, got {patch_size} for {tuple(spatial_size)}")
+        raise InputError(f"patch_size must leave room for {needed}, got {patch_size} for {tuple(spatial_size)}")
     is_covered = np.zeros(tuple(spatial_size), dtype=bool)
     missing = math.prod(spatial_size) / 4
     places: list[tuple[int, int]] = []
@@ -125,9 +125,9 @@ class RandContextCorruption(RandomizableTransform):
         super().__init__(prob)
         check_whole_numbers(patch_size=patch_size)
         if patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1, got {patch_size}")
+            raise InputError(f"patch_size must be at least 1, got {patch_size}")
         if sampling not in _SAMPLERS:
-            raise ValueError(f"sampling must be poisson or uniform, got {sampling!r}")
+            raise InputError(f"sampling must be poisson or uniform, got {sampling!r}")
         self.patch_size = patch_size
         self.sampling = sampling
         self.spatial_size: tuple[int, ...] = ()
@@ -142,7 +142,7 @@ class RandContextCorruption(RandomizableTransform):
         super().randomize(None)
         self.spatial_size = tuple(spatial_size)
         if len(self.spatial_size) != 2:
-            raise ValueError(f"image must have 2 spatial axes, got {self.spatial_size}")
+            raise InputError(f"image must have 2 spatial axes, got {self.spatial_size}")
         self.places = _SAMPLERS[self.sampling](self.R, self.spatial_size, self.patch_size, self.is_paired)
 
     def __call__(self, img: torch.Tensor, randomize: bool = True) -> torch.Tensor:
@@ -154,7 +154,7 @@ class RandContextCorruption(RandomizableTransform):
         if randomize:
             self.randomize(img.shape[1:])
         if tuple(img.shape[1:]) != self.spatial_size:
-            raise ValueError(f"image must have the drawn size {self.spatial_size}, got {tuple(img.shape[1:])}")
+            raise InputError(f"image must have the drawn size {self.spatial_size}, got {tuple(img.shape[1:])}")
         return self._corrupt(img.unsqueeze(0), torch.from_numpy(self._plan()).unsqueeze(0)).squeeze(0)
 
     def corrupt_batch(self, images: torch.Tensor, seeds: torch.Tensor | Sequence[int]) -> torch.Tensor:
@@ -170,7 +170,7 @@ class RandContextCorruption(RandomizableTransform):
             ValueError: when there are not as many seeds as images, or the images have no room for the patches.
         """
         if len(seeds) != len(images):
-            raise ValueError(f"seeds must be one for each of {len(images)} images, got {len(seeds)}")
+            raise InputError(f"seeds must be one for each of {len(images)} images, got {len(seeds)}")
         plans = []
         for seed in seeds:
             self.set_random_state(int(seed))

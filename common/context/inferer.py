@@ -10,6 +10,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch.nn import functional as F
 
+from common.cli import InputError
+
 from .slices import slice_axis
 
 __all__ = ["WholeSliceInferer"]
@@ -38,9 +40,9 @@ class WholeSliceInferer(Inferer):
         output_dtype: torch.dtype | None = None,
     ) -> None:
         if axis not in (0, 1, 2):
-            raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
+            raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
         if batch_size < 1 or divisor < 1:
-            raise ValueError(f"batch_size and divisor must be at least 1, got {batch_size} and {divisor}")
+            raise InputError(f"batch_size and divisor must be at least 1, got {batch_size} and {divisor}")
         self.axis = axis
         self.batch_size = batch_size
         self.divisor = divisor
@@ -56,7 +58,7 @@ class WholeSliceInferer(Inferer):
             ValueError: when `inputs` has another number of axes.
         """
         if inputs.ndim != 5:
-            raise ValueError(f"inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}")
+            raise InputError(f"inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}")
         volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         axis = slice_axis(volumes.shape[2:], self.axis) + 2
         slices = volumes.movedim(axis, 1)  # (B, slices, C, H, W)

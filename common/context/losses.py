@@ -11,7 +11,7 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
-from common.cli import check_flags
+from common.cli import InputError, check_flags
 
 __all__ = ["DiceCrossEntropyLoss", "InpaintingLoss"]
 
@@ -36,7 +36,7 @@ class InpaintingLoss(nn.Module):
             ValueError: when the shapes differ.
         """
         if input.shape != target.shape:
-            raise ValueError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
+            raise InputError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
         return (input.float() - target.float()).square().flatten(2).sum(dim=2).mean()
 
 
@@ -80,7 +80,7 @@ class DiceCrossEntropyLoss(nn.Module):
             ValueError: when the shapes differ.
         """
         if input.shape != target.shape:
-            raise ValueError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
+            raise InputError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
         if self.softmax:
             input = torch.cat((torch.zeros_like(input[:, :1]), input), dim=1)
             target = torch.cat((1 - target.sum(1, keepdim=True), target), dim=1)

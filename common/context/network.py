@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, KindError, check_whole_numbers
 
 __all__ = ["ContextUNet", "StandardizedConv2d"]
 
@@ -60,16 +60,16 @@ class ContextUNet(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(features, str) or not isinstance(features, Sequence):
-            raise TypeError(f"features must be a list of whole numbers, got {features!r}")
+            raise KindError(f"features must be a list of whole numbers, got {features!r}")
         check_whole_numbers(num_groups=num_groups)
         for width in features:
             check_whole_numbers(features=width)
         if len(features) < 2:
-            raise ValueError(f"features must have at least 2 levels, got {tuple(features)}")
+            raise InputError(f"features must have at least 2 levels, got {tuple(features)}")
         if num_groups < 1 or any(width < 1 or width % num_groups for width in features):
-            raise ValueError(f"features must be multiples of num_groups {num_groups}, got {tuple(features)}")
+            raise InputError(f"features must be multiples of num_groups {num_groups}, got {tuple(features)}")
         if head_kernel_size < 1 or head_kernel_size % 2 == 0:
-            raise ValueError(f"head_kernel_size must be odd, got {head_kernel_size}")
+            raise InputError(f"head_kernel_size must be odd, got {head_kernel_size}")
         self.in_channels = in_channels
         self.stride = 2 ** (len(features) - 1)
         self.encoder = nn.ModuleList(
@@ -95,7 +95,7 @@ class ContextUNet(nn.Module):
             ValueError: when the image has another number of channels.
         """
         if image.shape[1] != self.in_channels:
-            raise ValueError(f"image must have in_channels {self.in_channels}, got {image.shape[1]} channels")
+            raise InputError(f"image must have in_channels {self.in_channels}, got {image.shape[1]} channels")
         height, width = image.shape[-2:]
         features = F.pad(image, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         skips: list[torch.Tensor] = []

@@ -15,8 +15,9 @@ from monai.engines import PrepareBatch
 from monai.networks import one_hot
 from monai.transforms import Compose, MapTransform
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, KindError, check_whole_numbers
 from common.data import EpochBatchSampler
+from common.transforms import padded_crop
 
 __all__ = ["PrepareClasses", "SliceBatchSampler", "SliceDataset", "SliceRequest", "SliceSourced", "slice_axis"]
 
@@ -66,7 +67,7 @@ class SliceSourced(MapTransform):
         out["image"] = volume.movedim(axis, 0).contiguous()  # (slices, C, H, W): a slice is one piece of memory
         if min(out["image"].shape[2:]) < 2:
             size = tuple(volume.shape[1:])
-            raise ValueError(f"{out['case']}: slices along axis {self.axis} must be two-dimensional, got {size} voxels")
+            raise InputError(f"{out['case']}: slices along axis {self.axis} must be two-dimensional, got {size} voxels")
         out["fill"] = volume.flatten(1).amin(1)
         if "label" in data:
             label = torch.from_numpy(np.asarray(data["label"]).astype(np.int16))
@@ -122,21 +123,21 @@ class SliceDataset(CacheDataset):
         progress: bool = False,
     ) -> None:
         if axis not in (0, 1, 2):
-            raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
+            raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
         if placement not in ("random", "center"):
-            raise ValueError(f"placement must be random or center, got {placement!r}")
+            raise InputError(f"placement must be random or center, got {placement!r}")
         if isinstance(slice_size, (int, float, str)):
-            raise TypeError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
+            raise KindError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
         for edge in slice_size or ():
             check_whole_numbers(slice_size=edge)
         if slice_size is not None and (len(slice_size) != 2 or min(slice_size) < 1):
-            raise ValueError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
+            raise InputError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
         if isinstance(body_contrast, str):
-            raise TypeError(f"body_contrast must be a number or None, got {body_contrast!r}")
+            raise KindError(f"body_contrast must be a number or None, got {body_contrast!r}")
         if not 0 <= cache_rate <= 1 or window < 1:
-            raise ValueError(f"cache_rate must be in [0, 1] and window at least 1, got {cache_rate} and {window}")
+            raise InputError(f"cache_rate must be in [0, 1] and window at least 1, got {cache_rate} and {window}")
         if not data:
-            raise ValueError(
+            raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
         self.axis = axis
@@ -165,9 +166,9 @@ class SliceDataset(CacheDataset):
         image = source["image"][request.slice]
         size = image.shape[1:] if self.slice_size is None else self.slice_size
         start = self._start(image.shape[1:], size, request.seed)
-        item = {"image": _window(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
+        item = {"image": padded_crop(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
         if "label" in source:
-            item["label"] = _window(source["label"][request.slice], start, size, torch.zeros(1, dtype=torch.int16))
+            item["label"] = padded_crop(source["label"][request.slice], start, size)
         return item
 
     def _source(self, case: int) -> dict[str, Any]:
@@ -193,11 +194,11 @@ class SliceDataset(CacheDataset):
             if not len(slices[-1]):
                 logger.warning("%s: no slice shows a body, none is used", source["case"])
         if self.slice_size is None and len(sizes) > 1:
-            raise ValueError(f"slices must be of one size unless slice_size is given, got {_few(sizes)}")
+            raise InputError(f"slices must be of one size unless slice_size is given, got {_few(sizes)}")
         if has_label and not has_foreground:
-            raise ValueError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
+            raise InputError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
         if not any(map(len, slices)):
-            raise ValueError(f"data must hold slices that show a body, got none in {len(self)} cases")
+            raise InputError(f"data must hold slices that show a body, got none in {len(self)} cases")
         return slices
 
     def _is_wanted(self, source: Mapping[str, Any]) -> np.ndarray:
@@ -253,7 +254,7 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
     ) -> None:
         check_whole_numbers(batch_size=batch_size, num_batches=1 if num_batches is None else num_batches)
         if batch_size < 1 or (num_batches is not None and num_batches < 1):
-            raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
+            raise InputError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
         super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -275,7 +276,8 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         total = count * world_size
         first = epoch * (self.num_slices if self.num_batches is None else total)
         seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=total)
-        drawn = list(zip(self._places(first, first + total), seeds.tolist(), strict=True))
+        places = self._repeat(self._order, self.num_slices, first, first + total)
+        drawn = list(zip(places, seeds.tolist(), strict=True))
         share = slice(rank, None, world_size) if self.dataset.is_cached else slice(rank * count, (rank + 1) * count)
         requests = [SliceRequest(*place, seed) for place, seed in drawn[share]]
         batches = [requests[low : low + self.batch_size] for low in range(0, count, self.batch_size)]
@@ -283,15 +285,8 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         for index in range(len(batches)):  # a loader deals minibatches to its workers in turn
             yield batches[streams[index % self.num_streams][index // self.num_streams]]
 
-    def _places(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the cases and slices of the draws from `first` up to `last`: one order of all slices after another."""
-        for turn in range(first // self.num_slices, math.ceil(last / self.num_slices)):
-            offset = turn * self.num_slices
-            yield from self._order(turn)[max(first - offset, 0) : last - offset]
-
-    def _order(self, turn: int) -> list[tuple[int, int]]:
+    def _order(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         """Return every case and slice once."""
-        rng = np.random.default_rng((self.seed, 1, turn))
         cases = rng.permutation(len(self.dataset)).tolist()
         window = len(cases) if self.dataset.is_cached else self.dataset.window
         order: list[tuple[int, int]] = []
@@ -299,18 +294,6 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
             group = [(case, int(index)) for case in cases[low : low + window] for index in self.dataset.slices[case]]
             order.extend(group[place] for place in rng.permutation(len(group)))
         return order
-
-
-def _window(image: torch.Tensor, start: Sequence[int], size: Sequence[int], fill: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a part of an image of shape `(C, H, W)`; beyond the border it has the value of `fill`."""
-    out = fill.to(image.dtype).view(-1, 1, 1).repeat(1, *size)
-    inside, outside = [], []
-    for first, length, available in zip(start, size, image.shape[1:], strict=True):
-        low, high = max(first, 0), min(first + length, available)
-        inside.append(slice(low, high))
-        outside.append(slice(low - first, high - first))
-    out[(slice(None), *outside)] = image[(slice(None), *inside)]
-    return out
 
 
 def _few(sizes: Mapping[tuple[int, ...], str]) -> str:

@@ -14,8 +14,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.cli import RANDOM, check_flags, is_scratch
-from common.training import load_weights
+from common.cli import RANDOM, InputError, check_flags, is_scratch
+from common.training import copy_weights, load_weights, match_parts
 
 from .network import ContextUNet
 
@@ -59,7 +59,7 @@ def transfer_context(
         ValueError: when the weights do not fit the network, or `parts` is unknown.
     """
     if parts not in _PREFIXES:
-        raise ValueError(f"parts must be one of {list(_PREFIXES)}, got {parts!r}")
+        raise InputError(f"parts must be one of {list(_PREFIXES)}, got {parts!r}")
     check_flags(freeze=freeze)
     if is_scratch(path):
         logger.info("context U-Net: from scratch, nothing transferred")
@@ -67,37 +67,16 @@ def transfer_context(
     if path == RANDOM:
         logger.info("context U-Net: initial weights, nothing transferred; %s %s", parts, _fate(freeze))
     else:
-        target = network.state_dict()
-        source = _matching_weights(target, load_weights(path), parts, path)
+        weights = match_parts(network, load_weights(path), _PREFIXES[parts], path)
         if parts == "statistics":
             generator = torch.Generator().manual_seed(seed)
-            source = {name: _redraw_filters(value, generator) for name, value in source.items()}
-        network.load_state_dict({**target, **source})
-        logger.info(
-            "context U-Net: %d of %d tensors transferred from %s, %s %s",
-            *(len(source), len(target), path, parts, _fate(freeze)),
-        )
+            weights = {name: _redraw_filters(value, generator) for name, value in weights.items()}
+        copy_weights(network, weights, path, f"context U-Net, {parts} {_fate(freeze)}")
     if freeze:
         for name, parameter in network.named_parameters():
             if name.startswith(_PREFIXES[parts]):
                 parameter.requires_grad_(False)
     return network
-
-
-def _matching_weights(
-    target: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], parts: str, path: str | Path | None
-) -> dict[str, torch.Tensor]:
-    """Return the weights of some parts, refusing any that the network or the file lacks."""
-    source = {name: value for name, value in weights.items() if name.startswith(_PREFIXES[parts])}
-    for name, value in target.items():
-        if name.startswith(_PREFIXES[parts]):
-            expected, found = tuple(value.shape), tuple(source[name].shape) if name in source else "nothing"
-            if found != expected:
-                raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
-    beyond = [name for name in source if name not in target]
-    if beyond:
-        raise ValueError(f"{path}: weights must have no tensor that the network lacks, got {beyond[0]}")
-    return source
 
 
 def _redraw_filters(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -129,7 +108,7 @@ class UnfreezeAfter:
 
     def __init__(self, network: nn.Module, epoch: int) -> None:
         if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
+            raise InputError(f"epoch must be at least 0, got {epoch}")
         self.network = network
         self.epoch = epoch
 
@@ -137,7 +116,7 @@ class UnfreezeAfter:
         networks = (self.network, getattr(engine, "network", None))
         is_frozen = not all(parameter.requires_grad for parameter in self.network.parameters())
         if is_frozen and any(isinstance(network, DistributedDataParallel) for network in networks):
-            raise ValueError("network must be trained by one process to be unfrozen, got DistributedDataParallel")
+            raise InputError("network must be trained by one process to be unfrozen, got DistributedDataParallel")
         engine.add_event_handler(Events.EPOCH_STARTED, self._unfreeze)
 
     def _unfreeze(self, engine: Engine) -> None:

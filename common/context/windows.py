@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
+from common.cli import InputError
 from common.transforms import ClipAndNormalize
 
 __all__ = ["CTWindows", "CTWindowsd"]
@@ -33,7 +34,7 @@ class CTWindows(Transform):
 
     def __init__(self, windows: Sequence[Sequence[float]] = _WINDOWS) -> None:
         if not windows or any(len(window) != 2 or not window[0] > 0 for window in windows):
-            raise ValueError(f"windows must be pairs of a positive width and a level in HU, got {list(windows)}")
+            raise InputError(f"windows must be pairs of a positive width and a level in HU, got {list(windows)}")
         self.windows = [ClipAndNormalize((level - width / 2, level + width / 2)) for width, level in windows]
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
@@ -43,7 +44,7 @@ class CTWindows(Transform):
             ValueError: when the image has several channels.
         """
         if img.shape[0] != 1:
-            raise ValueError(f"img must have one channel of Hounsfield units, got {img.shape[0]} channels")
+            raise InputError(f"img must have one channel of Hounsfield units, got {img.shape[0]} channels")
         return torch.cat([window(img) for window in self.windows])
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
+from common.cli import InputError, MissingFileError
+
 __all__ = [
     "Header",
     "PICTURE_SUFFIX",
@@ -116,7 +118,7 @@ def check_header(path: str | Path, spatial_dims: int = 3, allow_2d: bool = False
         raise
     except (HeaderDataError, OSError, EOFError, zlib.error, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # ITK writes many lines
-        raise ValueError(f"{path}: header must be readable, got {reason}") from error
+        raise InputError(f"{path}: header must be readable, got {reason}") from error
     while len(shape) > spatial_dims and shape[-1] == 1:
         shape = shape[:-1]
     if allow_2d and len(shape) == 2:
@@ -148,9 +150,9 @@ def check_gzip(path: str | Path) -> int:
                     size += len(inflater.decompress(chunk))
                     chunk = inflater.unused_data
     except zlib.error as error:
-        raise ValueError(f"{path}: compressed data must be intact, got {error}; copy the file again") from error
+        raise InputError(f"{path}: compressed data must be intact, got {error}; copy the file again") from error
     if not inflater.eof:
-        raise ValueError(f"{path}: compressed data must be complete, got {size} bytes and no end; copy the file again")
+        raise InputError(f"{path}: compressed data must be complete, got {size} bytes and no end; copy the file again")
     return size
 
 
@@ -161,10 +163,10 @@ def check_grids(image: Header, label: Header, path: str | Path, name: str = "lab
         ValueError: when the shapes differ, or the affines by more than a hundredth of a voxel.
     """
     if label.shape != image.shape:
-        raise ValueError(f"{path}: {name} must have the shape of its image {image.shape}, got {label.shape}")
+        raise InputError(f"{path}: {name} must have the shape of its image {image.shape}, got {label.shape}")
     difference = float(np.abs(label.affine - image.affine).max())
     if difference > _GRID_TOLERANCE * min(image.spacing):
-        raise ValueError(f"{path}: {name} must have the affine of its image, got a difference of {difference:.4g} mm")
+        raise InputError(f"{path}: {name} must have the affine of its image, got a difference of {difference:.4g} mm")
 
 
 def check_image(array: np.ndarray, path: str | Path) -> str | None:
@@ -174,18 +176,18 @@ def check_image(array: np.ndarray, path: str | Path) -> str | None:
         ValueError: when there are no voxels, NaN or infinite ones, or values that 32-bit floats cannot hold.
     """
     if array.size == 0:
-        raise ValueError(f"{path}: image must hold voxels, got shape {array.shape}")
+        raise InputError(f"{path}: image must hold voxels, got shape {array.shape}")
     if array.dtype.kind == "f":
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
             nans = np.count_nonzero(np.isnan(array))
-            raise ValueError(
+            raise InputError(
                 f"{path}: every voxel must be finite, got {nans} NaN and {bad - nans} infinite; repair the file, or "
                 "pass nan: replace"
             )
     low, high = array.min(), array.max()
     if max(abs(float(low)), abs(float(high))) > float(np.finfo(np.float32).max):
-        raise ValueError(f"{path}: intensities must fit a 32-bit float, got {low:.4g} to {high:.4g}")
+        raise InputError(f"{path}: intensities must fit a 32-bit float, got {low:.4g} to {high:.4g}")
     return f"{path}: image is constant, every voxel is {low:.6g}" if low == high else None
 
 
@@ -201,16 +203,16 @@ def check_label(array: np.ndarray, path: str | Path, labels: int | Sequence[int]
         ValueError: when a value is NaN, not whole, or not allowed.
     """
     if array.size == 0:
-        raise ValueError(f"{path}: label must hold voxels, got shape {array.shape}")
+        raise InputError(f"{path}: label must hold voxels, got shape {array.shape}")
     whole = _round(array, path) if array.dtype.kind == "f" else array
     allowed = list(range(labels)) if isinstance(labels, int) else [int(label) for label in labels or ()]
     low, high = min(whole.min(), *allowed, 0), max(whole.max(), *allowed, 0)
     types = [name for name in ("uint8", "int16", "int32") if np.iinfo(name).min <= low and high <= np.iinfo(name).max]
     if not types:
-        raise ValueError(f"{path}: labels must be whole numbers of 32 bits, got {_list(whole)}")
+        raise InputError(f"{path}: labels must be whole numbers of 32 bits, got {_list(whole)}")
     small = whole.astype(types[0])
     if labels is not None and not (is_allowed := np.isin(small, allowed, kind="table")).all():
-        raise ValueError(f"{path}: labels must be among {allowed}, got {_list(small[~is_allowed])}")
+        raise InputError(f"{path}: labels must be among {allowed}, got {_list(small[~is_allowed])}")
     if not small.any():
         logger.warning("%s: label is empty, every voxel is background", path)
     return small
@@ -229,7 +231,7 @@ def _round(array: np.ndarray, path: str | Path) -> np.ndarray:
     if not np.array_equal(rounded, array):
         is_near = np.abs(array - rounded) <= _ROUNDING  # never for NaN
         if not is_near.all():
-            raise ValueError(f"{path}: labels must be whole numbers, got {_list(array[~is_near])}")
+            raise InputError(f"{path}: labels must be whole numbers, got {_list(array[~is_near])}")
         logger.warning("%s: labels up to %.2g off a whole number are rounded", path, np.abs(array - rounded).max())
     return rounded
 
@@ -243,15 +245,15 @@ def _list(values: np.ndarray, limit: int = 8) -> str:
 def _check_kind(path: Path, suffixes: Sequence[str]) -> str:
     """Return the suffix of a file whose first bytes are what that suffix says."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: must be a file, got {'a folder' if path.is_dir() else 'nothing there'}")
+        raise MissingFileError(f"{path}: must be a file, got {'a folder' if path.is_dir() else 'nothing there'}")
     suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
     with path.open("rb") as file:
         head = file.read(1024)
     kind = _name_kind(head)
     if suffix is None:
-        raise ValueError(f"{path}: name must end in {', '.join(suffixes)}, got {kind}")
+        raise InputError(f"{path}: name must end in {', '.join(suffixes)}, got {kind}")
     if kind != _WANTED[suffix]:
-        raise ValueError(f"{path}: a {suffix} file must be {_WANTED[suffix]}, got {kind}")
+        raise InputError(f"{path}: a {suffix} file must be {_WANTED[suffix]}, got {kind}")
     return suffix
 
 
@@ -262,9 +264,9 @@ def _check_picture(path: Path) -> Header:
             size = picture.size
             picture.verify()
     except (OSError, SyntaxError, EOFError, ValueError, zlib.error) as error:  # what Pillow raises for damage
-        raise ValueError(f"{path}: PNG must be intact, got {error}; copy the file again") from error
+        raise InputError(f"{path}: PNG must be intact, got {error}; copy the file again") from error
     if max(size) == 1:
-        raise ValueError(f"{path}: must hold more than one pixel, got {size}")
+        raise InputError(f"{path}: must hold more than one pixel, got {size}")
     return Header((*size, 1), np.diag([-1.0, -1.0, 1.0, 1.0]), (1.0, 1.0, 1.0))
 
 
@@ -289,26 +291,26 @@ def _read_nifti(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     sizes = {order: int.from_bytes(block[:4], order) for order in ("little", "big")}  # type: ignore[arg-type]
     order = next((order for order, size in sizes.items() if size in _NIFTI_HEADERS), None)
     if order is None or len(block) < sizes[order]:
-        raise ValueError(f"{path}: must hold a whole NIfTI header, got {len(block)} bytes of {_name_kind(block)}")
+        raise InputError(f"{path}: must hold a whole NIfTI header, got {len(block)} bytes of {_name_kind(block)}")
     header_class = _NIFTI_HEADERS[sizes[order]]
     header = header_class(block[: sizes[order]], endianness=order, check=False)
 
     if int(header["datatype"]) not in nib.nifti1.data_type_codes.value_set("code"):
-        raise ValueError(f"{path}: data type must be one that NIfTI knows, got code {header['datatype']}")
+        raise InputError(f"{path}: data type must be one that NIfTI knows, got code {header['datatype']}")
     shape, dtype = tuple(int(size) for size in header.get_data_shape()), header.get_data_dtype()
     unit = header.get_xyzt_units()[0]
     if dtype.kind not in "iuf":
         _refuse_voxels(path, "complex" if dtype.kind == "c" else "color or other compound")
     pixdim = header["pixdim"][1 : 1 + min(len(shape), 3)]
     if not np.isfinite(pixdim).all() or not pixdim.all():
-        raise ValueError(f"{path}: voxel size must not be 0, got {tuple(pixdim.tolist())}")
+        raise InputError(f"{path}: voxel size must not be 0, got {tuple(pixdim.tolist())}")
     if header["sform_code"] > 0 and not header.get_sform()[:3].any():
-        raise ValueError(f"{path}: affine must map voxels to millimeters, got an sform of zeros")
+        raise InputError(f"{path}: affine must map voxels to millimeters, got an sform of zeros")
     affine = header.get_best_affine()
     if unit in ("meter", "micron"):
         scale = 1e3 if unit == "meter" else 1e-3
         field = np.array(shape[:3]) * np.linalg.norm(affine[:3, :3], axis=0)[: len(shape)] * scale
-        raise ValueError(f"{path}: voxel size must be in mm, got {unit}s and a field of view of {_mm(field)}")
+        raise InputError(f"{path}: voxel size must be in mm, got {unit}s and a field of view of {_mm(field)}")
     _check_length(path, max(int(header.get_data_offset()), 352) + int(np.prod(shape)) * dtype.itemsize)
     return shape, affine
 
@@ -319,7 +321,7 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
 
     image_io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if image_io is None:
-        raise ValueError(f"{path}: header must be readable, got one that ITK does not know")
+        raise InputError(f"{path}: header must be readable, got one that ITK does not know")
     image_io.SetFileName(str(path))
     image_io.ReadImageInformation()
     pixel, components = image_io.GetPixelTypeAsString(image_io.GetPixelType()), image_io.GetNumberOfComponents()
@@ -327,13 +329,13 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
         _refuse_voxels(path, f"{components}-component {pixel.replace('_', ' ')}")
     units = set(re.findall(r"\w+", _read_fields(path)[0].get("space units", ""))) - {"mm"}
     if units:
-        raise ValueError(f"{path}: voxel size must be in mm, got {', '.join(sorted(units))}")
+        raise InputError(f"{path}: voxel size must be in mm, got {', '.join(sorted(units))}")
     num_dims = image_io.GetNumberOfDimensions()
     shape = tuple(int(image_io.GetDimensions(axis)) for axis in range(num_dims))
     affine = np.eye(4)
     for axis in range(min(num_dims, 3)):
         if image_io.GetSpacing(axis) < 0:
-            raise ValueError(f"{path}: voxel size must be positive, got {image_io.GetSpacing(axis):.4g} mm")
+            raise InputError(f"{path}: voxel size must be positive, got {image_io.GetSpacing(axis):.4g} mm")
         direction = list(image_io.GetDirection(axis))[:3]
         affine[: len(direction), axis] = np.array(direction) * image_io.GetSpacing(axis)
         affine[axis, 3] = image_io.GetOrigin(axis)
@@ -342,7 +344,7 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _refuse_voxels(path: Path, kind: str) -> NoReturn:
-    raise ValueError(f"{path}: voxels must be real numbers, one per voxel, got {kind} voxels")
+    raise InputError(f"{path}: voxels must be real numbers, one per voxel, got {kind} voxels")
 
 
 def _find_payload(path: Path) -> _Payload:
@@ -355,7 +357,7 @@ def _find_payload(path: Path) -> _Payload:
     if separate == "LOCAL":
         return _Payload(path, offset, is_compressed)
     if not (path.parent / separate).is_file():
-        raise FileNotFoundError(f"{path}: voxels must lie in {separate}, got no such file")
+        raise MissingFileError(f"{path}: voxels must lie in {separate}, got no such file")
     return _Payload(path.parent / separate, 0, is_compressed)
 
 
@@ -384,27 +386,27 @@ def _check_length(path: Path, num_bytes: int) -> None:
             trailer = int.from_bytes(file.read(), "little")  # gzip: what the last stream held, modulo 2^32
         size = num_bytes if trailer == num_bytes % 2**32 else check_gzip(path)
     if size < num_bytes:
-        raise ValueError(f"{path}: must hold the {num_bytes} bytes its header announces, got {size}; it is truncated")
+        raise InputError(f"{path}: must hold the {num_bytes} bytes its header announces, got {size}; it is truncated")
 
 
 def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray, spatial_dims: int) -> Header:
     if len(shape) != spatial_dims:
-        raise ValueError(f"{path}: must hold one volume of {spatial_dims} dimensions, got shape {shape}")
+        raise InputError(f"{path}: must hold one volume of {spatial_dims} dimensions, got shape {shape}")
     if min(shape) < 1:
-        raise ValueError(f"{path}: every dimension must hold a voxel, got shape {shape}")
+        raise InputError(f"{path}: every dimension must hold a voxel, got shape {shape}")
     if max(shape) == 1:
-        raise ValueError(f"{path}: must hold more than one voxel, got shape {shape}")
+        raise InputError(f"{path}: must hold more than one voxel, got shape {shape}")
     if not np.isfinite(affine).all():
-        raise ValueError(f"{path}: affine must be finite, got {affine.tolist()}")
+        raise InputError(f"{path}: affine must be finite, got {affine.tolist()}")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not spacing.all():
-        raise ValueError(f"{path}: voxel size must not be 0, got {_mm(spacing)}")
+        raise InputError(f"{path}: voxel size must not be 0, got {_mm(spacing)}")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise ValueError(f"{path}: affine must be invertible, got {affine.tolist()}")
+        raise InputError(f"{path}: affine must be invertible, got {affine.tolist()}")
     field = spacing[:spatial_dims] * shape
     low, high = _FIELD_OF_VIEW_MM
     if not low <= field.max() <= high:
-        raise ValueError(f"{path}: field of view must lie between {low:g} and {high:g} mm, got {_mm(field)}")
+        raise InputError(f"{path}: field of view must lie between {low:g} and {high:g} mm, got {_mm(field)}")
     return Header(shape, affine, tuple(spacing[:spatial_dims].tolist()))
 
 

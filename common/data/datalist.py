@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.cli import check_flags
+from common.cli import InputError, MissingFileError, check_flags
 
 from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
 from .files import write_atomically
 
-__all__ = ["Cases", "case_id", "read_cases", "read_images", "write_datalist"]
+__all__ = ["Cases", "case_id", "read_cases", "read_images", "without_labels", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +69,10 @@ class Cases:
         """
         check_flags(include_val_images=include_val_images)
         if num_unlabeled is not None and num_unlabeled < 0:
-            raise ValueError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
+            raise InputError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
         validation = self.validation if include_val_images else []
         cases = [*self.training, *self.unlabeled[:num_unlabeled], *validation]
-        return [_without_label(case) for case in cases]
+        return without_labels(cases)
 
     def held_out(self) -> list[Item]:
         """Return the `image` of every validation case or, where no case has a label, of a tenth of the unlabeled ones.
@@ -80,7 +80,7 @@ class Cases:
         The latter are learned from, too: without labels, nothing is held out.
         """
         cases = self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)]
-        return [_without_label(case) for case in cases]
+        return without_labels(cases)
 
     def normals(self, split: str) -> list[Item]:
         """Return the scans without a lesion, of `training` or of `validation`; those of a single patient serve as both.
@@ -89,9 +89,9 @@ class Cases:
             ValueError: when the split is unknown or there are no such scans.
         """
         if split not in ("training", "validation"):
-            raise ValueError(f"split must be training or validation, got {split!r}")
+            raise InputError(f"split must be training or validation, got {split!r}")
         if not self.normal:
-            raise ValueError(
+            raise InputError(
                 "normal must list at least one scan without a lesion in dataset.json, got none; "
                 "`python -m tools.normals` cuts blocks of slices without one from labeled scans"
             )
@@ -105,10 +105,10 @@ class Cases:
             ValueError: when the split is unknown or none of its cases has a label.
         """
         if split not in ("training", "validation", "test"):
-            raise ValueError(f"split must be training, validation or test, got {split!r}")
+            raise InputError(f"split must be training, validation or test, got {split!r}")
         cases = [case for case in getattr(self, split) if "label" in case]
         if not cases:
-            raise ValueError(
+            raise InputError(
                 f"split {split} must hold cases with labels, got none; look at training, folds and test in dataset.json"
             )
         return cases
@@ -161,16 +161,16 @@ def read_cases(
     rest = sorted((case for case in training if case not in held_out), key=lambda case: case["image"])
     rest = [rest[index] for index in np.random.RandomState([seed, fold]).permutation(len(rest))]
     if num_labeled is not None and num_labeled not in range(1, len(rest) + 1):
-        raise ValueError(f"num_labeled must be between 1 and {len(rest)} in {path}, got {num_labeled}")
+        raise InputError(f"num_labeled must be between 1 and {len(rest)} in {path}, got {num_labeled}")
     if num_validation is not None and num_validation < 1:
-        raise ValueError(f"num_validation must be 1 or more, got {num_validation}")
+        raise InputError(f"num_validation must be 1 or more, got {num_validation}")
     return Cases(
         name=str(content["name"]),
         labels=_read_labels(path, content["labels"]),
         modality=_read_modality(content["modality"]),
         training=rest[:num_labeled],
         validation=held_out[:num_validation],
-        unlabeled=[_without_label(case) for case in [*unlabeled, *(rest[num_labeled:] if num_labeled else [])]],
+        unlabeled=without_labels([*unlabeled, *(rest[num_labeled:] if num_labeled else [])]),
         test=test,
         normal=normal,
         normal_validation=[case for patient in _part(patients, fold, num_folds, seed) for case in patient],
@@ -204,6 +204,11 @@ def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
     return write_atomically(Path(dataset_dir) / "dataset.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def without_labels(cases: Sequence[Item]) -> list[Item]:
+    """Return the images of some cases, and their organs, to be learned from without labels."""
+    return [{key: case[key] for key in ("image", "organ") if key in case} for case in cases]
+
+
 def case_id(path: str | Path) -> str:
     """Return the name of a file without its folder and suffix, as `case_1` for `imagesTr/case_1.nii.gz`."""
     name = Path(path).name
@@ -213,16 +218,16 @@ def case_id(path: str | Path) -> str:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: must exist, got no such file; `python -m tools.datalist` writes one")
+        raise MissingFileError(f"{path}: must exist, got no such file; `python -m tools.datalist` writes one")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: must be JSON, got {error}") from error
+        raise InputError(f"{path}: must be JSON, got {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must be a JSON object, got a {type(content).__name__}")
+        raise InputError(f"{path}: must be a JSON object, got a {type(content).__name__}")
     for key in ("training", "test", "unlabeled", "normal", "folds"):
         if not isinstance(content.setdefault(key, []), list):
-            raise ValueError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
+            raise InputError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
     return {"name": path.parent.name, "labels": {}, "modality": "", **content}
 
 
@@ -237,7 +242,7 @@ def _by_patient(path: Path, cases: list[Any]) -> list[list[Item]]:
     for case, item in sorted(zip(cases, _images(path, cases), strict=True), key=lambda pair: pair[1]["image"]):
         name = case.get("case") if isinstance(case, dict) else None
         if name is not None and not (isinstance(name, str) and name):
-            raise ValueError(f"{path}: case of a normal scan must be the name of a patient, got {name!r}")
+            raise InputError(f"{path}: case of a normal scan must be the name of a patient, got {name!r}")
         scans.setdefault(("image", item["image"]) if name is None else ("case", name), []).append(item)
     return list(scans.values())
 
@@ -245,14 +250,14 @@ def _by_patient(path: Path, cases: list[Any]) -> list[list[Item]]:
 def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:
     """Return the absolute paths of a case; it must have `keys`, and may have a label, an organ and a T2 map."""
     if not isinstance(case, dict) or any(key not in case for key in keys):
-        raise ValueError(f"{path}: every case must have {' and '.join(keys)}, got {case}")
+        raise InputError(f"{path}: every case must have {' and '.join(keys)}, got {case}")
     return {key: _locate(path, case[key]) for key in ("image", "label", "organ", "t2_map") if key in case}
 
 
 def _locate(path: Path, name: Any) -> str:
     relative = PurePosixPath(name) if isinstance(name, str) else None
     if relative is None or not relative.name or relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"{path}: every file must lie inside {path.parent}, got {name!r}")
+        raise InputError(f"{path}: every file must lie inside {path.parent}, got {name!r}")
     return str(path.parent / relative)
 
 
@@ -266,7 +271,7 @@ def _read_labels(path: Path, labels: Any) -> dict[int, str]:
     except (AttributeError, TypeError, ValueError):
         names = {-1: ""}
     if not isinstance(labels, dict) or sorted(names) != list(range(len(labels))):
-        raise ValueError(f"{path}: labels must name 0, 1, 2 and so on without a gap, got {labels}")
+        raise InputError(f"{path}: labels must name 0, 1, 2 and so on without a gap, got {labels}")
     return dict(sorted(names.items()))
 
 
@@ -280,18 +285,18 @@ def _choose_fold(
     """Return the cases held out in one fold."""
     num_folds = len(folds) if folds else num_folds
     if not folds and num_folds not in range(2, len(training) + 1):
-        raise ValueError(f"num_folds must be between 2 and {len(training)}, the cases of {path}, got {num_folds}")
+        raise InputError(f"num_folds must be between 2 and {len(training)}, the cases of {path}, got {num_folds}")
     if fold not in range(num_folds):
-        raise ValueError(f"fold must be between 0 and {num_folds - 1} in {path}, got {fold}")
+        raise InputError(f"fold must be between 0 and {num_folds - 1} in {path}, got {fold}")
     if not folds:
         return _part(sorted(training, key=lambda case: case["image"]), fold, num_folds, seed)
     by_id = {case_id(case["image"]): case for case in training}
     if len(by_id) < len(training):
-        raise ValueError(f"{path}: file names must differ when there are folds, got {_twice(training)} twice")
+        raise InputError(f"{path}: file names must differ when there are folds, got {_twice(training)} twice")
     for ids in folds:
         wrong = [name for name in ids if name not in by_id] or _repeated(ids)
         if wrong:
-            raise ValueError(f"{path}: folds must hold ids of training cases, each once, got {wrong[0]!r}")
+            raise InputError(f"{path}: folds must hold ids of training cases, each once, got {wrong[0]!r}")
     return [by_id[name] for name in folds[fold]]
 
 
@@ -300,10 +305,6 @@ def _part(cases: list[_T], fold: int, num_folds: int, seed: int) -> list[_T]:
     num_folds = max(min(num_folds, len(cases)), 1)
     parts = np.array_split(np.random.RandomState(seed).permutation(len(cases)), num_folds)
     return [cases[index] for index in parts[fold % num_folds]]
-
-
-def _without_label(case: Item) -> Item:
-    return {key: case[key] for key in ("image", "organ") if key in case}
 
 
 def _twice(cases: Iterable[Item]) -> str:
@@ -319,10 +320,10 @@ def _check_files(cases: list[Item]) -> None:
     files = [Path(file) for case in cases for file in case.values()]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise FileNotFoundError(f"{missing[0]}: must exist, got no such file ({len(missing)} missing in all)")
+        raise MissingFileError(f"{missing[0]}: must exist, got no such file ({len(missing)} missing in all)")
     repeated = _repeated(file.resolve() for file in files)
     if repeated:
-        raise ValueError(f"{repeated[0]}: must be listed once, got it twice ({len(repeated)} such files in all)")
+        raise InputError(f"{repeated[0]}: must be listed once, got it twice ({len(repeated)} such files in all)")
     seen: dict[tuple[int, str], str] = {}
     images = [case["image"] for case in cases]
     sizes = Counter(sizes_of := [Path(image).stat().st_size for image in images])

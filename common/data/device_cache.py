@@ -17,14 +17,14 @@ import torch
 from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose, MapTransform
 
-from common.cli import check_flags
+from common.cli import InputError, check_flags
 
-__all__ = ["ResidentVolumes", "Residentd"]
+__all__ = ["DeviceCacheDataset", "KeepOnDeviced"]
 
 _MASKS = ("organ", "label")
 
 
-class Residentd(MapTransform):
+class KeepOnDeviced(MapTransform):
     """Move a preprocessed volume to the device where it shall stay.
 
     Its `organ` and `label`, where it has them, are kept as whole numbers, and the edges of its voxels in mm as
@@ -50,17 +50,17 @@ class Residentd(MapTransform):
         case = str(getattr(image, "meta", {}).get("filename_or_obj", ""))
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
         if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
-            raise ValueError(
+            raise InputError(
                 f"{case}: image must have one channel and 2 voxels or more along each of 3 axes, got "
                 f"{tuple(volume.shape)}"
             )
         volume = volume.to(self.device, self.dtype)
         if not volume.isfinite().all():
-            raise ValueError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
+            raise InputError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
         masks = {key: torch.as_tensor(np.asarray(data[key])) for key in _MASKS if _is_read(data.get(key))}
         for key, mask in masks.items():
             if mask.shape != volume.shape:
-                raise ValueError(
+                raise InputError(
                     f"{case}: {key} must be on the grid of the image {tuple(volume.shape)}, got {mask.shape}"
                 )
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
@@ -73,7 +73,7 @@ def _is_read(mask: Any) -> bool:
     return mask is not None and not isinstance(mask, str | Path)
 
 
-class ResidentVolumes(CacheDataset):
+class DeviceCacheDataset(CacheDataset):
     """Volumes that are read and preprocessed once and stay on a device. Their sizes may differ.
 
     An item has `image`, of shape `(1, H, W, D)`; `organ` and `label` of the same shape, where the case has them;
@@ -90,7 +90,7 @@ class ResidentVolumes(CacheDataset):
 
     Raises:
         TypeError: when `half` is text.
-        ValueError: when there are no cases, or `Residentd` refuses one.
+        ValueError: when there are no cases, or `KeepOnDeviced` refuses one.
     """
 
     def __init__(
@@ -104,6 +104,6 @@ class ResidentVolumes(CacheDataset):
     ) -> None:
         check_flags(half=half)
         if not data:
-            raise ValueError("data must hold at least one case, got none")
-        resident = Compose([transform, Residentd("image", device, half)]).flatten()
+            raise InputError("data must hold at least one case, got none")
+        resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
         super().__init__(data, resident, num_workers=num_workers, progress=progress)

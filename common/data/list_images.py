@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from common.cli import InputError, MissingFileError
+
 from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
 
 __all__ = ["list_images"]
@@ -42,11 +44,11 @@ def _find_organs(images: list[str], organ_dir: str | Path) -> list[str]:
     stems = Counter(_stem(file) for file in files)
     repeated = [str(file) for file in files if stems[_stem(file)] > 1]
     if repeated:
-        raise ValueError(f"{organ_dir}: masks must have different names, got {repeated[:4]}")
+        raise InputError(f"{organ_dir}: masks must have different names, got {repeated[:4]}")
     masks = {_stem(file): str(file) for file in files}
     missing = [image for image in images if _stem(Path(image)) not in masks]
     if missing:
-        raise FileNotFoundError(f"{organ_dir}: must hold a mask for each scan, got none for {missing[0]}")
+        raise MissingFileError(f"{organ_dir}: must hold a mask for each scan, got none for {missing[0]}")
     organs = [masks[_stem(Path(image))] for image in images]
     for image, organ in zip(images, organs, strict=True):
         header = check_header(organ)
@@ -58,27 +60,27 @@ def _find_organs(images: list[str], organ_dir: str | Path) -> list[str]:
 def _list_scans(path: Path, allow_2d: bool) -> list[str]:
     suffixes = (*SUFFIXES, PICTURE_SUFFIX) if allow_2d else SUFFIXES
     if not path.exists():
-        raise FileNotFoundError(f"{path}: dataset_dir must exist")
+        raise MissingFileError(f"{path}: dataset_dir must exist")
     if path.is_file():
         if not path.name.lower().endswith(suffixes):
-            raise ValueError(f"{path}: scan must be one of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}")
+            raise InputError(f"{path}: scan must be one of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}")
         check_header(path, allow_2d=allow_2d)
         return [str(path)]
     if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
         if any(_is_scan(file, suffixes) for file in path.rglob("*")):
-            raise ValueError(f"{path}: must hold one DICOM series or other scans, got both")
+            raise InputError(f"{path}: must hold one DICOM series or other scans, got both")
         return [str(path)]
     if (path / "dataset.json").is_file():
-        raise ValueError(
+        raise InputError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
     files = sorted(file for file in path.rglob("*") if _is_scan(file, suffixes))
     if not files:
-        raise FileNotFoundError(f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or .dcm), got none")
+        raise MissingFileError(f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or .dcm), got none")
     stems = Counter(_stem(file) for file in files)
     repeated = [str(file) for file in files if stems[_stem(file)] > 1]
     if repeated:
-        raise ValueError(f"scans must have different names, since each names its segmentation, got {repeated[:4]}")
+        raise InputError(f"scans must have different names, since each names its segmentation, got {repeated[:4]}")
     for file in files:
         check_header(file, allow_2d=allow_2d)
     return [str(file) for file in files]

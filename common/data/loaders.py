@@ -1,10 +1,4 @@
-"""Volumes that stay on a device, and random pairs of patches drawn from them there.
-
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). Every volume is drawn;
-the authors' code takes all minibatches from as many volumes as a minibatch has pairs:
-https://github.com/multimodallearning/miccai19_self_supervision/blob/428ff1f66b0ab7885a07a16eb32f5160c2bbf348/miccai_train.ipynb
-"""
+"""Loaders of volumes that stay on a device, and of several streams of minibatches side by side."""
 
 from __future__ import annotations
 
@@ -12,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
+from monai.data import DataLoader, Dataset
 
-from common.cli import check_flags, check_whole_numbers
+from common.cli import InputError, check_flags, check_whole_numbers
 
-from .device_cache import ResidentVolumes
-from .samplers import EpochBatchSampler
+from .device_cache import DeviceCacheDataset
+from .samplers import DistributedSampler, EpochBatchSampler
 
-__all__ = ["ParallelLoader", "VolumeLoader"]
+__all__ = ["CaseLoader", "CombinedLoader", "VolumeLoader"]
 
 
 class VolumeLoader(EpochBatchSampler[Any]):
@@ -42,12 +36,12 @@ class VolumeLoader(EpochBatchSampler[Any]):
     """
 
     def __init__(
-        self, volumes: ResidentVolumes, batch_size: int, num_batches: int, seed: int = 0, fixed: bool = False
+        self, volumes: DeviceCacheDataset, batch_size: int, num_batches: int, seed: int = 0, fixed: bool = False
     ) -> None:
         check_whole_numbers(batch_size=batch_size, num_batches=num_batches, seed=seed)
         check_flags(fixed=fixed)
         if min(batch_size, num_batches) < 1 or seed < 0:
-            raise ValueError(
+            raise InputError(
                 "batch_size and num_batches must be at least 1 and seed at least 0, "
                 f"got {batch_size}, {num_batches} and {seed}"
             )
@@ -63,36 +57,28 @@ class VolumeLoader(EpochBatchSampler[Any]):
         size = self.batch_size * world_size
         for number in range(epoch * self.num_batches, (epoch + 1) * self.num_batches):
             chance = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
-            cases = self._cases(number * size, (number + 1) * size)
+            cases = self._cases(len(self.volumes), number * size, (number + 1) * size)
             yield self._make(cases, slice(rank, None, world_size), np.random.RandomState(chance), number)
 
     def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
         """Make a share of a minibatch of some cases, the `number`-th one of the training, drawing all of its chance."""
         raise NotImplementedError
 
-    def _cases(self, first: int, last: int) -> list[int]:
-        """Return the cases of the draws from `first` up to `last`: all of them in one random order after another."""
-        count = len(self.volumes)
-        turns = range(first // count, (last - 1) // count + 1)
-        orders = [np.random.default_rng((self.seed, 1, turn)).permutation(count) for turn in turns]
-        offset = turns[0] * count
-        return np.concatenate(orders)[first - offset : last - offset].tolist()
 
-
-class ParallelLoader:
+class CombinedLoader:
     """One minibatch of each of several loaders at a time, each loader cycling through its cases at its own pace.
 
     Args:
-        loaders: by name; all with as many minibatches in an epoch.
+        loaders: by name; all with as many minibatches in an epoch, and with `set_epoch`.
 
     Raises:
         ValueError: when there are no loaders or the numbers of their minibatches differ.
     """
 
-    def __init__(self, **loaders: DataLoader | VolumeLoader) -> None:
+    def __init__(self, **loaders: Any) -> None:
         lengths = {name: len(loader) for name, loader in loaders.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"loaders must have the same number of minibatches in an epoch, got {lengths}")
+            raise InputError(f"loaders must have the same number of minibatches in an epoch, got {lengths}")
         self.loaders = loaders
 
     def __len__(self) -> int:
@@ -106,5 +92,15 @@ class ParallelLoader:
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass through every loader that of `epoch`, counted from 0."""
         for loader in self.loaders.values():
-            sampler: Any = getattr(loader, "batch_sampler", loader)
-            sampler.set_epoch(epoch)
+            loader.set_epoch(epoch)
+
+
+class CaseLoader(DataLoader):
+    """One case at a time, in order; the processes of a distributed run share them, see `DistributedSampler`.
+
+    Args:
+        dataset: of cases.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset, batch_size=1, num_workers=0, sampler=DistributedSampler(dataset))

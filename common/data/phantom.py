@@ -17,6 +17,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from common.cli import InputError
+
 from .datalist import write_datalist
 from .files import write_folder
 
@@ -78,7 +80,7 @@ def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.
         ValueError: when `size` is below 16.
     """
     if size < 16:
-        raise ValueError(f"size must be at least 16 voxels, got {size}")
+        raise InputError(f"size must be at least 16 voxels, got {size}")
     random = np.random.RandomState(seed)
     shape = (size, size * 7 // 8, size * 3 // 4)
     in_plane, between = random.uniform(4.4, 4.9), random.uniform(3.6, 4.3)
@@ -157,7 +159,7 @@ def write_drawn(
         content: what `dataset.json` shall say of the whole; of `labels` the names in order.
     """
     if min(*counts.values(), seed) < 0:
-        raise ValueError(f"counts and seed must be 0 or more, got {[*counts.values(), seed]}")
+        raise InputError(f"counts and seed must be 0 or more, got {[*counts.values(), seed]}")
 
     def write(root: Path) -> None:
         listed: dict[str, list[dict[str, str]]] = {split: [] for split in counts}

@@ -1,96 +1,154 @@
-"""Small JSON files beside the weights that tell what these expect."""
+"""Record of what belongs to weights: the classes that they tell apart, and the input that they expect."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from .files import is_main_process, write_atomically
+from common.cli import InputError, MissingFileError, has_weights
 
-__all__ = ["Classes", "PREPROCESSING_FILE", "load_classes", "load_record", "save_classes", "save_record"]
+from .files import write_atomically
 
-PREPROCESSING_FILE = "preprocessing.json"  # beside the weights that expect it
+__all__ = ["Record", "check_same", "find_record", "load_record", "make_record"]
 
-Record = TypeVar("Record")
-
-
-def save_record(record: Any, path: str | Path) -> None:
-    """Write a dataclass; in a distributed run, the first process does."""
-    if is_main_process():
-        text = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def load_record(path: str | Path, what: str, build: Callable[[dict[str, Any]], Record]) -> Record:
-    """Read what `save_record` wrote.
-
-    Args:
-        path: file.
-        what: the record is, for the errors.
-        build: makes the record of the mapping that the file holds.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the {what} must lie beside the weights; train first")
-    try:
-        return build(json.loads(path.read_text(encoding="utf-8")))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: must hold the {what}, got {error!r}; train again") from None
-
-
-_FILE_NAME = "classes.json"
+_FILE = "record.json"
+_FORMER_FILES = ("preprocessing.json", "classes.json")  # of versions up to 0.1, with a part of the fields
 
 
 @dataclass(frozen=True)
-class Classes:
-    """What a segmentation means.
+class Record:
+    """What weights were trained for; a number that a method has no use for is None.
 
     Attributes:
-        labels: names of the classes by their value, background (0) included.
+        labels: names of the classes by their value, background (0) included; empty after a pretraining.
         modality: of the scans, such as CT.
+        spacing: edge of a voxel in mm, or the edges along the three axes, of which 0 keeps the scan's.
+        clip: lower and upper intensity, in the units of the scan.
+        air: intensity at or below which a voxel lies outside the body.
+        normalization: see `ClipAndNormalize`.
+        organ: how the organ is found where no mask is given, such as `brain`.
+        fitted_on: number of cases to which the numbers were fitted.
+        settings: options of the training, by name.
     """
 
-    labels: dict[int, str]
-    modality: str
+    labels: dict[int, str] = field(default_factory=dict)
+    modality: str = ""
+    spacing: float | list[float] | None = None
+    clip: list[float] | None = None
+    air: float | None = None
+    normalization: str | None = None
+    organ: str | None = None
+    fitted_on: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def save_beside(self, weights: str | Path) -> None:
+        """Write `record.json` into the folder of a file of weights."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n"
+        path = write_atomically(Path(weights).with_name(_FILE), lambda path: path.write_text(text, encoding="utf-8"))
+        for name in _FORMER_FILES:  # of weights that were replaced
+            path.with_name(name).unlink(missing_ok=True)
 
 
-def save_classes(save_dir: str | Path, labels: Mapping[int, str], modality: str = "") -> Classes:
-    """Store the classes of a training, which inference needs, too.
+def make_record(
+    from_weights: str | Path | None = None,
+    labels: Mapping[int, str] | None = None,
+    modality: str = "",
+    settings: Mapping[str, Any] | None = None,
+    **numbers: Any,
+) -> Record:
+    """Return the record of a training whose preprocessing is known beforehand.
 
     Args:
-        save_dir: folder for `classes.json`.
-        labels: names of the classes by their value, background (0) included.
+        from_weights: file of pretrained weights, whose numbers must be the same, since the weights expect them. `None`,
+            `null` or `random`: nothing is compared.
+        labels: names of the classes by their value, background included; none for a pretraining.
         modality: of the scans, such as CT.
+        settings: options of the training, by name.
+        numbers: other fields of `Record`, such as `spacing`.
 
     Raises:
-        ValueError: when there is no class besides the background.
+        FileNotFoundError: when the pretrained weights have no record.
+        ValueError: when a number differs from theirs, or there is no class besides the background.
     """
-    if len(labels) < 2:
-        raise ValueError(
+    if labels is not None and len(labels) < 2:
+        raise InputError(
             f"labels must name the background and at least one class, got {dict(labels)}; name them in dataset.json"
         )
-    classes = Classes(dict(labels), modality)
-    save_record(classes, Path(save_dir) / _FILE_NAME)
-    return classes
+    numbers = {name: _plain(value) for name, value in numbers.items()}
+    if has_weights(from_weights):
+        check_same(load_record(str(from_weights)), numbers, str(from_weights))
+    return Record(labels=dict(labels or {}), modality=modality, settings=dict(settings or {}), **numbers)
 
 
-def load_classes(save_dir: str | Path) -> Classes:
-    """Read what `save_classes` stored.
+def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None:
+    """Refuse a preprocessing that is not that of the record of some weights.
+
+    Args:
+        record: of the weights.
+        numbers: that must be the same, by the name of their field.
+        weights: file of the weights, for the error.
 
     Raises:
-        FileNotFoundError: when the folder has none.
-        ValueError: when the file is damaged.
+        ValueError: when one differs.
     """
-    return load_record(Path(save_dir) / _FILE_NAME, "names of the classes", _build)
+    for name, value in numbers.items():
+        stored = getattr(record, name)
+        if not _is_same(value, stored):
+            raise InputError(f"{name} must be that of the pretraining of {weights}, {stored}, got {value}")
 
 
-def _build(stored: dict[str, Any]) -> Classes:
-    return Classes({int(value): str(name) for value, name in stored["labels"].items()}, str(stored["modality"]))
+def load_record(weights: str | Path) -> Record:
+    """Read the record beside a file of weights: `record.json`, or what an earlier version left.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is damaged.
+    """
+    path = find_record(Path(weights).parent)
+    if path is None:
+        missing = Path(weights).with_name(_FILE)
+        raise MissingFileError(f"{missing}: the record of the weights must lie beside them; train first")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        labels = {int(value): str(name) for value, name in stored["labels"].items()}
+        record = Record(**{**stored, "labels": labels})
+        _check_numbers(record)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: must hold the record of the weights, got {error!r:.200}; train again") from None
+    return record
+
+
+def find_record(folder: str | Path) -> Path | None:
+    """Return the file of the record in a folder of weights, if there is one."""
+    return next((path for name in (_FILE, *_FORMER_FILES) if (path := Path(folder) / name).is_file()), None)
+
+
+def _check_numbers(record: Record) -> None:
+    if record.clip is not None:
+        low, high = record.clip
+        if not low < high:
+            raise ValueError(f"clip {low} to {high}")
+    spacing = record.spacing if isinstance(record.spacing, list) else [record.spacing]
+    if any(edge is not None and not 0 <= edge < math.inf for edge in spacing) or record.spacing == 0:
+        raise ValueError(f"spacing {record.spacing}")
+
+
+def _is_same(value: Any, stored: Any) -> bool:
+    if not isinstance(value, list | float) or not isinstance(stored, list | float):
+        return value == stored
+    first, second = (item if isinstance(item, list) else [item] for item in (value, stored))
+    return len(first) == len(second) and all(
+        math.isclose(*pair, rel_tol=1e-5) for pair in zip(first, second, strict=True)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers as JSON holds them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [float(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

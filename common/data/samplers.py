@@ -1,17 +1,19 @@
-"""What the samplers of this library have in common."""
+"""Samplers whose draws depend on a seed and the epoch alone, and which several processes share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+import math
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Generic, TypeVar
 
 import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-__all__ = ["EpochBatchSampler", "ShareSampler"]
+__all__ = ["EpochBatchSampler", "DistributedSampler"]
 
 Request = TypeVar("Request")
+Item = TypeVar("Item")
 
 
 class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
@@ -48,8 +50,27 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
         """Yield the minibatches of one process in one epoch."""
         raise NotImplementedError
 
+    def _repeat(
+        self, order: Callable[[np.random.Generator], Sequence[Item]], count: int, first: int, last: int
+    ) -> Iterator[Item]:
+        """Yield the draws from `first` up to `last` of a training: all items in one random order after another.
 
-class ShareSampler(Sampler[int]):
+        Args:
+            order: returns the items in an order of the generator's.
+            count: number of the items.
+            first: number of the first draw.
+            last: number of the draw after the last one.
+        """
+        for turn in range(first // count, math.ceil(last / count)):
+            items = order(np.random.default_rng((self.seed, 1, turn)))
+            yield from items[max(first - turn * count, 0) : last - turn * count]
+
+    def _cases(self, count: int, first: int, last: int) -> list[int]:
+        """Return the cases of some draws, each of `count` as often as any other, see `_repeat`."""
+        return list(self._repeat(lambda rng: rng.permutation(count).tolist(), count, first, last))
+
+
+class DistributedSampler(Sampler[int]):
     """The items of a data set in their order, of which each process of a distributed run takes a part.
 
     The parts follow one another: put together in the order of the processes, they are the whole. Where there are fewer

@@ -4,7 +4,8 @@ from .inferer import FNetInferer
 from .losses import ReconstructionLoss
 from .multi_task import MultiTaskFNet, MultiTaskUpdate, TaskWeight
 from .network import FNet, FNetGeometry
-from .patches import PatchBatchSampler, PatchDataset, PatchRequest, PreparePatches
+from .options import FNET_OPTIONS, check_options
+from .patches import PatchBatchSampler, PatchDataset, PatchLoader, PatchReconstruction, PatchRequest, PatchSegmentation
 from .pictures import KernelPicture, ReconstructionPicture
 from .pyramid import Pyramid
 from .transfer import parameter_groups, transfer_extraction

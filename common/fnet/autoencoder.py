@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.cli import InputError
+
 from .network import extraction_pathway, initialize_convolutions
 
 __all__ = ["SparseDecoder", "WTAAutoencoder", "WTAAutoencoders", "winner_take_all"]
@@ -34,7 +36,7 @@ def winner_take_all(features: torch.Tensor, num_winners: int) -> tuple[torch.Ten
     """
     maps = features.flatten(2)
     if not 0 < num_winners <= maps.shape[-1]:
-        raise ValueError(f"num_winners must be between 1 and the {maps.shape[-1]} voxels of a map, got {num_winners}")
+        raise InputError(f"num_winners must be between 1 and the {maps.shape[-1]} voxels of a map, got {num_winners}")
     activations, positions = maps.topk(num_winners, dim=-1, sorted=False)
     return activations, positions
 
@@ -147,5 +149,5 @@ class WTAAutoencoders(nn.Module):
             ValueError: when the number of patches is not the number of levels.
         """
         if len(patches) != len(self.levels):
-            raise ValueError(f"inputs must be one patch for each of {len(self.levels)} levels, got {len(patches)}")
+            raise InputError(f"inputs must be one patch for each of {len(self.levels)} levels, got {len(patches)}")
         return [autoencoder(patch) for autoencoder, patch in zip(self.levels, patches, strict=True)]

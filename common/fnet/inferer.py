@@ -16,6 +16,8 @@ from monai.inferers import Inferer
 from monai.utils import BlendMode, ensure_tuple_rep
 from torch import nn
 
+from common.cli import InputError
+
 from .network import FNet
 from .pyramid import Pyramid, spatial
 
@@ -58,14 +60,14 @@ class FNetInferer(Inferer):
     ) -> None:
         super().__init__()
         if mode not in ("dense", "overlap"):
-            raise ValueError(f"mode must be dense or overlap, got {mode!r}")
+            raise InputError(f"mode must be dense or overlap, got {mode!r}")
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap must be in [0, 1), got {overlap}")
+            raise InputError(f"overlap must be in [0, 1), got {overlap}")
         if sw_batch_size < 1:
-            raise ValueError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
+            raise InputError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
         self.tile_size = tuple(ensure_tuple_rep(tile_size, 3))
         if min(self.tile_size) < 1:
-            raise ValueError(f"tile_size must be at least 1, got {self.tile_size}")
+            raise InputError(f"tile_size must be at least 1, got {self.tile_size}")
         self.mode = mode
         self.patch_size = tuple(ensure_tuple_rep(patch_size, 3))
         self.overlap = overlap
@@ -110,7 +112,7 @@ class FNetInferer(Inferer):
         size = pyramid.spatial_size
         fnet.geometry.input_sizes(self.patch_size)
         if min(self.patch_size) < fnet.geometry.stride:
-            raise ValueError(
+            raise InputError(
                 f"patch_size must be at least the network's stride of {fnet.geometry.stride}, got {self.patch_size}"
             )
         weights = compute_importance_map(self.patch_size, BlendMode.GAUSSIAN, self.sigma_scale)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.cli import InputError
+
 __all__ = ["ReconstructionLoss"]
 
 
@@ -29,7 +31,7 @@ class ReconstructionLoss(nn.Module):
     def __init__(self, delta: float = 1.0, reduction: str = "sum") -> None:
         super().__init__()
         if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction must be sum or mean, got {reduction!r}")
+            raise InputError(f"reduction must be sum or mean, got {reduction!r}")
         self.delta = delta
         self.reduction = reduction
 
@@ -48,6 +50,6 @@ class ReconstructionLoss(nn.Module):
         """
         shapes, targets = [tuple(level.shape) for level in input], [tuple(level.shape) for level in target]
         if shapes != targets:
-            raise ValueError(f"target must have the shapes of input {shapes}, got {targets}")
+            raise InputError(f"target must have the shapes of input {shapes}, got {targets}")
         losses = torch.stack([F.huber_loss(*pair, delta=self.delta) for pair in zip(input, target, strict=True)])
         return losses.sum() if self.reduction == "sum" else losses.mean()

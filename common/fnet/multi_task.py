@@ -16,12 +16,12 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim import Optimizer
 
-from common.cli import check_flags
-from common.training import MovingAverage
+from common.cli import InputError, KindError, check_flags
+from common.training import MovingAverage, PrepareTask
 
 from .autoencoder import WTAAutoencoder
 from .network import FNet
-from .patches import PreparePatches
+from .patches import PatchReconstruction
 
 __all__ = ["MultiTaskFNet", "MultiTaskUpdate", "TaskWeight"]
 
@@ -59,10 +59,10 @@ class MultiTaskFNet(nn.Module):
         super().__init__()
         check_flags(tie_norm=tie_norm)
         if not isinstance(levels, (list, tuple)):
-            raise TypeError(f"levels must be a list such as [0, 1], got {levels!r}")
+            raise KindError(f"levels must be a list such as [0, 1], got {levels!r}")
         existing = list(range(network.geometry.num_levels))
         if not levels or list(levels) != [level for level in existing if level in levels]:
-            raise ValueError(f"levels must be some of {existing}, each once and in order, got {list(levels)}")
+            raise InputError(f"levels must be some of {existing}, each once and in order, got {list(levels)}")
         self.levels = tuple(levels)
         self.fnet = network
         self.autoencoders = nn.ModuleList()
@@ -98,7 +98,7 @@ class MultiTaskFNet(nn.Module):
         if not unlabeled:
             return self.fnet(*patches)
         if len(unlabeled) != len(self.levels):
-            raise ValueError(
+            raise InputError(
                 f"unlabeled must be one patch for each of the levels {self.levels}, got {len(unlabeled)} patches"
             )
         reconstructions = [autoencoder(patch) for autoencoder, patch in zip(self.autoencoders, unlabeled, strict=True)]
@@ -144,9 +144,9 @@ class TaskWeight:
     def __init__(self, gamma: float | str = "balance", num_iterations: int = 100, coefficient: float = 0.93) -> None:
         is_number = isinstance(gamma, (int, float)) and not isinstance(gamma, bool)
         if gamma != "balance" and not (is_number and 0 <= float(gamma) < math.inf):
-            raise ValueError(f"gamma must be a number from 0, or balance, got {gamma!r}")
+            raise InputError(f"gamma must be a number from 0, or balance, got {gamma!r}")
         if num_iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+            raise InputError(f"num_iterations must be at least 1, got {num_iterations}")
         self.value = 1.0 if gamma == "balance" else float(gamma)
         self.remaining = num_iterations if gamma == "balance" else 0
         self.averages = (MovingAverage(coefficient), MovingAverage(coefficient))
@@ -211,13 +211,13 @@ class MultiTaskUpdate:
     ) -> None:
         check_flags(alternate=alternate)
         if alternate and autoencoder_optimizer is None:
-            raise ValueError("autoencoder_optimizer must be an optimizer when alternate is true, got None")
+            raise InputError("autoencoder_optimizer must be an optimizer when alternate is true, got None")
         self.reconstruction_loss = reconstruction_loss
         self.task_weight = task_weight
         self.levels = tuple(levels)
         self.alternate = alternate
         self.autoencoder_optimizer = autoencoder_optimizer
-        self.prepare_unlabeled = PreparePatches(reconstruct=True)
+        self.prepare_unlabeled = PrepareTask(PatchReconstruction())
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         """Return the output of the iteration."""

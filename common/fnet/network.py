@@ -19,6 +19,8 @@ from monai.networks.blocks import Convolution
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
+from common.cli import InputError
+
 from .pyramid import Pyramid
 
 __all__ = ["FNet", "FNetGeometry", "extraction_pathway", "initialize_convolutions"]
@@ -53,13 +55,13 @@ class FNetGeometry:
 
     def __post_init__(self) -> None:
         if self.num_levels < 2:
-            raise ValueError(f"num_levels must be at least 2, got {self.num_levels}")
+            raise InputError(f"num_levels must be at least 2, got {self.num_levels}")
         if self.kernel_size < 3 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
+            raise InputError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
         if self.num_extraction_convs < 1:
-            raise ValueError(f"num_extraction_convs must be at least 1, got {self.num_extraction_convs}")
+            raise InputError(f"num_extraction_convs must be at least 1, got {self.num_extraction_convs}")
         if self.num_head_convs not in (0, 1, 2):
-            raise ValueError(f"num_head_convs must be 0, 1 or 2, got {self.num_head_convs}")
+            raise InputError(f"num_head_convs must be 0, 1 or 2, got {self.num_head_convs}")
 
     @property
     def stride(self) -> int:
@@ -98,7 +100,7 @@ class FNetGeometry:
         if not all(self.is_feasible(edge) for edge in patch_size):
             below = [max((e for e in range(1, edge) if self.is_feasible(e)), default=0) for edge in patch_size]
             nearest = sorted({*below, *(self.next_feasible(edge) for edge in patch_size)} - {0})
-            raise ValueError(
+            raise InputError(
                 f"patch_size must be a feasible size such as {nearest} for {self.num_levels} levels, kernels of "
                 f"{self.kernel_size} and {self.num_head_convs} head convolutions, got {patch_size}"
             )
@@ -175,11 +177,11 @@ class FNet(nn.Module):
     ) -> None:
         super().__init__()
         if fusion not in ("concat", "sum"):
-            raise ValueError(f"fusion must be concat or sum, got {fusion!r}")
+            raise InputError(f"fusion must be concat or sum, got {fusion!r}")
         if upsample_mode not in ("nearest", "trilinear"):
-            raise ValueError(f"upsample_mode must be nearest or trilinear, got {upsample_mode!r}")
+            raise InputError(f"upsample_mode must be nearest or trilinear, got {upsample_mode!r}")
         if fusion == "sum" and len(set(features)) > 1:
-            raise ValueError(f"features must be the same on all levels when fusion is sum, got {tuple(features)}")
+            raise InputError(f"features must be the same on all levels when fusion is sum, got {tuple(features)}")
         self.geometry = FNetGeometry(
             len(features), kernel_size, num_extraction_convs, num_head_convs, pyramid_filter, padding_value
         )
@@ -218,7 +220,7 @@ class FNet(nn.Module):
         if not context:
             return self._forward_image(image)
         if len(context) + 1 != self.geometry.num_levels:
-            raise ValueError(
+            raise InputError(
                 f"inputs must be one patch for each of {self.geometry.num_levels} levels, got {len(context) + 1}"
             )
         fused: Any = None

@@ -11,16 +11,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import CacheDataset
-from monai.engines import PrepareBatch
+from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple_rep
 
+from common.cli import InputError
 from common.data import EpochBatchSampler
+from common.transforms import padded_crop
 
 from .network import FNetGeometry
 
-__all__ = ["PatchBatchSampler", "PatchDataset", "PatchRequest", "PatchSourced", "PreparePatches"]
+__all__ = [
+    "PatchBatchSampler",
+    "PatchDataset",
+    "PatchLoader",
+    "PatchReconstruction",
+    "PatchRequest",
+    "PatchSourced",
+    "PatchSegmentation",
+]
 
 
 class PatchRequest(NamedTuple):
@@ -88,9 +97,9 @@ class PatchDataset(CacheDataset):
         progress: bool = False,
     ) -> None:
         if centers not in ("uniform", "gaussian"):
-            raise ValueError(f"centers must be uniform or gaussian, got {centers!r}")
+            raise InputError(f"centers must be uniform or gaussian, got {centers!r}")
         if not data:
-            raise ValueError(
+            raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
         self.geometry = geometry
@@ -98,6 +107,7 @@ class PatchDataset(CacheDataset):
         geometry.input_sizes(self.patch_size)  # refuses a size that does not fit
         self.centers = centers
         self.augmentation = augmentation
+        self.preprocessing = transform
         super().__init__(
             data,
             Compose([transform, PatchSourced("image", geometry)]).flatten(),
@@ -116,7 +126,7 @@ class PatchDataset(CacheDataset):
         else:
             windows = self.geometry.windows(source["pyramid"], start, self.patch_size)
             patches = [window.contiguous() for window in windows]
-            label = _label_window(source["label"], start, self.patch_size) if "label" in source else None
+            label = padded_crop(source["label"], start, self.patch_size) if "label" in source else None
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}
 
@@ -126,7 +136,7 @@ class PatchDataset(CacheDataset):
             source = self._transform((request.case + shift) % len(self))
             if not request.is_foreground or source.get("foreground"):
                 return source
-        raise ValueError(f"labels must hold foreground in at least one of the {len(self)} training cases, got none")
+        raise InputError(f"labels must hold foreground in at least one of the {len(self)} training cases, got none")
 
     def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the first voxel of the output patch."""
@@ -171,9 +181,9 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         fixed: bool = False,
     ) -> None:
         if batch_size < 1 or num_batches < 1:
-            raise ValueError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
+            raise InputError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
         if not 0 <= foreground_fraction <= 1:
-            raise ValueError(f"foreground_fraction must be in [0, 1], got {foreground_fraction}")
+            raise InputError(f"foreground_fraction must be in [0, 1], got {foreground_fraction}")
         super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -189,52 +199,71 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         seeds = np.random.default_rng((self.seed, epoch)).integers(2**63, size=(self.num_batches, size))
         for batch in range(self.num_batches):
             first = (epoch * self.num_batches + batch) * size
+            cases = self._cases(len(self.dataset), first, first + size)
             yield [
-                PatchRequest(self._case(first + place), int(seeds[batch, place]), place < num_foreground)
+                PatchRequest(cases[place], int(seeds[batch, place]), place < num_foreground)
                 for place in range(rank, size, world_size)
             ]
 
-    def _case(self, draw: int) -> int:
-        """Return the case of a draw: the cases in one random order after another."""
-        turn, place = divmod(draw, len(self.dataset))
-        return int(np.random.default_rng((self.seed, 1, turn)).permutation(len(self.dataset))[place])
 
-
-def _label_window(label: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """Return a patch of a label map of shape `(1, H, W, D)`; beyond the border is background."""
-    patch = label.new_zeros((1, *size))
-    inside, outside = [], []
-    for first, length, available in zip(start, size, label.shape[1:], strict=True):
-        low, high = max(first, 0), max(min(first + length, available), 0)
-        inside.append(slice(low, max(high, low)))
-        outside.append(slice(low - first, low - first + max(high - low, 0)))
-    patch[(slice(None), *outside)] = label[(slice(None), *inside)]
-    return patch
-
-
-class PreparePatches(PrepareBatch):
-    """Give the patches of all levels to the network and take the label, or the patches themselves, as the target.
+class PatchLoader(DataLoader):
+    """Minibatches of patches; arguments are those of `PatchBatchSampler`.
 
     Args:
-        reconstruct: the target is the input, for autoencoders.
+        dataset: the dataset whose cases are drawn.
+        batch_size: patches in a minibatch.
+        num_batches: minibatches in an epoch.
+        foreground_fraction: smallest share of the patches of each minibatch that hold foreground.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew.
+        num_workers: processes that cut patches.
     """
 
-    def __init__(self, reconstruct: bool = False) -> None:
-        self.reconstruct = reconstruct
+    batch_sampler: PatchBatchSampler
 
-    def __call__(
+    def __init__(
         self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, Any, tuple[torch.Tensor, ...], dict[str, Any]]:
-        """Return the image, the target, the coarser patches as further arguments, and no named ones."""
+        dataset: PatchDataset,
+        batch_size: int,
+        num_batches: int,
+        foreground_fraction: float = 0.0,
+        seed: int = 0,
+        fixed: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        self.patches = dataset
+        sampler = PatchBatchSampler(dataset, batch_size, num_batches, foreground_fraction, seed, fixed)
+        super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device=device, non_blocking=non_blocking, **kwargs)
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of `epoch`, counted from 0."""
+        self.batch_sampler.set_epoch(epoch)
 
-        image = move(batchdata["image"])
-        context = tuple(move(patch) for patch in batchdata["context"])
-        target = [image, *context] if self.reconstruct else move(batchdata["label"])
-        return image, target, context, {}
+    def held_out(self, data: Sequence[Mapping[str, str]], num_batches: int) -> PatchLoader:
+        """Return a loader of the same patches of other cases every epoch, for the validation loss.
+
+        Args:
+            data: cases.
+            num_batches: minibatches in an epoch.
+        """
+        own, sampler = self.patches, self.batch_sampler
+        dataset = PatchDataset(data, own.preprocessing, own.geometry, own.patch_size, own.centers)
+        share, seed = sampler.foreground_fraction, sampler.seed
+        return PatchLoader(dataset, sampler.batch_size, num_batches, share, seed, fixed=True)
+
+
+class PatchSegmentation:
+    """Task of F-Net: the label of a patch that is seen at several resolutions."""
+
+    def make_batch(self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, ...]:
+        """Return the finest patches, their labels, and the coarser patches."""
+        return move(batch["image"]), move(batch["label"]), tuple(map(move, batch["context"]))
+
+
+class PatchReconstruction:
+    """Pretext task of autoencoders: the patches of all resolutions themselves."""
+
+    def make_batch(self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, ...]:
+        """Return the finest patches, the list of all of them, and the coarser patches."""
+        image, *context = patches = [move(batch["image"]), *map(move, batch["context"])]
+        return image, patches, tuple(context)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from common.cli import InputError
+
 __all__ = ["Pyramid", "fill_value", "spatial"]
 
 
@@ -95,7 +97,7 @@ class Pyramid:
         """
         stride, step, origin, entries = 2**level, self.steps[level], self.origins[level], self.levels[level]
         if any((first - origin) % step for first in start):
-            raise ValueError(f"start must lie on the grid {origin} + {step} i of level {level}, got {tuple(start)}")
+            raise InputError(f"start must lie on the grid {origin} + {step} i of level {level}, got {tuple(start)}")
         inside, outside = [], []
         for first, length, available in zip(start, size, entries.shape[-3:], strict=True):
             position, hop = (first - origin) // step, stride // step
@@ -124,7 +126,7 @@ def _filter_weights(filter: str, level: int) -> torch.Tensor:
     elif filter == "gaussian":
         weights = torch.exp(-0.5 * (distance / 0.5) ** 2)
     else:
-        raise ValueError(f"filter must be box, linear or gaussian, got {filter!r}")
+        raise InputError(f"filter must be box, linear or gaussian, got {filter!r}")
     return weights / weights.sum()
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.cli import RANDOM, is_scratch
-from common.training import load_weights
+from common.cli import RANDOM, InputError, is_scratch
+from common.training import copy_weights, load_weights, match_weights
 
 from .network import FNet
 
@@ -67,32 +67,24 @@ def transfer_extraction(
     if path == RANDOM:
         logger.info("extraction pathways: initial weights, nothing transferred; convolutions %s frozen", frozen_convs)
         return network
-    weights = load_weights(path)
-    target = network.state_dict()
-    target_norms = _target_norms(phi, target, reference)
-    count = 0
-    for level in levels:
-        for conv in range(network.geometry.num_extraction_convs):
-            names = {part: f"extraction.{level}.{conv}.conv.{part}" for part in ("weight", "bias")}
-            sources = {part: f"levels.{level}.encoder.{conv}.conv.{part}" for part in names}
-            for part, source in sources.items():
-                expected = tuple(target[names[part]].shape)
-                found = tuple(weights[source].shape) if source in weights else "nothing"
-                if found != expected:
-                    raise ValueError(f"{path}: {source} must have shape {expected}, got {found}")
-            factor: Any = phi
-            if target_norms is not None:
-                norm = weights[sources["weight"]].norm()
-                if norm == 0:
-                    raise ValueError(
-                        f"{path}: {sources['weight']} must not be all zero when phi is {phi}, got only zeros"
-                    )
-                factor = target_norms[names["weight"]] / norm
-            for part, source in sources.items():
-                target[names[part]] = factor * weights[source]
-                count += 1
-    network.load_state_dict(target)
-    logger.info("extraction pathways: %d of %d tensors transferred from %s, phi %s", count, len(target), path, phi)
+    names = {
+        f"extraction.{level}.{conv}.conv.{part}": f"levels.{level}.encoder.{conv}.conv.{part}"
+        for level in levels
+        for conv in range(network.geometry.num_extraction_convs)
+        for part in ("weight", "bias")
+    }
+    target_norms = _target_norms(phi, network.state_dict(), reference)
+    weights = match_weights(network, load_weights(path), names, path)
+    for name in [name for name in weights if name.endswith(".weight")]:
+        factor: Any = phi
+        if target_norms is not None:
+            norm = weights[name].norm()
+            if norm == 0:
+                raise InputError(f"{path}: {names[name]} must not be all zero when phi is {phi}, got only zeros")
+            factor = target_norms[name] / norm
+        for scaled in (name, name.removesuffix("weight") + "bias"):
+            weights[scaled] = factor * weights[scaled]
+    copy_weights(network, weights, path, "extraction pathways")
     return network
 
 
@@ -134,14 +126,14 @@ def _existing_levels(network: FNet, levels: Sequence[int] | None) -> list[int]:
     if levels is None:
         return list(existing)
     if not levels or not set(levels) <= set(existing):
-        raise ValueError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
+        raise InputError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
     return sorted(set(levels))
 
 
 def _freeze_convs(network: FNet, levels: Iterable[int], frozen_convs: Sequence[int], freeze_norm: bool) -> None:
     existing = range(network.geometry.num_extraction_convs)
     if not set(frozen_convs) <= set(existing):
-        raise ValueError(f"frozen_convs must be some of {list(existing)}, first to last, got {list(frozen_convs)}")
+        raise InputError(f"frozen_convs must be some of {list(existing)}, first to last, got {list(frozen_convs)}")
     for level in levels:
         for index in frozen_convs:
             block = network.pathway(level)[index]
@@ -158,14 +150,14 @@ def _target_norms(
         return _weight_norms(initial)
     if phi == "match_reference":
         if reference is None:
-            raise ValueError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
+            raise InputError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
         norms = _weight_norms(load_weights(reference))
         missing = sorted(name for name in _weight_norms(initial) if name not in norms)
         if missing:
-            raise ValueError(f"{reference}: reference must be the weights of a trained F-Net, got no {missing[0]}")
+            raise InputError(f"{reference}: reference must be the weights of a trained F-Net, got no {missing[0]}")
         return norms
     if isinstance(phi, str) or not (phi > 0 and math.isfinite(phi)):
-        raise ValueError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
+        raise InputError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
     return None
 
 

@@ -1,13 +1,12 @@
 from .collapse import DelayComposition, StopOnCollapsedMask
 from .findings import KeepLargestd
 from .inferer import MaskInferer, SplitLayersd
-from .losses import LayerDecompositionLoss, error_to_choose_by
+from .losses import LayerDecompositionLoss, selection_loss
 from .network import EncoderClassifier, LayerEncoder, LayerUNet
 from .noise import draw_permutation, fractal_noise, simplex_noise
 from .organ import ORGAN_FINDERS, FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
 from .patches import PatchLoader
 from .pictures import LayerPicture, SimulationPicture
-from .preprocessing import OrganPreprocessing, load_organ_preprocessing, make_organ_preprocessing
 from .pretext import (
     PrepareJointLabels,
     PrepareLayers,

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from common.cli import DivergenceError
 from common.training import register_state
 
 from .losses import LayerDecompositionLoss
@@ -101,7 +102,7 @@ class StopOnCollapsedMask:
         engine.state.metrics["mask_ratio"] = ratio
         self.waited = 0 if 1 / self.limit <= ratio <= self.limit else self.waited + 1
         if self.waited >= self.patience:
-            raise FloatingPointError(
+            raise DivergenceError(
                 f"mask must be about as large as the simulated tumors, got {ratio:.3g} of their volume in the last of "
                 f"{self.waited} such epochs; set composition_delay, lower the learning rate, or try another seed"
             )

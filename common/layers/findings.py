@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 __all__ = ["KeepLargestd"]
 
@@ -36,7 +36,7 @@ class KeepLargestd(MapTransform):
         if number is not None:
             check_whole_numbers(number=number)
             if number < 1:
-                raise ValueError(f"number must be positive, or None, got {number}")
+                raise InputError(f"number must be positive, or None, got {number}")
         self.number = number
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
+from common.cli import InputError
+
 from .simulation import LAYERS
 
 __all__ = ["MaskInferer", "SplitLayersd"]
@@ -67,7 +69,7 @@ class SplitLayersd(MapTransform):
         for key in self.key_iterator(out):
             layers = out[key]
             if len(layers) != 4:
-                raise ValueError(
+                raise InputError(
                     f"layers must be those of a pretraining, four channels, got {len(layers)}; add zero_shot.yaml"
                 )
             out.update({key: layers[:2], self.organ_key: layers[2:3], self.tumor_key: layers[3:4]})

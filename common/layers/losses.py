@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import nn
 
+from common.cli import InputError
+
 from .simulation import LAYERS, compose_layers
 
-__all__ = ["LayerDecompositionLoss", "error_to_choose_by"]
+__all__ = ["LayerDecompositionLoss", "selection_loss"]
 
 
 class LayerDecompositionLoss(nn.Module):
@@ -51,7 +53,7 @@ class LayerDecompositionLoss(nn.Module):
         super().__init__()
         self.weights = (organ_weight, tumor_weight, mask_weight, composition_weight, cross_entropy_weight)
         if min(self.weights) < 0 or not any(self.weights):
-            raise ValueError(f"weights must be 0 or more and one of them positive, got {self.weights}")
+            raise InputError(f"weights must be 0 or more and one of them positive, got {self.weights}")
         self.is_composed = True
         self.dice = DiceLoss(sigmoid=True, batch=True)
 
@@ -69,7 +71,7 @@ class LayerDecompositionLoss(nn.Module):
             ValueError: when the shapes differ.
         """
         if input.shape[1] != 3 or target.shape[1] != len(LAYERS) or input.shape[2:] != target.shape[2:]:
-            raise ValueError(
+            raise InputError(
                 f"input and target must have 3 and {len(LAYERS)} channels of one size, got {tuple(input.shape)} and "
                 f"{tuple(target.shape)}"
             )
@@ -95,7 +97,7 @@ class LayerDecompositionLoss(nn.Module):
         return loss
 
 
-def error_to_choose_by(loss: LayerDecompositionLoss) -> LayerDecompositionLoss:
+def selection_loss(loss: LayerDecompositionLoss) -> LayerDecompositionLoss:
     """Return what the weights of an epoch are chosen by, on simulations in scans that are held out.
 
     It is the error of the layers that are learned, with weights of 1 and without the mask: Dice on simulations prefers

@@ -20,7 +20,7 @@ from monai.networks.layers.utils import get_norm_layer
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, KindError, check_whole_numbers
 
 __all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet"]
 
@@ -105,16 +105,16 @@ class LayerUNet(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(features, str) or not isinstance(features, Sequence):
-            raise TypeError(f"features must be a list of whole numbers, got {features!r}")
+            raise KindError(f"features must be a list of whole numbers, got {features!r}")
         for width in features:
             check_whole_numbers(features=width)
         if len(features) < 2 or any(width < 2 or width % 2 for width in features):
-            raise ValueError(f"features must be even, for 2 levels or more, got {tuple(features)}")
+            raise InputError(f"features must be even, for 2 levels or more, got {tuple(features)}")
         num_levels = len(features)
         kernels = _sizes("kernel_sizes", kernel_sizes, 3, num_levels)
         self.strides = _sizes("strides", strides, 2, num_levels - 1)
         if any(size % 2 == 0 for kernel in kernels for size in kernel):
-            raise ValueError(f"kernel_sizes must be odd, got {kernel_sizes}")
+            raise InputError(f"kernel_sizes must be odd, got {kernel_sizes}")
         self.in_channels = in_channels
         self.features = tuple(features)
         self.encoder = LayerEncoder(in_channels, self.features, kernels, self.strides, norm)
@@ -140,7 +140,7 @@ class LayerUNet(nn.Module):
             ValueError: when the image has another number of channels.
         """
         if image.ndim != 5 or image.shape[1] != self.in_channels:
-            raise ValueError(f"image must be (B, {self.in_channels}, H, W, D), got {tuple(image.shape)}")
+            raise InputError(f"image must be (B, {self.in_channels}, H, W, D), got {tuple(image.shape)}")
         maps = self.encoder(image)
         features = maps.pop()
         for block in self.decoder:
@@ -164,7 +164,7 @@ class _UpBlock(nn.Module):
 def _sizes(name: str, values: Sequence[int | Sequence[int]] | None, default: int, count: int) -> list[_Size]:
     sizes = [ensure_tuple_rep(value, 3) for value in ([default] * count if values is None else values)]
     if len(sizes) != count or any(size < 1 for level in sizes for size in level):
-        raise ValueError(f"{name} must be {count} positive sizes, one for each level, got {values}")
+        raise InputError(f"{name} must be {count} positive sizes, one for each level, got {values}")
     return sizes
 
 
@@ -184,7 +184,7 @@ def _norm(norm: Any, channels: int) -> nn.Module:
     try:
         return get_norm_layer(norm, spatial_dims=3, channels=channels)
     except (TypeError, ValueError):
-        raise ValueError(
+        raise InputError(
             f'norm must be batch, instance or ["group", {{"num_groups": 8}}], whose groups divide {channels} maps, got '
             f"{norm!r}"
         ) from None
@@ -208,7 +208,7 @@ class EncoderClassifier(nn.Module):
         super().__init__()
         check_whole_numbers(num_classes=num_classes, num_patches=num_patches, hidden_channels=hidden_channels)
         if num_classes < 2 or num_patches < 1 or hidden_channels < 1:
-            raise ValueError(
+            raise InputError(
                 "num_classes must be 2 or more, num_patches and hidden_channels 1 or more, got "
                 f"{num_classes}, {num_patches} and {hidden_channels}"
             )
@@ -231,6 +231,6 @@ class EncoderClassifier(nn.Module):
         """
         patches = patches.unsqueeze(1) if patches.ndim == 5 else patches
         if patches.shape[1] != self.num_patches:
-            raise ValueError(f"patches must be {self.num_patches} of each item, got {patches.shape[1]}")
+            raise InputError(f"patches must be {self.num_patches} of each item, got {patches.shape[1]}")
         features = self.encoder(patches.flatten(0, 1))[-1].mean(dim=(2, 3, 4))
         return self.head(features.unflatten(0, (-1, self.num_patches)).flatten(1))

@@ -12,7 +12,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 from scipy import ndimage
 
-from common.transforms import RestoreProbabilitiesd
+from common.cli import InputError
+from common.transforms import InvertProbabilitiesd
 
 __all__ = ["FindOrgand", "KeepOrgand", "NormalizeByOrgand", "ORGAN_FINDERS", "find_body", "find_brain"]
 
@@ -99,7 +100,7 @@ class FindOrgand(MapTransform):
     def __init__(self, keys: KeysCollection, organ_key: str = "organ", method: str = "given") -> None:
         super().__init__(keys)
         if method != "given" and method not in ORGAN_FINDERS:
-            raise ValueError(f"method must be one of {[*ORGAN_FINDERS, 'given']}, got {method!r}")
+            raise InputError(f"method must be one of {[*ORGAN_FINDERS, 'given']}, got {method!r}")
         self.organ_key = organ_key
         self.method = method
 
@@ -109,7 +110,7 @@ class FindOrgand(MapTransform):
         if self.organ_key in data:
             mask = torch.as_tensor(np.asarray(data[self.organ_key]) > 0)
         elif self.method == "given":
-            raise ValueError(
+            raise InputError(
                 f"{name}: must have a mask of the organ, got none; list it as organ "
                 "in dataset.json, or name the folder of the masks as organ_dir"
             )
@@ -117,7 +118,7 @@ class FindOrgand(MapTransform):
             spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
             mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), spacing))[None]
         if not mask.any():
-            raise ValueError(f"{name}: organ must have voxels, got an empty mask")
+            raise InputError(f"{name}: organ must have voxels, got an empty mask")
         meta = image.meta if isinstance(image, MetaTensor) else None
         return {**data, self.organ_key: MetaTensor(mask.to(torch.uint8), meta=meta)}
 
@@ -146,7 +147,7 @@ class NormalizeByOrgand(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if clip is not None and (len(clip) != 2 or not clip[0] < clip[1]):
-            raise ValueError(f"clip must be two increasing intensities, got {list(clip)}")
+            raise InputError(f"clip must be two increasing intensities, got {list(clip)}")
         self.organ_key = organ_key
         self.clip = clip
 
@@ -161,7 +162,7 @@ class NormalizeByOrgand(MapTransform):
             median = float(image[inside].median()) if inside.any() else 0.0
             if not median > 0:
                 name = getattr(image, "meta", {}).get("filename_or_obj", "image")
-                raise ValueError(f"{name}: organ must have a median above 0, got {median:g}; look at clip")
+                raise InputError(f"{name}: organ must have a median above 0, got {median:g}; look at clip")
             out[key] = image / median
         return out
 
@@ -231,8 +232,8 @@ class KeepOrgand(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if margin is not None and margin < 0:
-            raise ValueError(f"margin must be 0 or more, or None, got {margin}")
-        self.restore = RestoreProbabilitiesd(organ_key, transform, orig_keys)
+            raise InputError(f"margin must be 0 or more, or None, got {margin}")
+        self.restore = InvertProbabilitiesd(organ_key, transform, orig_keys)
         self.given_key = given_key
         self.organ_key = organ_key
         self.margin = margin

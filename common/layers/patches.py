@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.transforms import Compose
 from monai.utils import ensure_tuple_rep
 
-from common.cli import check_whole_numbers
-from common.data import ResidentVolumes, VolumeLoader
+from common.cli import InputError, check_whole_numbers
+from common.data import DeviceCacheDataset, VolumeLoader
+from common.transforms import padded_crop
 
 __all__ = ["PatchLoader"]
 
@@ -46,7 +46,7 @@ class PatchLoader(VolumeLoader):
 
     def __init__(
         self,
-        volumes: ResidentVolumes,
+        volumes: DeviceCacheDataset,
         patch_size: int | Sequence[int],
         batch_size: int,
         num_batches: int,
@@ -61,7 +61,7 @@ class PatchLoader(VolumeLoader):
         for edge in self.patch_size:
             check_whole_numbers(patch_size=edge)
         if min(self.patch_size) < 1 or not 0 <= foreground_fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"patch_size must be positive and foreground_fraction in [0, 1], got {self.patch_size} and "
                 f"{foreground_fraction}"
             )
@@ -130,11 +130,9 @@ class PatchLoader(VolumeLoader):
 
 def _window(volume: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
     """Return a copy of a part of a volume of shape `(C, H, W, D)`, moved so that it lies inside as far as possible."""
-    inside, padding = [], []
+    moved = []
     for first, length, available in zip(start, size, volume.shape[1:], strict=True):
-        low = min(max(first, 0), max(available - length, 0))
-        inside.append(slice(low, low + length))
-        lack = max(length - available, 0)
-        padding.append((lack // 2, lack - lack // 2))
-    part = volume[(slice(None), *inside)].float() if volume.is_floating_point() else volume[(slice(None), *inside)]
-    return F.pad(part, [side for pair in reversed(padding) for side in pair]).clone()
+        room = available - length  # negative where the part is larger than the volume, which then lies in its middle
+        moved.append(min(max(first, 0), room) if room >= 0 else -(-room // 2))
+    part = padded_crop(volume, moved, size)
+    return part.float() if part.is_floating_point() else part

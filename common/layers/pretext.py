@@ -17,7 +17,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.transforms import Compose, OneOf, RandCoarseDropout, RandCoarseShuffle, RandHistogramShift
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 from .simulation import LAYERS, RandTumorLayers
 
@@ -48,7 +48,7 @@ class RandRotationTask:
 
     def __init__(self, axes: Sequence[int] = (0, 1, 2)) -> None:
         if not axes or not {*axes} <= {0, 1, 2} or len({*axes}) < len(axes):
-            raise ValueError(f"axes must be some of 0, 1 and 2, each once, got {list(axes)}")
+            raise InputError(f"axes must be some of 0, 1 and 2, each once, got {list(axes)}")
         self.turns = [(0, 0), *((axis, count) for axis in axes for count in (1, 2, 3))]
         self.num_classes = len(self.turns)
 
@@ -63,7 +63,7 @@ class RandRotationTask:
         for axis, _ in self.turns[1:]:
             plane = [length for other, length in enumerate(images.shape[2:]) if other != axis]
             if plane[0] != plane[1]:
-                raise ValueError(f"image must be square across axis {axis}, got {tuple(images.shape[2:])}")
+                raise InputError(f"image must be square across axis {axis}, got {tuple(images.shape[2:])}")
         classes = [np.random.RandomState(int(seed)).randint(self.num_classes) for seed in seeds]
         turned = [self.turn(image, chosen) for image, chosen in zip(images, classes, strict=True)]
         return torch.stack(turned), torch.tensor(classes, device=images.device)
@@ -86,7 +86,7 @@ class _Cells:
     def __init__(self, grid: Sequence[int], gap: int) -> None:
         check_whole_numbers(gap=gap, **{f"grid[{axis}]": count for axis, count in enumerate(grid)})
         if len(grid) != 3 or min(grid) < 1 or math.prod(grid) < 2 or gap < 0:
-            raise ValueError(f"grid must be three counts with two cells or more, and gap from 0, got {grid} and {gap}")
+            raise InputError(f"grid must be three counts with two cells or more, and gap from 0, got {grid} and {gap}")
         self.grid = tuple(grid)
         self.gap = gap
 
@@ -96,7 +96,7 @@ class _Cells:
         gaps = [self.gap * (count > 1) for count in self.grid]
         sizes = [place - gap for place, gap in zip(places, gaps, strict=True)]
         if min(sizes) < 1:
-            raise ValueError(f"image must hold {self.grid} cells with gaps of {self.gap}, got {tuple(image.shape[1:])}")
+            raise InputError(f"image must hold {self.grid} cells with gaps of {self.gap}, got {tuple(image.shape[1:])}")
         cells = []
         for cell in itertools.product(*map(range, self.grid)):
             starts = [index * place + R.randint(gap + 1) for index, place, gap in zip(cell, places, gaps, strict=True)]
@@ -122,7 +122,7 @@ class RandRelativeLocation:
     def __init__(self, grid: Sequence[int] = (3, 3, 3), gap: int = 2) -> None:
         self.cells = _Cells(grid, gap)
         if any(count % 2 == 0 for count in grid):
-            raise ValueError(f"grid must be odd along each axis, got {list(grid)}")
+            raise InputError(f"grid must be odd along each axis, got {list(grid)}")
         self.num_classes = math.prod(grid) - 1
 
     def make_batch(
@@ -164,7 +164,7 @@ class RandJigsaw:
         self.num_cells = math.prod(grid)
         check_whole_numbers(num_permutations=num_permutations)
         if not 2 <= num_permutations <= math.factorial(self.num_cells):
-            raise ValueError(
+            raise InputError(
                 f"num_permutations must be from 2 to {math.factorial(self.num_cells)}, got {num_permutations}"
             )
         self.num_classes = num_permutations
@@ -248,7 +248,7 @@ def _choose_permutations(num_cells: int, count: int) -> np.ndarray:
 class PrepareLayers(PrepareBatch):
     """Put tumors into the scans of a batch where the network is, and take the layers as the target.
 
-    A batch is one of `PatchLoader`, with donors. Or it is one of `ParallelLoader`: `normal`, and `real` scans with
+    A batch is one of `PatchLoader`, with donors. Or it is one of `CombinedLoader`: `normal`, and `real` scans with
     tumors that nobody has marked, whose target is the scan itself: its mask is -1 and its opacity 1, see
     `LayerDecompositionLoss`.
 
@@ -281,7 +281,7 @@ class PrepareLayers(PrepareBatch):
 class PrepareJointLabels(PrepareBatch):
     """Put tumors into normal scans, and take their masks as labels beside those of labeled scans.
 
-    A batch is one of `ParallelLoader`: `labeled`, and `normal` with donors. Not in the paper, whose fine-tuning sees
+    A batch is one of `CombinedLoader`: `labeled`, and `normal` with donors. Not in the paper, whose fine-tuning sees
     labeled scans only.
 
     Args:
@@ -294,7 +294,7 @@ class PrepareJointLabels(PrepareBatch):
 
     def __init__(self, simulation: RandTumorLayers, labels: Mapping[int, str]) -> None:
         if len(labels) != 2:
-            raise ValueError(f"labels must be background and a tumor beside simulations, got {dict(labels)}")
+            raise InputError(f"labels must be background and a tumor beside simulations, got {dict(labels)}")
         self.simulation = simulation
 
     def __call__(

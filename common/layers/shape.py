@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from monai.transforms import Randomizable
 from scipy.spatial.transform import Rotation
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 from .noise import draw_permutation, fractal_noise
 
@@ -63,11 +63,11 @@ class RandStarShape(Randomizable):
     ) -> None:
         for name, values in (("volume", volume), ("axis_ratio", axis_ratio), ("octaves", octaves)):
             if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
-                raise ValueError(f"{name} must be two positive numbers that do not decrease, got {list(values)}")
+                raise InputError(f"{name} must be two positive numbers that do not decrease, got {list(values)}")
         check_whole_numbers(octaves=octaves[0])
         check_whole_numbers(octaves=octaves[1])
         if not 0 <= roughness < 1:
-            raise ValueError(f"roughness must be from 0 to below 1, got {roughness}")
+            raise InputError(f"roughness must be from 0 to below 1, got {roughness}")
         self.volume = tuple(volume)
         self.axis_ratio = tuple(axis_ratio)
         self.octaves = tuple(octaves)

@@ -21,7 +21,7 @@ from monai.data import MetaTensor
 from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import Randomizable, RandomizableTransform, Transform
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 from .shape import RandStarShape, keep_joined
 
@@ -111,22 +111,22 @@ class RandTumorLayers(RandomizableTransform):
         if intensity_ratio is not None and not (
             is_list and all(isinstance(pair, Sequence) for pair in intensity_ratio)
         ):
-            raise ValueError(f"intensity_ratio must be a list of ranges such as [[1, 3]], got {intensity_ratio}")
+            raise InputError(f"intensity_ratio must be a list of ranges such as [[1, 3]], got {intensity_ratio}")
         for index, values in enumerate(intensity_ratio or ()):
             ranges[f"intensity_ratio[{index}]"] = values
         for name, values in ranges.items():
             if len(values) != 2 or not 0 <= values[0] <= values[1] < math.inf:
-                raise ValueError(f"{name} must be two numbers from 0 that do not decrease, got {list(values)}")
+                raise InputError(f"{name} must be two numbers from 0 that do not decrease, got {list(values)}")
         if not 0 < alpha[0] <= alpha[1] <= 1:
-            raise ValueError(f"alpha must be above 0 and at most 1, got {list(alpha)}")
+            raise InputError(f"alpha must be above 0 and at most 1, got {list(alpha)}")
         for count in num_tumors:
             check_whole_numbers(num_tumors=count)
         if intensity_ratio is not None and not len(intensity_ratio):
-            raise ValueError("intensity_ratio must have a range or be None, got none")
+            raise InputError("intensity_ratio must have a range or be None, got none")
         if not 0 <= elastic < math.inf:
-            raise ValueError(f"elastic must be from 0, got {elastic}")
+            raise InputError(f"elastic must be from 0, got {elastic}")
         if target not in ("texture", "blended"):
-            raise ValueError(f"target must be texture or blended, got {target!r}")
+            raise InputError(f"target must be texture or blended, got {target!r}")
         self.shape = RandStarShape() if shape is None else shape
         self.alpha = tuple(alpha)
         self.intensity_ratio = None if intensity_ratio is None else [tuple(bounds) for bounds in intensity_ratio]
@@ -162,7 +162,7 @@ class RandTumorLayers(RandomizableTransform):
         """
         if img.shape != organ.shape or img.shape != donor.shape or img.ndim != 4 or img.shape[0] != 1:
             shapes = [tuple(volume.shape) for volume in (img, organ, donor)]
-            raise ValueError(f"img, organ and donor must be of one shape (1, H, W, D), got {shapes}")
+            raise InputError(f"img, organ and donor must be of one shape (1, H, W, D), got {shapes}")
         inside = organ[0] > 0
         self.randomize(None)
         count = int(self.R.randint(self.num_tumors[0], self.num_tumors[1] + 1))

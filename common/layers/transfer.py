@@ -1,9 +1,7 @@
-"""The 3D U-Net that takes a scan apart into an organ without its tumor, the tumor, and the mask between them.
+"""Transfer of a pretrained U-Net to the segmentation of tumors.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
-arXiv 2021 (https://arxiv.org/abs/2109.03230). The backbone is that of Models Genesis: Z. Zhou et al., MICCAI 2019
-(https://arxiv.org/abs/1908.06912); its batch norms took the statistics of the batch in evaluation, too, and here they
-do not.
+arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.4.
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from common.cli import RANDOM, is_scratch
-from common.training import load_weights
+from common.cli import InputError, has_weights
+from common.training import copy_weights, load_weights, match_parts
 
 from .network import NUM_LAYERS, LayerUNet
 
@@ -41,23 +39,16 @@ def transfer_unet(network: LayerUNet, path: str | Path | None, part: str = "enco
         ValueError: when the weights do not fit the network, or `part` is unknown.
     """
     if part not in ("encoder", "network"):
-        raise ValueError(f"part must be encoder or network, got {part!r}")
-    if is_scratch(path) or path == RANDOM:
+        raise InputError(f"part must be encoder or network, got {part!r}")
+    if not has_weights(path):
         logger.info("network: initial weights, nothing transferred")
         return network
     weights = load_weights(path)
     prefixes = ("encoder.",) if part == "encoder" else ("encoder.", "decoder.")
-    target = {name: value for name, value in network.state_dict().items() if name.startswith(prefixes)}
-    source = {name: value for name, value in weights.items() if name.startswith(prefixes)}
-    for name in {**target, **source}:
-        expected = tuple(target[name].shape) if name in target else "nothing"
-        found = tuple(source[name].shape) if name in source else "nothing"
-        if found != expected:
-            raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+    source = match_parts(network, weights, prefixes, path)
     if part == "network" and len(weights.get("head.bias", ())) == NUM_LAYERS and network.head.out_channels == 2:
         for name in ("head.weight", "head.bias"):
             mask = weights[name][-1]  # the softmax of 0 and a logit is its sigmoid
             source[name] = torch.stack((torch.zeros_like(mask), mask))
-    network.load_state_dict({**network.state_dict(), **source})
-    logger.info("%s: %d of %d tensors transferred from %s", part, len(source), len(network.state_dict()), path)
+    copy_weights(network, source, path, part)
     return network

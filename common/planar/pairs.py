@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from monai.transforms import Randomizable, Transform
 
 from common.cli import check_whole_numbers
-from common.data import ResidentVolumes, VolumeLoader
+from common.data import DeviceCacheDataset, VolumeLoader
 
 __all__ = ["Lattice", "PairLoader", "RandPatchPair", "sample_patches"]
 
@@ -264,7 +264,7 @@ class PairLoader(VolumeLoader):
 
     def __init__(
         self,
-        volumes: ResidentVolumes,
+        volumes: DeviceCacheDataset,
         pairs: RandPatchPair,
         batch_size: int,
         num_batches: int,

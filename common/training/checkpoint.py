@@ -1,9 +1,9 @@
-"""Objects of a training whose state must survive an interruption."""
+"""Weights and checkpoints that survive interruptions."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.cli import check_flags
+from common.cli import InputError, check_flags
 from common.data import is_main_process, write_atomically
-from common.data.record import PREPROCESSING_FILE, save_record
 
 __all__ = [
     "ResumableCheckpoint",
@@ -55,8 +54,9 @@ class ResumableCheckpoint:
         path: file of the checkpoint.
         objects: things with `state_dict` and `load_state_dict`, by name.
         validator: evaluator whose best metric is kept.
-        sampler: batch sampler, or loader of several streams, whose epoch is set.
-        settings: numbers that must be the same when the training goes on, such as the data and the learning rate.
+        loader: of the training, whose epoch is set.
+        settings: options that must be the same when the training goes on, such as the learning rate.
+        data: cases that must be the same, too, by the name of their list.
         resume: go on from a checkpoint if there is one; otherwise start anew.
 
     Raises:
@@ -69,16 +69,17 @@ class ResumableCheckpoint:
         path: str | Path,
         objects: Mapping[str, Stateful],
         validator: Engine | None = None,
-        sampler: Any = None,
+        loader: Any = None,
         settings: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
         resume: bool = True,
     ) -> None:
         check_flags(resume=resume)
         self.path = Path(path)
         self.objects = dict(objects)
         self.validator = validator
-        self.sampler = sampler
-        self.settings = {name: repr(value) for name, value in (settings or {}).items()}
+        self.loader = loader
+        self.settings = {name: repr(value) for name, value in {**(data or {}), **(settings or {})}.items()}
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
@@ -95,21 +96,21 @@ class ResumableCheckpoint:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
             settings, epoch = dict(checkpoint["settings"]), checkpoint["epoch"]
         except Exception as error:  # a damaged file can raise anything
-            raise ValueError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
+            raise InputError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
         if settings != self.settings:
             names = (name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name))
             others = [f"{name} {settings.get(name)!s:.60} instead of {self.settings.get(name)!s:.60}" for name in names]
-            raise ValueError(f"{self.path}: checkpoint must be of the same settings, got {', '.join(others)}; {advice}")
+            raise InputError(f"{self.path}: checkpoint must be of the same settings, got {', '.join(others)}; {advice}")
         states = {**self.objects, **registered_states(engine)}
         for name, item in states.items():
             try:
                 item.load_state_dict(checkpoint["states"][name])
             except (LookupError, RuntimeError, TypeError, ValueError) as error:
-                raise ValueError(f"{self.path}: checkpoint must fit the {name}, got {error!r:.200}; {advice}") from None
+                raise InputError(f"{self.path}: checkpoint must fit the {name}, got {error!r:.200}; {advice}") from None
         if self.validator is not None:
             self.validator.state.best_metric, self.validator.state.best_metric_epoch = checkpoint["best"]
-        if self.sampler is not None:
-            self.sampler.set_epoch(epoch)
+        if self.loader is not None:
+            self.loader.set_epoch(epoch)
         engine.state.epoch = epoch
         engine.state.iteration = epoch * engine.state.epoch_length
         logger.info("resumed from %s after epoch %d", self.path, epoch)
@@ -129,23 +130,28 @@ class ResumableCheckpoint:
         self.path.unlink(missing_ok=True)
 
 
+class Sidecar(Protocol):
+    """What lies beside weights, such as a `Record`."""
+
+    def save_beside(self, weights: Path) -> None: ...
+
+
 class SaveLast:
     """Write the weights when an engine has ended.
 
     Args:
         path: file of the weights.
         network: its weights are written without the prefix of a parallel wrapper.
-        preprocessing: dataclass that tells what they expect, for `preprocessing.json` beside them: written with them,
-            so that older weights keep theirs until then. `None`: it is written elsewhere.
+        records: what belongs to the weights, written with them, so that older weights keep theirs until then.
 
     Raises:
         ValueError: when a weight is not finite; an older file is left as it was.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module, preprocessing: Any = None) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, records: Sequence[Sidecar] = ()) -> None:
         self.path = Path(path)
         self.network = network
-        self.preprocessing = preprocessing
+        self.records = list(records)
 
     def attach(self, engine: Engine) -> None:
         if is_main_process():
@@ -153,8 +159,8 @@ class SaveLast:
 
     def _save(self, engine: Engine) -> None:
         _save_weights(self.path, self.network)
-        if self.preprocessing is not None:
-            save_record(self.preprocessing, self.path.with_name(PREPROCESSING_FILE))
+        for record in self.records:
+            record.save_beside(self.path)
         logger.info("wrote %s", self.path)
 
 
@@ -195,5 +201,5 @@ def _save_weights(path: Path, network: nn.Module) -> None:
     weights = getattr(network, "module", network).state_dict()
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
-        raise ValueError(f"weights must be finite to be saved, got NaN or Inf in {broken}; {path} was left as it was")
+        raise InputError(f"weights must be finite to be saved, got NaN or Inf in {broken}; {path} was left as it was")
     write_atomically(path, lambda temporary: torch.save(weights, temporary))

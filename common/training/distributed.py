@@ -1,4 +1,4 @@
-"""Several processes that share the work."""
+"""Processes that share the work: how they join, their network, and their loss."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,15 +26,14 @@ logger = logging.getLogger(__name__)
 def join_processes(num_cases: int | None = None) -> None:
     """Join the processes that `torchrun` started: over NCCL with one GPU for each, over gloo on CPUs.
 
+    A single process, which nothing but itself has started, has nothing to join.
+
     Args:
         num_cases: that the processes share. Processes beyond their number are not needed and end. The others may wait
             for one another as long as a day, since cases differ; in a training, minutes (the default of PyTorch).
-
-    Raises:
-        ValueError: when the process was not started by `torchrun`.
     """
     if "LOCAL_RANK" not in os.environ:
-        raise ValueError("processes must be started by torchrun, see README.md, got a single one without LOCAL_RANK")
+        return
     os.environ.pop("SLURM_JOB_ID", None)  # or ignite takes the place of this process from SLURM, not from torchrun
     device = process_device()
     if device.type == "cuda":
@@ -50,10 +50,11 @@ def join_processes(num_cases: int | None = None) -> None:
 
 
 def leave_processes() -> None:
-    """Leave together."""
-    dist.barrier()
-    dist.destroy_process_group()
-    end_process_at_exit(0)
+    """Leave together what `join_processes` has joined."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+        end_process_at_exit(0)
 
 
 def process_device() -> torch.device:
@@ -63,7 +64,7 @@ def process_device() -> torch.device:
 
 
 def parallelize(module: nn.Module, **options: Any) -> nn.Module:
-    """Wrap a network so that all processes of a distributed run make the same step.
+    """Wrap a network so that all processes of a distributed run make the same step; alone, it stays as it is.
 
     A batch norm then takes its statistics from the minibatches of all processes, as if they were one.
 
@@ -74,7 +75,8 @@ def parallelize(module: nn.Module, **options: Any) -> nn.Module:
     Returns:
         The wrapper; a network without anything to learn is returned as it is.
     """
-    if not any(parameter.requires_grad for parameter in module.parameters()):
+    is_distributed = dist.is_available() and dist.is_initialized()
+    if not is_distributed or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     if next(module.parameters()).is_cuda:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -113,31 +115,15 @@ class _SyncBatchNorm(_BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         count = dist.get_world_size() * input.numel() // input.shape[1]
         values = input.float()  # also where the rest is in half precision
-        mean = _SumOverProcesses.apply(values.sum(axes)) / count
+        mean = all_reduce(values.sum(axes)) / count
         centered = values - mean.view(shape)
-        variance = _SumOverProcesses.apply(centered.square().sum(axes)) / count
+        variance = all_reduce(centered.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centered * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; its gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
 
 
 class WholeBatchLoss(nn.Module):

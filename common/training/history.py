@@ -6,7 +6,7 @@ import csv
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +23,12 @@ from common.data import is_main_process, write_atomically
 from .checkpoint import register_state
 from .pictures import save_curves
 
-__all__ = ["MeanLoss", "TrainingRecord"]
+__all__ = ["MeanLoss", "MetricsLogger"]
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingRecord:
+class MetricsLogger:
     """Record loss, learning rate and validation metrics of every epoch.
 
     They go to the log (one line per epoch, or a progress bar on a terminal), to TensorBoard, to `history.csv` and to
@@ -37,7 +37,7 @@ class TrainingRecord:
     Args:
         save_dir: folder for the files.
         optimizer: whose learning rates are recorded, if there is one.
-        validators: evaluators by name, whose metrics are recorded in the epochs in which they ran.
+        validators: evaluators whose metrics are recorded in the epochs in which they ran.
         progress: show a bar; by default when the output is a terminal.
     """
 
@@ -45,12 +45,12 @@ class TrainingRecord:
         self,
         save_dir: str | Path,
         optimizer: Optimizer | None,
-        validators: Mapping[str, Engine] | None = None,
+        validators: Sequence[Engine] = (),
         progress: bool | None = None,
     ) -> None:
         self.save_dir = Path(save_dir)
         self.optimizer = optimizer
-        self.validators = dict(validators or {})
+        self.validators = list(validators)
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.rows: list[dict[str, Any]] = []
         self.validated: dict[str, float] = {}
@@ -60,7 +60,7 @@ class TrainingRecord:
 
     def attach(self, engine: Engine) -> None:
         register_state(engine, "record", self)
-        for validator in self.validators.values():
+        for validator in self.validators:
             validator.add_event_handler(Events.COMPLETED, self._collect)
         if not is_main_process():
             return

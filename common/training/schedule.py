@@ -1,4 +1,7 @@
-"""Averages that forget."""
+"""Schedules: when the learning rate falls, when a training stops, and when it is validated.
+
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from common.cli import InputError
 
 from .checkpoint import register_state
 
@@ -26,7 +31,7 @@ class MovingAverage:
 
     def __init__(self, coefficient: float = 0.93) -> None:
         if not 0 <= coefficient < 1:
-            raise ValueError(f"coefficient must be in [0, 1), got {coefficient}")
+            raise InputError(f"coefficient must be in [0, 1), got {coefficient}")
         self.coefficient = coefficient
         self.value: float | None = None
 

@@ -17,6 +17,7 @@ from monai.handlers import HausdorffDistance
 from monai.metrics import compute_confusion_matrix_metric
 from monai.utils import string_list_all_gather
 
+from common.cli import InputError, KindError
 from common.data import is_main_process, write_atomically
 
 __all__ = ["HausdorffDistanceInMm", "SaveScores"]
@@ -44,7 +45,7 @@ class HausdorffDistanceInMm(HausdorffDistance):
         """
         for prediction, label in zip(*output, strict=True):
             if not isinstance(label, MetaTensor):
-                raise TypeError(f"label must be a MetaTensor, which tells its voxel size, got {type(label).__name__}")
+                raise KindError(f"label must be a MetaTensor, which tells its voxel size, got {type(label).__name__}")
             spacing = label.pixdim.tolist()
             self.metric_fn(prediction[None].as_subclass(torch.Tensor), label[None].as_tensor(), spacing=spacing)
 
@@ -94,7 +95,7 @@ class SaveScores:
         if not is_main_process():
             return
         if len(files) != len(scores):
-            raise ValueError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
+            raise InputError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
         means = torch.nanmean(scores, dim=1)
         rows = [
             [file, *(f"{value:.6f}" for value in row.tolist()), f"{mean:.6f}"]

@@ -1,32 +1,67 @@
-"""How scans reach a network that learns a pretext task."""
+"""Tasks that a network learns: what it is shown of a minibatch, what it shall tell, and how wrong it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from monai.engines import PrepareBatch
+from torch import nn
 
-__all__ = ["PrepareTask"]
+__all__ = ["BatchMaker", "PrepareTask", "PretextTask"]
+
+Move = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Task(Protocol):
-    """What makes an input and a target of images; see `RandRotationTask`."""
+class BatchMaker(Protocol):
+    """What any task offers: its input and its target."""
 
-    def make_batch(self, images: torch.Tensor, seeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def make_batch(self, batch: Mapping[str, Any], move: Move) -> tuple[Any, ...]: ...
+
+
+class PretextTask:
+    """Pretext task: its target is made of the images themselves. A method has one subclass for each of its tasks.
+
+    Args:
+        network: that learns it.
+        loss: of its output and the target.
+        selection_loss: by which the weights of an epoch are chosen, on scans that are held out; `loss` if not given.
+        handlers: of this task alone, such as its picture.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Any, Any], torch.Tensor],
+        selection_loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        self.network = network
+        self.loss = loss
+        self.selection_loss = loss if selection_loss is None else selection_loss
+        self.handlers = list(handlers)
+
+    def make_batch(self, batch: Mapping[str, Any], move: Move) -> tuple[Any, ...]:
+        """Return what the network is shown, what it shall tell and, if it takes several tensors, a tuple of the others.
+
+        Without a task of its own, these are the `image` and the `label` of the minibatch.
+
+        Args:
+            batch: of a loader.
+            move: brings a tensor to the device of the network.
+        """
+        return move(batch["image"]), move(batch["label"])
 
 
 class PrepareTask(PrepareBatch):
-    """Make the input and the target of a pretext task where the network is.
-
-    A batch has `image`, of shape `(B, C, H, W, D)`, and `seed`, a whole number for each image.
+    """Minibatches for MONAI's engines, made by a task where the network is.
 
     Args:
-        task: such as `RandRotationTask`.
+        task: such as a `PretextTask`.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: BatchMaker) -> None:
         self.task = task
 
     def __call__(
@@ -35,7 +70,11 @@ class PrepareTask(PrepareBatch):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return input and target."""
-        images = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
-        return self.task.make_batch(images, batchdata["seed"])
+    ) -> tuple[Any, ...]:
+        """Return input and target and, where the network takes further tensors, these and no named arguments."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, non_blocking=non_blocking, **kwargs)
+
+        image, target, *others = self.task.make_batch(batchdata, move)
+        return (image, target, *others, {}) if others else (image, target)

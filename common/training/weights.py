@@ -1,7 +1,4 @@
-"""Transfer of pretrained extraction pathways to F-Net, and what may change afterwards (S-TL).
-
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
-"""
+"""Weights: read from a file, refused when they do not fit, and copied into a network, all of a part or none."""
 
 from __future__ import annotations
 
@@ -9,14 +6,18 @@ import copy
 import logging
 import pickle
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.networks import copy_model_state
 from torch import nn
 
-__all__ = ["LoadWeights", "load_network", "load_weights"]
+from common.cli import InputError, MissingFileError
+
+__all__ = ["LoadWeights", "copy_weights", "load_network", "load_weights", "match_parts", "match_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: weights must exist; pretrain first, or pass --pretrained null to train from scratch"
         )
     try:
@@ -55,16 +56,16 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
             damaged = archive.testzip()
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except _BROKEN_FILE as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: weights must be a whole file written by torch.save, got {_first_line(error)}"
         ) from None
     if damaged is not None:
-        raise ValueError(f"{path}: weights must have the checksums they were written with, got another for {damaged}")
+        raise InputError(f"{path}: weights must have the checksums they were written with, got another for {damaged}")
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: weights must be tensors by name, got {type(weights).__name__}")
+        raise InputError(f"{path}: weights must be tensors by name, got {type(weights).__name__}")
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
-        raise ValueError(f"{path}: weights must be finite, got NaN or Inf in {broken}")
+        raise InputError(f"{path}: weights must be finite, got NaN or Inf in {broken}")
     return weights
 
 
@@ -89,7 +90,7 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
         expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         found = {name: tuple(value.shape) for name, value in weights.items()}
         differing = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        raise ValueError(
+        raise InputError(
             f"{path}: weights must be those of the network that the config describes, got {len(differing)} of "
             f"{len(expected)} tensors that are missing, unknown or of another shape, such as {differing[0]}"
         ) from None
@@ -100,6 +101,64 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def match_weights(
+    network: nn.Module, weights: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Any
+) -> dict[str, torch.Tensor]:
+    """Return the weights that go into a part of a network, by the names that they have there.
+
+    Args:
+        network: that takes them.
+        weights: of another network, by name.
+        names: in `weights`, by those in the network.
+        path: file of the weights, for the errors.
+
+    Raises:
+        ValueError: when a tensor is missing or has another shape.
+    """
+    target = network.state_dict()
+    for name, source in names.items():
+        expected = tuple(target[name].shape)
+        found = tuple(weights[source].shape) if source in weights else "nothing"
+        if found != expected:
+            raise InputError(f"{path}: {source} must have shape {expected}, got {found}")
+    return {name: weights[source] for name, source in names.items()}
+
+
+def match_parts(
+    network: nn.Module, weights: Mapping[str, torch.Tensor], prefixes: Sequence[str], path: Any
+) -> dict[str, torch.Tensor]:
+    """Return the weights of the parts that a network and another one have in common, see `match_weights`.
+
+    Args:
+        network: that takes them.
+        weights: of the other network, by name.
+        prefixes: of the names of the parts.
+        path: file of the weights, for the errors.
+
+    Raises:
+        ValueError: when a tensor of a part is missing, has another shape, or is unknown to the network.
+    """
+    own = {name: name for name in network.state_dict() if name.startswith(tuple(prefixes))}
+    beyond = [name for name in weights if name.startswith(tuple(prefixes)) and name not in own]
+    matched = match_weights(network, weights, own, path)
+    if beyond:
+        raise InputError(f"{path}: weights must have no tensor that the network lacks, got {beyond[0]}")
+    return matched
+
+
+def copy_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Any, part: str) -> None:
+    """Put weights that match into a network; the others stay as they are.
+
+    Args:
+        network: changed in place.
+        weights: by the names that they have in the network.
+        path: file that they are from, for the log.
+        part: of the network that gets them, for the log.
+    """
+    copy_model_state(network, dict(weights))
+    logger.info("%s: %d of %d tensors transferred from %s", part, len(weights), len(network.state_dict()), path)
 
 
 class LoadWeights:

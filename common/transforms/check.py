@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
+from common.cli import InputError
 from common.data import Header, check_grids, check_gzip, check_hounsfield, check_image, check_label
 
 __all__ = ["CheckVolumed"]
@@ -55,7 +56,7 @@ class CheckVolumed(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         if nan not in ("refuse", "replace"):
-            raise ValueError(f"nan must be refuse or replace, got {nan}")
+            raise InputError(f"nan must be refuse or replace, got {nan}")
         super().__init__([image_key] if label_key is None else [image_key, label_key], allow_missing_keys)
         self.image_key = image_key
         self.label_key = label_key
@@ -91,13 +92,13 @@ class CheckVolumed(MapTransform):
 
     def _check_channels(self, volume: torch.Tensor, path: str, num_channels: int) -> None:
         if volume.ndim != 4:
-            raise ValueError(f"{path}: must hold one volume of 3 dimensions, got shape {tuple(volume.shape[1:])}")
+            raise InputError(f"{path}: must hold one volume of 3 dimensions, got shape {tuple(volume.shape[1:])}")
         if volume.shape[0] != num_channels:
-            raise ValueError(f"{path}: number of channels must be {num_channels}, got {volume.shape[0]}")
+            raise InputError(f"{path}: number of channels must be {num_channels}, got {volume.shape[0]}")
 
     def _check_image(self, image: torch.Tensor, path: str) -> torch.Tensor:
         if getattr(image, "meta", {}).get("mode") == "P":  # fine for labels, whose values are the indices
-            raise ValueError(f"{path}: pixels must be gray or RGB, got indices into a palette; convert the file")
+            raise InputError(f"{path}: pixels must be gray or RGB, got indices into a palette; convert the file")
         if self.nan == "replace":
             image = _replace_nan(image, path)
         array = _to_array(image)

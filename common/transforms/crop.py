@@ -1,14 +1,16 @@
-"""Cropping of the empty space around the patient."""
+"""Crops: of the empty space around the patient, and of boxes that may reach beyond a volume."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import CropForegroundd
 
-__all__ = ["CropBodyd"]
+from common.cli import InputError
+
+__all__ = ["CropBodyd", "padded_crop"]
 
 
 class CropBodyd(CropForegroundd):
@@ -43,8 +45,35 @@ class CropBodyd(CropForegroundd):
         image = data[self.source_key]
         if not self._is_body(image).any():
             name = getattr(image, "meta", {}).get("filename_or_obj", "image")
-            raise ValueError(
+            raise InputError(
                 f"{name}: image must have voxels above air ({self.air}), got at most {float(image.max()):g}; "
                 "is it in other units? set air to null to skip the crop"
             )
         return super().__call__(data, lazy)
+
+
+def padded_crop(
+    volume: torch.Tensor, start: Sequence[int], size: Sequence[int], fill_value: torch.Tensor | float = 0
+) -> torch.Tensor:
+    """Return a copy of a box of a volume or an image.
+
+    Args:
+        volume: tensor of shape `(C, *spatial_size)`.
+        start: first voxel of the box along each spatial axis; it may lie outside.
+        size: edges of the box in voxels.
+        fill_value: what lies beyond the border, one number or one for each channel.
+
+    Returns:
+        Tensor of shape `(C, *size)`.
+    """
+    fill = torch.as_tensor(fill_value).to(volume).view(-1, *[1] * len(size))
+    box = fill.expand(len(volume), *size).clone()
+    inside, outside = [], []
+    for first, length, available in zip(start, size, volume.shape[1:], strict=True):
+        low = min(max(first, 0), available)
+        high = max(min(first + length, available), low)
+        inside.append(slice(low, high))
+        outside.append(slice(low - first, high - first))
+    if all(part.start < part.stop for part in inside):
+        box[(slice(None), *outside)] = volume[(slice(None), *inside)]
+    return box

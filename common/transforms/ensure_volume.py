@@ -10,6 +10,8 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform, Transform
 
+from common.cli import InputError
+
 __all__ = ["EnsureVolume", "EnsureVolumed"]
 
 
@@ -27,7 +29,7 @@ class EnsureVolume(Transform):
             ValueError: when the image has neither two nor three axes besides its channels.
         """
         if img.ndim not in (3, 4):
-            raise ValueError(f"img must have shape (C, H, W) or (C, H, W, D), got {tuple(img.shape)}")
+            raise InputError(f"img must have shape (C, H, W) or (C, H, W, D), got {tuple(img.shape)}")
         if img.ndim == 4:
             return img
         out = img[..., None]

@@ -11,10 +11,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform
 
-__all__ = ["RestoreLabelMapd", "RestoreProbabilitiesd"]
+__all__ = ["InvertLabelMapd", "InvertProbabilitiesd"]
 
 
-class RestoreProbabilitiesd(MapTransform):
+class InvertProbabilitiesd(MapTransform):
     """Bring probabilities back to the grid of the original image.
 
     Args:
@@ -52,7 +52,7 @@ class RestoreProbabilitiesd(MapTransform):
             yield invert({self.orig_keys: image, "pred": difference})["pred"] + self.beyond
 
 
-class RestoreLabelMapd(RestoreProbabilitiesd):
+class InvertLabelMapd(InvertProbabilitiesd):
     """Bring probabilities back to the grid of the original image and keep the most probable class of each voxel.
 
     One class is resampled at a time, so the memory does not grow with the number of classes. Voxels that the

@@ -11,6 +11,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from common.cli import InputError
+
 __all__ = ["ClipAndNormalize", "ClipAndNormalized"]
 
 
@@ -29,9 +31,9 @@ class ClipAndNormalize:
 
     def __init__(self, clip: Sequence[float], method: str = "zscore") -> None:
         if method not in ("zscore", "range"):
-            raise ValueError(f"method must be zscore or range, got {method!r}")
+            raise InputError(f"method must be zscore or range, got {method!r}")
         if len(clip) != 2 or not clip[0] < clip[1]:
-            raise ValueError(f"clip must be two increasing intensities, got {list(clip)}")
+            raise InputError(f"clip must be two increasing intensities, got {list(clip)}")
         self.low, self.high = clip
         self.method = method
 

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 from PIL import Image
 
+from common.cli import InputError
 from common.data import case_id, write_atomically
 
 __all__ = ["SaveSegmentationd"]
@@ -65,7 +66,7 @@ class SaveSegmentationd(SaveImaged):
         if source.suffix.lower() == ".png" and is_label_map:
             path = path.with_name(path.name.removesuffix(".nii.gz") + ".png")
             if array.max() > np.iinfo(np.uint8).max:
-                raise ValueError(f"{path}: labels of a PNG must be at most 255, got {array.max()}")
+                raise InputError(f"{path}: labels of a PNG must be at most 255, got {array.max()}")
             picture = Image.fromarray(array.T.astype(np.uint8))
             write_atomically(path, picture.save)
             return

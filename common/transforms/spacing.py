@@ -8,6 +8,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import Spacingd
 
+from common.cli import InputError
+
 __all__ = ["IsotropicSpacingd", "VoxelSpacingd"]
 
 
@@ -35,7 +37,7 @@ class VoxelSpacingd(Spacingd):
         allow_missing_keys: bool = False,
     ) -> None:
         if spacing is not None and len(spacing) != 3:
-            raise ValueError(f"spacing must be three lengths in mm, got {list(spacing)}")
+            raise InputError(f"spacing must be three lengths in mm, got {list(spacing)}")
         pixdim = [edge or -1 for edge in spacing or (0, 0, 0)]  # MONAI keeps the voxel size where it is not positive
         super().__init__(keys, pixdim=pixdim, mode=mode, allow_missing_keys=allow_missing_keys)
 

@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
 from common.context import CTWindows, CTWindowsd
-from common.transforms import CropBodyd, RestoreLabelMapd
+from common.transforms import CropBodyd, InvertLabelMapd
 
 WINDOWS = [(400, 50), (1800, 40), (500, 50)]
 
@@ -50,7 +50,7 @@ def test_the_way_back_to_the_grid_of_the_scan_leads_through_the_windows():
     image = preprocessing({"image": MetaTensor(scan, affine)})["image"]
     assert image.shape == (3, 4, 2, 3)
     pred = (image[:1] > image[0].mean()).float().as_tensor()
-    restored = RestoreLabelMapd("pred", preprocessing, threshold=0.5)({"image": image, "pred": pred})["pred"]
+    restored = InvertLabelMapd("pred", preprocessing, threshold=0.5)({"image": image, "pred": pred})["pred"]
     assert torch.equal(restored.as_tensor(), (scan > 11.5).byte())
     torch.testing.assert_close(restored.affine, affine.double())
 

@@ -10,7 +10,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, LoadImaged
 
-from common.data import ResidentVolumes
+from common.data import DeviceCacheDataset
 from common.planar import PairLoader, RandCubePair, RandSlabPair, TriplanarPretext
 
 READ = Compose([LoadImaged("image", image_only=True, ensure_channel_first=True)])
@@ -26,7 +26,7 @@ def data(write_scan):
 
 @pytest.fixture
 def volumes(data):
-    return ResidentVolumes(data, READ)
+    return DeviceCacheDataset(data, READ)
 
 
 def loader(volumes, pairs=None, batch_size=2, num_batches=4, **options):
@@ -46,13 +46,13 @@ def test_volumes_of_several_sizes_stay_as_they_were_read(volumes, data):
 
 def test_a_mask_that_is_not_read_changes_nothing(data, volumes):
     """A data set that lists organs made `torch.as_tensor` of their paths."""
-    listed = ResidentVolumes([{**data[0], "organ": "/nowhere/organ.nii.gz"}, *data[1:]], READ)
+    listed = DeviceCacheDataset([{**data[0], "organ": "/nowhere/organ.nii.gz"}, *data[1:]], READ)
     assert [list(item) for item in listed] == [list(item) for item in volumes]
     assert all(torch.equal(item["image"], same["image"]) for item, same in zip(listed, volumes, strict=True))
 
 
 def test_half_precision_halves_the_memory_and_hardly_changes_the_patches(data, volumes):
-    half = ResidentVolumes(data, READ, half=True)
+    half = DeviceCacheDataset(data, READ, half=True)
     assert half[0]["image"].dtype == torch.float16
     for batch, same in zip(loader(volumes), loader(half), strict=True):
         assert same["image"].dtype == torch.float32
@@ -161,7 +161,7 @@ def test_a_trainer_takes_the_minibatches_as_they_are(volumes):
 def test_a_scan_that_cannot_be_sampled_is_refused_by_name(write_scan, scan, half, message):
     path = write_scan("bad.nii.gz", scan)
     with pytest.raises(Exception) as caught:
-        ResidentVolumes([{"image": path}], READ, half=half)
+        DeviceCacheDataset([{"image": path}], READ, half=half)
     cause = caught.value
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -172,7 +172,7 @@ def test_a_scan_that_cannot_be_sampled_is_refused_by_name(write_scan, scan, half
 
 def test_no_cases_are_refused():
     with pytest.raises(ValueError, match="data must hold at least one case, got none"):
-        ResidentVolumes([], READ)
+        DeviceCacheDataset([], READ)
 
 
 @pytest.mark.parametrize(

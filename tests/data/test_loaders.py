@@ -9,7 +9,7 @@ import torch
 from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose
 
-from common.data import ParallelLoader
+from common.data import CombinedLoader
 from common.fnet import FNetGeometry, PatchBatchSampler, PatchDataset
 
 
@@ -22,12 +22,12 @@ def make_loader(prefix: str, num_cases: int, batch_size: int, num_batches: int =
     return DataLoader(dataset, batch_sampler=PatchBatchSampler(dataset, batch_size, num_batches))
 
 
-def drawn(loader: ParallelLoader) -> list[dict[str, list[str]]]:
+def drawn(loader: CombinedLoader) -> list[dict[str, list[str]]]:
     return [{name: batch["case"] for name, batch in batches.items()} for batches in loader]
 
 
 def test_every_stream_visits_every_case_at_its_own_pace():
-    loader = ParallelLoader(labeled=make_loader("l", 2, 1), unlabeled=make_loader("u", 6, 3))
+    loader = CombinedLoader(labeled=make_loader("l", 2, 1), unlabeled=make_loader("u", 6, 3))
     epoch = drawn(loader)
     assert len(epoch) == len(loader) == 4
     assert Counter(case for batches in epoch for case in batches["labeled"]) == {"l0": 2, "l1": 2}
@@ -35,7 +35,7 @@ def test_every_stream_visits_every_case_at_its_own_pace():
 
 
 def test_an_epoch_can_be_taken_up_again():
-    make = lambda: ParallelLoader(labeled=make_loader("l", 5, 2), unlabeled=make_loader("u", 7, 3))  # noqa: E731
+    make = lambda: CombinedLoader(labeled=make_loader("l", 5, 2), unlabeled=make_loader("u", 7, 3))  # noqa: E731
     loader, resumed = make(), make()
     epochs = [drawn(loader) for _ in range(3)]
     assert epochs[0] != epochs[1]
@@ -46,9 +46,9 @@ def test_an_epoch_can_be_taken_up_again():
 @pytest.mark.parametrize("num_batches", [1, 5])
 def test_streams_of_different_lengths_are_refused(num_batches):
     with pytest.raises(ValueError, match=rf"same number of minibatches .* got .'labeled': 4, 'other': {num_batches}"):
-        ParallelLoader(labeled=make_loader("l", 2, 1), other=make_loader("u", 2, 1, num_batches))
+        CombinedLoader(labeled=make_loader("l", 2, 1), other=make_loader("u", 2, 1, num_batches))
 
 
 def test_no_stream_is_refused():
     with pytest.raises(ValueError, match=r"same number of minibatches in an epoch, got \{\}"):
-        ParallelLoader()
+        CombinedLoader()

@@ -14,7 +14,7 @@ from common.layers import (
     RandStarShape,
     RandTumorLayers,
     compose_layers,
-    error_to_choose_by,
+    selection_loss,
 )
 
 NAMES = ("organ_weight", "tumor_weight", "mask_weight", "composition_weight", "cross_entropy_weight")
@@ -251,7 +251,7 @@ def test_other_shapes_are_refused(pred, target):
 def test_weights_are_chosen_by_the_error_of_the_layers_that_are_learned(name):
     nothing = dict.fromkeys(NAMES, 0.0)
     loss = LayerDecompositionLoss(**{**nothing, name: 0.1, "mask_weight": 3.0})
-    assert error_to_choose_by(loss).weights == LayerDecompositionLoss(**{**nothing, name: 1.0}).weights
+    assert selection_loss(loss).weights == LayerDecompositionLoss(**{**nothing, name: 1.0}).weights
 
 
 @pytest.mark.parametrize("weights", [(0, 0, 1, 0, 0), (0, 0, 0, 0, 2), (0, 0, 1, 0, 1)])
@@ -261,6 +261,6 @@ def test_where_the_mask_alone_is_learned_weights_are_chosen_by_its_loss(weights)
     target = make_target(0.5)
     pred = truth(target)
     other = pred + torch.tensor([5.0, 5.0, 0.0]).view(1, 3, 1, 1, 1)
-    error = error_to_choose_by(loss)
+    error = selection_loss(loss)
     assert error(pred, target) == error(other, target) == loss(pred, target)
     assert error(-pred, target) > error(pred, target)

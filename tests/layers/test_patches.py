@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandFlipd, RandScaleIntensityd
 
-from common.data import ParallelLoader, ResidentVolumes
+from common.data import CombinedLoader, DeviceCacheDataset
 from common.layers import PatchLoader
 
 SIZES = [(12, 10, 9), (9, 14, 11), (10, 12, 13)]
@@ -34,7 +34,7 @@ def make_case(index, size):
 
 def make_volumes(keys=("image", "organ", "label"), sizes=SIZES, **options):
     cases = [make_case(index, size) for index, size in enumerate(sizes)]
-    return ResidentVolumes([{key: case[key] for key in keys} for case in cases], Compose([]), **options)
+    return DeviceCacheDataset([{key: case[key] for key in keys} for case in cases], Compose([]), **options)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_masks_and_spacing_stay_beside_the_volumes(volumes):
 def test_a_mask_on_another_grid_is_refused_by_name():
     case = make_case(0, SIZES[0])
     with pytest.raises(Exception) as caught:
-        ResidentVolumes([{**case, "organ": case["organ"][:, 1:]}], Compose([]))
+        DeviceCacheDataset([{**case, "organ": case["organ"][:, 1:]}], Compose([]))
     cause = caught.value
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -203,7 +203,7 @@ def test_patches_are_copies(volumes):
 
 
 def test_it_is_a_stream_beside_others(volumes):
-    together = ParallelLoader(normal=loader(volumes, with_donor=True), real=loader(volumes, seed=1))
+    together = CombinedLoader(normal=loader(volumes, with_donor=True), real=loader(volumes, seed=1))
     together.set_epoch(1)
     expected = loader(volumes, seed=1)
     expected.set_epoch(1)

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from common.planar import CropFieldOfViewd, FieldOfView, fit_field_of_view
-from common.transforms import RestoreLabelMapd
+from common.transforms import InvertLabelMapd
 
 STEP = 4.0
 
@@ -63,7 +63,7 @@ def test_a_segmentation_of_the_crop_comes_back_to_its_place(field, cut):
     preprocessing = Compose([CropFieldOfViewd("image", field)])
     item = preprocessing({"image": as_item(scan)["image"]})
     votes = torch.stack([item["image"][0] <= 0.5, item["image"][0] > 0.5]).float()
-    restored = RestoreLabelMapd("pred", preprocessing)({**item, "pred": MetaTensor(votes)})["pred"]
+    restored = InvertLabelMapd("pred", preprocessing)({**item, "pred": MetaTensor(votes)})["pred"]
     assert torch.equal(restored.as_tensor().bool(), scan > 0.5)
 
 

@@ -17,13 +17,13 @@ from monai.transforms import Compose
 from common.fnet import FNet, PatchBatchSampler, PatchDataset, PreparePatches
 from common.training import (
     MeanLoss,
+    MetricsLogger,
     MovingAveragePlateau,
     ResumableCheckpoint,
     SaveBest,
     ScheduleLR,
     StopOnNonFiniteLoss,
     StopOnPlateau,
-    TrainingRecord,
 )
 
 
@@ -68,7 +68,7 @@ def make_training(tmp_path):
             {"learning_rate": 1e-2} if settings is None else settings,
             resume,
         )
-        record = TrainingRecord(save_dir, optimizer, {"loss": evaluator}, progress=False)
+        record = MetricsLogger(save_dir, optimizer, {"loss": evaluator}, progress=False)
         stop = StopOnPlateau(evaluator, optimizer, patience=100)
         trainer = SupervisedTrainer(
             device=torch.device("cpu"),

@@ -10,7 +10,7 @@ from monai.networks.utils import one_hot
 from monai.transforms import Compose, LoadImaged, Orientationd
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
-from common.transforms import ClipAndNormalized, CropBodyd, IsotropicSpacingd, RestoreLabelMapd, RestoreProbabilitiesd
+from common.transforms import ClipAndNormalized, CropBodyd, InvertLabelMapd, InvertProbabilitiesd, IsotropicSpacingd
 
 SIZE = (40, 36, 30)
 
@@ -66,7 +66,7 @@ def there_and_back(case):
     label = make_preprocessing(["image", "label"])(case)["label"]
     image, preprocessing = preprocess(case)
     pred = one_hot(label.as_tensor()[None], 3)[0]
-    return RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
+    return InvertLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SAR", "ILP", "PRI"])
@@ -89,7 +89,7 @@ def test_voxels_outside_the_crop_are_background_whatever_the_network_says(make_c
     image, preprocessing = preprocess(case)
     pred = torch.zeros(3, *image.shape[1:])
     pred[2] = 1
-    restored = RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0]
+    restored = InvertLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0]
     body = nib.load(case["image"]).get_fdata() > -500
     low, high = np.argwhere(body).min(0), np.argwhere(body).max(0) + 1
     inside = np.zeros(SIZE, bool)
@@ -103,7 +103,7 @@ def test_the_most_probable_class_wins_also_from_half_precision(make_case):
     image, preprocessing = preprocess(case)
     pred = torch.rand(4, *image.shape[1:], generator=torch.Generator().manual_seed(0)).softmax(0)
     data = {"image": image, "pred": pred}
-    restore = RestoreLabelMapd("pred", preprocessing)
+    restore = InvertLabelMapd("pred", preprocessing)
     restored = restore(data)["pred"][0].numpy()
     body = np.argwhere(nib.load(case["image"]).get_fdata() > -500)
     inside = tuple(slice(*pair) for pair in zip(body.min(0), body.max(0) + 1, strict=True))
@@ -118,7 +118,7 @@ def test_more_than_256_classes_do_not_wrap(make_case):
     image, preprocessing = preprocess(case)
     pred = torch.zeros(258, *image.shape[1:])
     pred[257] = 1
-    restored = RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
+    restored = InvertLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
     assert restored.max() == 257
 
 
@@ -130,7 +130,7 @@ def test_probabilities_are_interpolated_so_that_borders_fall_between_coarse_voxe
     place = image.affine[0, 3] + 4.0 * torch.arange(image.shape[1])  # mm
     slope = ((place + 11.0) / 40).clamp(-0.5, 0.5).float().view(-1, 1, 1).expand(image.shape[1:])
     pred = torch.stack((0.5 - slope, 0.5 + slope))
-    restored = RestoreLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0, :, 18, 15]
+    restored = InvertLabelMapd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0, :, 18, 15]
     found = -30 + int(restored.argmax())  # mm; the border is at -11
     assert found in (-11, -10)
 
@@ -143,8 +143,8 @@ def test_of_overlapping_classes_the_most_probable_above_the_threshold_wins(make_
     for place, probabilities in enumerate(voxels):
         pred[:, 5, 5, 5 + place] = torch.tensor(probabilities)
     data = {"image": image, "pred": pred}
-    restored = RestoreLabelMapd("pred", preprocessing, threshold=0.5)(data)["pred"]
-    probabilities = RestoreProbabilitiesd("pred", preprocessing)(data)["pred"]
+    restored = InvertLabelMapd("pred", preprocessing, threshold=0.5)(data)["pred"]
+    probabilities = InvertProbabilitiesd("pred", preprocessing)(data)["pred"]
     offset = np.argwhere(nib.load(case["image"]).get_fdata() > -500).min(0) + 5
     line = (offset[0], offset[1], slice(offset[2], offset[2] + 5))
     assert restored[(0, *line)].tolist() == [0, 1, 3, 1, 2]

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
 from PIL import Image
 
-from common.transforms import EnsureVolumed, RestoreLabelMapd, RestoreProbabilitiesd, SaveSegmentationd
+from common.transforms import EnsureVolumed, InvertLabelMapd, InvertProbabilitiesd, SaveSegmentationd
 
 PIXELS = np.arange(30, dtype=np.uint8).reshape(6, 5)
 
@@ -35,7 +35,7 @@ def segment(path, save):
     image = preprocessing({"image": path})["image"]
     data = {"image": image, "pred": torch.cat([(image > edge).float() * edge / 30 for edge in (10, 20)]).as_tensor()}
     data["prob"] = data["pred"]
-    restore = [RestoreLabelMapd("pred", preprocessing, threshold=0.3), RestoreProbabilitiesd("prob", preprocessing)]
+    restore = [InvertLabelMapd("pred", preprocessing, threshold=0.3), InvertProbabilitiesd("prob", preprocessing)]
     Compose([*restore, *save])(data)
 
 

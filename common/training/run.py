@@ -1,0 +1,146 @@
+"""Parts that all trainings have in common: one composite handler, and evaluators of segmentations and of losses."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Loss
+from monai.engines import Evaluator, SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.handlers import MeanDice, ValidationHandler, from_engine
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from common.cli import DivergenceError
+
+from .checkpoint import ResumableCheckpoint, Stateful
+from .history import MeanLoss, MetricsLogger
+from .schedule import ScheduleLR, ValidateAtEnd
+
+__all__ = ["LossEvaluator", "SegmentationEvaluator", "StopOnNonFiniteLoss", "TrainingHandlers"]
+
+
+class StopOnNonFiniteLoss:
+    """End the training at the first loss that is NaN or infinite, before it reaches the weights.
+
+    Raises:
+        FloatingPointError: naming the epoch and the cases of the minibatch.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check)
+
+    def _check(self, engine: Engine) -> None:
+        loss = engine.state.output["loss"]
+        if not torch.isfinite(loss):
+            cases = list(_cases(engine.state.batch)) or "unknown"
+            raise DivergenceError(
+                f"loss must be finite, got {loss.item()} in epoch {engine.state.epoch}; lower the learning rate, or "
+                f"look at these cases: {cases}. The last good checkpoint was kept."
+            )
+
+
+class TrainingHandlers:
+    """Guard, validation, schedule, record and checkpoint of a training, attached in this order.
+
+    The training stops at a loss that is not finite; it is validated every `val_interval` epochs and after the last one;
+    the scheduler steps after every epoch; `history.csv`, `learning_curve.png` and `tensorboard/` tell how it went; and
+    it goes on from its checkpoint when it is started again. What is not given is left out.
+
+    Args:
+        save_dir: folder for what is written.
+        objects: things with `state_dict` and `load_state_dict`, by name, that the checkpoint holds.
+        loader: of the training, whose epoch the checkpoint sets.
+        settings: options that must be the same where an interrupted training goes on, see `ResumableCheckpoint`.
+        data: lists of cases that must be the same, too.
+        resume: go on from a checkpoint if there is one; otherwise start anew.
+        checkpoint: name of the file of the checkpoint; or a handler in its place.
+        optimizer: whose learning rates are recorded.
+        lr_scheduler: any of PyTorch's.
+        validator: evaluator whose best metric decides which weights are kept.
+        val_interval: epochs between two runs of it.
+        loss_validator: evaluator of the validation loss, run after every epoch.
+        stop: handler that ends the training early, such as `StopOnPlateau`.
+        losses: names of losses, and of other numbers, in the trainer's output, whose means become metrics.
+        handlers: of the task that is learned, attached behind the guard.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        objects: Mapping[str, Stateful] | None = None,
+        loader: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        resume: bool = True,
+        checkpoint: str | Any = "training.ckpt",
+        optimizer: Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        validator: Evaluator | None = None,
+        val_interval: int = 1,
+        loss_validator: Evaluator | None = None,
+        stop: Any = None,
+        losses: Sequence[str] = ("loss",),
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        self.losses = list(losses)
+        self.handlers: list[Any] = [StopOnNonFiniteLoss(), *handlers]
+        if loss_validator is not None:
+            self.handlers.append(ValidationHandler(1, loss_validator))
+        if validator is not None:
+            self.handlers += [ValidationHandler(val_interval, validator), ValidateAtEnd(validator)]
+        if lr_scheduler is not None:
+            self.handlers.append(ScheduleLR(lr_scheduler))
+        if stop is not None:
+            self.handlers.append(stop)
+        validators = [evaluator for evaluator in (loss_validator, validator) if evaluator is not None]
+        self.handlers.append(MetricsLogger(save_dir, optimizer, validators))
+        if isinstance(checkpoint, str):
+            path = Path(save_dir) / checkpoint
+            checkpoint = ResumableCheckpoint(path, objects or {}, validator, loader, settings, data, resume)
+        self.handlers.append(checkpoint)
+
+    def attach(self, engine: Engine) -> None:
+        for name in self.losses:
+            MeanLoss(name).attach(engine, "train_loss" if name == "loss" else name)
+        for handler in self.handlers:
+            handler.attach(engine)
+
+
+class SegmentationEvaluator(SupervisedEvaluator):
+    """Evaluator of segmentations: MONAI's, with the mean Dice of all classes but the background.
+
+    Args:
+        arguments: of `SupervisedEvaluator`; `pred` and `label` are one-hot after its `postprocessing`.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        dice = MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))
+        super().__init__(**{"key_val_metric": {"mean_dice": dice}, **arguments})
+
+
+class LossEvaluator(SupervisedEvaluator):
+    """Evaluator of the loss on held-out minibatches, the smallest of which is the best.
+
+    Args:
+        loss: takes the network's output and the target.
+        name: of the metric.
+        arguments: of `SupervisedEvaluator`.
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], torch.Tensor], name: str = "val_loss", **arguments: Any) -> None:
+        metric = Loss(loss, output_transform=from_engine(["pred", "label"]))
+        super().__init__(key_val_metric={name: metric}, metric_cmp_fn=operator.lt, decollate=False, **arguments)
+
+
+def _cases(batch: Any) -> Iterator[str]:
+    """Yield the files of a minibatch, or of several that have names."""
+    if isinstance(batch, dict):
+        yield from batch.get("case", [])
+        for part in batch.values():
+            yield from _cases(part)
