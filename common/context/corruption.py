@@ -13,20 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.engines import PrepareBatch
 from monai.transforms import RandomizableTransform
 
 from common.cli import InputError, check_whole_numbers
-from common.transforms import SharedRandomd
 
 __all__ = [
-    "PrepareContext",
+    "InpaintingTask",
     "RandContextCorruption",
     "RandContextPrediction",
-    "RandContextPredictiond",
     "RandContextRestoration",
-    "RandContextRestorationd",
     "draw_poisson_places",
     "draw_uniform_places",
 ]
@@ -239,32 +234,26 @@ class RandContextRestoration(RandContextCorruption):
         return images.flatten(2).gather(2, source).view(images.shape)
 
 
-class RandContextPredictiond(SharedRandomd):
-    """Dictionary version of `RandContextPrediction`; all `keys` share the patches."""
+class InpaintingTask:
+    """Pretext task of context prediction and restoration: an image, shown with corrupted patches.
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        patch_size: int = 32,
-        sampling: str = "poisson",
-        prob: float = 1.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, RandContextPrediction(patch_size, sampling, prob), allow_missing_keys)
+    A batch has `image`, of shape `(B, C, H, W)`, and `seed`, a whole number for each image. All chance of a corruption
+    is in its seed: where seeds depend on the epoch and the iteration alone, a resumed training goes on with the same
+    patches, and a validation with fixed seeds always has the same ones.
 
+    Args:
+        corruption: draws and corrupts the patches.
+    """
 
-class RandContextRestorationd(SharedRandomd):
-    """Dictionary version of `RandContextRestoration`; all `keys` share the swaps."""
+    def __init__(self, corruption: RandContextCorruption) -> None:
+        self.corruption = corruption
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        patch_size: int = 32,
-        sampling: str = "poisson",
-        prob: float = 1.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, RandContextRestoration(patch_size, sampling, prob), allow_missing_keys)
+    def make_batch(
+        self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the corrupted images and the images."""
+        target = move(batch["image"])
+        return self.corruption.corrupt_batch(target, batch["seed"]), target
 
 
 def _throw_darts(
@@ -326,29 +315,3 @@ def _uniform_groups(
         if group_size == 2:
             groups = groups[np.abs(groups[:, 0] - groups[:, 1]).max(axis=1) >= patch_size]
         yield from groups.tolist()
-
-
-class PrepareContext(PrepareBatch):
-    """Corrupt the images of a batch where the network is, and take the images themselves as the target.
-
-    A batch has `image`, of shape `(B, C, H, W)`, and `seed`, a whole number for each image. All chance of a corruption
-    is in its seed: where seeds depend on the epoch and the iteration alone, a resumed training goes on with the same
-    patches, and a validation with fixed seeds always has the same ones.
-
-    Args:
-        corruption: draws and corrupts the patches.
-    """
-
-    def __init__(self, corruption: RandContextCorruption) -> None:
-        self.corruption = corruption
-
-    def __call__(
-        self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the corrupted images and the images."""
-        target = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
-        return self.corruption.corrupt_batch(target, batchdata["seed"]), target

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import CacheDataset
-from monai.engines import PrepareBatch
+from monai.data import CacheDataset, DataLoader
 from monai.networks import one_hot
 from monai.transforms import Compose, MapTransform
 
@@ -19,7 +18,15 @@ from common.cli import InputError, KindError, check_whole_numbers
 from common.data import EpochBatchSampler
 from common.transforms import padded_crop
 
-__all__ = ["PrepareClasses", "SliceBatchSampler", "SliceDataset", "SliceRequest", "SliceSourced", "slice_axis"]
+__all__ = [
+    "SliceBatchSampler",
+    "SliceDataset",
+    "SliceLoader",
+    "SliceRequest",
+    "SliceSegmentation",
+    "SliceSourced",
+    "slice_axis",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +152,7 @@ class SliceDataset(CacheDataset):
         self.placement = placement
         self.body_contrast = body_contrast
         self.min_body = min_body
+        self.preprocessing = transform
         self.window = window
         self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
         super().__init__(
@@ -300,8 +308,57 @@ def _few(sizes: Mapping[tuple[int, ...], str]) -> str:
     return ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
 
 
-class PrepareClasses(PrepareBatch):
-    """Take the image as the input, and a mask for each class as the target; background has none.
+class SliceLoader(DataLoader):
+    """Minibatches of slices; arguments are those of `SliceBatchSampler`.
+
+    Args:
+        dataset: the dataset whose slices are drawn.
+        batch_size: slices in a minibatch.
+        num_batches: minibatches in an epoch; `None`: every slice once.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew.
+        num_workers: processes that read.
+    """
+
+    batch_sampler: SliceBatchSampler
+
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        batch_size: int,
+        num_batches: int | None = None,
+        seed: int = 0,
+        fixed: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        self.slices = dataset
+        sampler = SliceBatchSampler(dataset, batch_size, num_batches, seed, fixed, num_workers)
+        super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of `epoch`, counted from 0."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def held_out(
+        self, data: Sequence[Mapping[str, str]], num_batches: int | None, cache_rate: float = 1.0
+    ) -> SliceLoader:
+        """Return a loader of the same slices of other cases every epoch, cropped in the middle, for a validation loss.
+
+        Args:
+            data: cases.
+            num_batches: minibatches in an epoch; `None`: every slice once.
+            cache_rate: share of the volumes that stay in memory.
+        """
+        own, sampler = self.slices, self.batch_sampler
+        body = {"body_contrast": own.body_contrast, "min_body": own.min_body}
+        dataset = SliceDataset(
+            data, own.preprocessing, own.axis, own.slice_size, "center", cache_rate=cache_rate, **body
+        )
+        return SliceLoader(dataset, sampler.batch_size, num_batches, sampler.seed, fixed=True)
+
+
+class SliceSegmentation:
+    """Task of a network with a channel for each class: masks of all classes but the background.
 
     Args:
         num_classes: background included.
@@ -310,14 +367,9 @@ class PrepareClasses(PrepareBatch):
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
 
-    def __call__(
-        self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
+    def make_batch(
+        self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images of shape `(B, C, H, W)` and masks of shape `(B, num_classes - 1, H, W)`."""
-        image = batchdata["image"].to(device=device, non_blocking=non_blocking, **kwargs)
-        label = batchdata["label"].to(device=device, non_blocking=non_blocking)
-        return image, one_hot(label, self.num_classes, dtype=image.dtype)[:, 1:]
+        image = move(batch["image"])
+        return image, one_hot(move(batch["label"]), self.num_classes, dtype=image.dtype)[:, 1:]
