@@ -27,6 +27,8 @@ __all__ = [
     "find_sentence",
 ]
 
+_OTHER_IS_GONE = ("closed by peer", "reset by peer")  # what gloo says of it
+
 
 class BundleError(Exception):
     """Error that was foreseen: its text is one sentence with what is wrong, and needs no traceback."""
@@ -70,7 +72,10 @@ def find_sentence(error: BaseException) -> str | None:
     if any(isinstance(link, KeyboardInterrupt) for link in chain):
         return "interrupted; the same command goes on from the last checkpoint"
     expected = [link for link in chain if isinstance(link, BundleError) or _is_refused_file(link)]
-    return f"error: {_text(expected[-1])}" if expected else None
+    if expected:
+        return f"error: {_text(expected[-1])}"
+    is_lonely = _is_one_of_several() and any(text in str(_cause(error)) for text in _OTHER_IS_GONE)
+    return "error: another process has failed, see its own message" if is_lonely else None
 
 
 def end_process_at_exit(status: int) -> None:
@@ -94,7 +99,8 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     sentence = find_sentence(error)
     if sentence is None:
         traceback.print_exception(kind, error, trace)
-        sentence = _last_cause(error)
+        cause = _cause(error)
+        sentence = f"error: {type(cause).__name__}: {cause}"
     print(sentence, file=sys.stderr)
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report:
@@ -104,13 +110,11 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         end_process_at_exit(1)
 
 
-def _last_cause(error: BaseException) -> str:
-    """Return what is known of an error that nobody foresaw."""
+def _cause(error: BaseException) -> BaseException:
+    """Return the error at the bottom of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if _is_one_of_several() and ("closed by peer" in str(error) or "reset by peer" in str(error)):
-        return "error: another process has failed, see its own message"
-    return f"error: {type(error).__name__}: {error}"
+    return error
 
 
 def _is_one_of_several() -> bool:

@@ -184,15 +184,15 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     _check_bundle_root(content["bundle_root"])
     names = [name for name in table if name in content]
     names.sort(key=lambda name: ConfigExpression.is_expression(content[name]))
-    values = {name: config.get_parsed_content(name) for name in names if table[name].kind is not ANY}
+    settings = {}
     for name in names:
-        if name in values:
-            table[name].kind.check(name, values[name])
-    return {
-        name: values[name] if name in values else config.get_parsed_content(name)
-        for name in names
-        if table[name].is_setting
-    }
+        option = table[name]
+        if option.kind is not ANY or option.is_setting:
+            value = config.get_parsed_content(name)
+            option.kind.check(name, value)
+            if option.is_setting:
+                settings[name] = value
+    return settings
 
 
 def running_config() -> ConfigParser:

@@ -92,3 +92,55 @@ def test_the_options_of_an_arguments_file_are_checked(check):
 def test_a_process_of_another_command_is_not_checked(check, program):
     check(*BOTH, "--max_epoch", "3", program=program)
     check("ckpt_export", "--max_epoch", "3")
+
+
+# ---- a user's own file of overrides --------------------------------------------------------------
+
+
+@pytest.fixture
+def own(check):
+    """Return a function that checks a run with a file of overrides that lies elsewhere."""
+    Path("own").mkdir()
+
+    def run(content: dict) -> None:
+        Path("own/mine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        check("run", "training", "--config_file", "['train.yaml','demo.yaml','own/mine.yaml']")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"max_epochs": 7, "spacing": 2.0},
+        {"train::interval": 2, "train::trainer::amp": True, "train::handlers::0::prefix": "x"},
+        {"train": {**TRAIN["train"], "interval": 2, "handlers": []}},
+        {"train::trainer": {"_target_": "Other"}},  # another component has other arguments
+        {"rate": 0.1, "learning_rate": "@rate"},
+        {"+train": {"interval": 3}, "mine": "%run"},
+    ],
+    ids=str,
+)
+def test_what_the_bundle_has_or_the_file_itself_uses_passes(own, content, capsys):
+    own(content)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"max_epoch": 7}, "own/mine.yaml: max_epoch must be an option of .*; did you mean max_epochs?"),
+        ({"train::intervall": 2}, "own/mine.yaml: train::intervall must .* did you mean train::interval?"),
+        ({"+max_epoch": 7}, "own/mine.yaml: max_epoch must .* did you mean max_epochs?"),
+        ({"zzz": 7}, "own/mine.yaml: zzz must .*; what may be changed stands at the top of train.yaml"),
+        (
+            {"train": {"interval": 2}},
+            "own/mine.yaml: train must name what it changes, such as train::interval: 2, .* got one without trainer",
+        ),
+    ],
+    ids=str,
+)
+def test_a_typo_or_a_section_that_would_lose_something_is_refused(own, content, sentence):
+    """MONAI adds the one in silence, and replaces the other, which ends in an error from where it was used."""
+    with pytest.raises(ValueError, match=sentence.replace("+", r"\+").replace("?", r"\?")):
+        own(content)

@@ -1,84 +1,212 @@
-"""Laws of the options of a run."""
+"""Laws of the table of options, and of the checks that follow from it."""
 
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
-from common.cli import check_options
+from common.cli import SHARED_OPTIONS, check_choice, check_flags, check_whole_numbers, has_weights, is_scratch
+from common.cli.options import FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE, POSITIVE_INT, SIZE, one_of
 
-RIGHT = {
-    "flags": [True, False],
-    "whole_numbers": [0, 7, 10**12],
-    "counts": [1, 7],
-    "sizes": [1, 96, [72, 72, 40], (1, 2, 3)],
-    "numbers": [-500, 0, 0.5],
-    "non_negative_numbers": [0, 0.0, 3.0e-5],
-    "positive_numbers": [1.0e-7, 2],
-    "shares": [0, 0.5, 1],
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+METHODS = {
+    **dict.fromkeys(("fnet_wtacae_stl", "fnet_wtacae_mtl"), "fnet"),
+    "context_restoration_unet": "context",
+    "planar_heatmap_descriptor": "planar",
+    "layer_decomp_tumor": "layers",
 }
-WRONG = {  # what is of another type, and what is out of range
-    "flags": (["abc", "false", None, [True]], [0, 1]),
-    "whole_numbers": (["abc", "3", None, True, [3]], [-1, 1.5, 2.0, math.inf]),
-    "counts": (["abc", "3", None, True, [3]], [-1, 0, 1.5, math.nan]),
-    "sizes": (["abc", None, True, [], [8], [8, 8], [8, 8, 0], [8, 8, "8"]], [-1, 0, 8.5]),
-    "numbers": (["abc", "1e-3", None, False, [1.0]], [math.nan, math.inf]),
-    "non_negative_numbers": (["abc", None], [-1.0e-9, math.inf]),
-    "positive_numbers": (["1e-3", None], [0, -1, math.nan]),
-    "shares": (["abc", None], [-0.1, 1.1]),
+KINDS = {  # what fits; what is of another type; what is out of range; and how it is said
+    FLAG: ([True, False], ["abc", "false", None, [True]], [0, 1], "True or False"),
+    INT: ([0, 7, 10**12], ["abc", "3", None, True, [3]], [-1, 1.5, 2.0, math.inf], "a whole number from 0"),
+    POSITIVE_INT: ([1, 7], ["abc", "3", None, True, [3]], [-1, 0, 1.5, math.nan], "a whole number from 1"),
+    SIZE: (
+        [1, 96, [72, 72, 40], (1, 2, 3)],
+        ["abc", None, True, [], [8], [8, 8], [8, 8, 0], [8, 8, "8"]],
+        [-1, 0, 8.5],
+        "a whole number from 1, or three of them",
+    ),
+    NUMBER: ([-500, 0, 0.5], ["abc", "1e-3", None, False, [1.0]], [math.nan, math.inf], "a number"),
+    NON_NEGATIVE: ([0, 0.0, 3.0e-5], ["abc", None], [-1.0e-9, math.inf], "a number from 0"),
+    POSITIVE: ([1.0e-7, 2], ["1e-3", None], [0, -1, math.nan], "a number above 0"),
+    FRACTION: ([0, 0.5, 1], ["abc", None], [-0.1, 1.1], "a number from 0 to 1"),
 }
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.wanted)
 
 
-@pytest.mark.parametrize("kind", RIGHT)
+@every_kind
 def test_what_is_of_its_kind_passes_and_so_does_a_list_of_it(kind):
-    for value in RIGHT[kind]:
-        check_options(
-            **{kind: {"one": value}, f"lists_of_{kind}": {"some": [value], "none": (), "two": (value, value)}}
-        )
+    for value in KINDS[kind][0]:
+        kind.check("one", value)
+        for some in ([value], (), (value, value)):
+            kind.list.check("some", some)
 
 
-@pytest.mark.parametrize("kind", WRONG)
+@every_kind
 def test_what_is_not_is_refused_by_the_name_of_the_option(kind):
-    for error, values in zip((TypeError, ValueError), WRONG[kind], strict=True):
+    right, *wrong, wanted = KINDS[kind]
+    for error, values in zip((TypeError, ValueError), wrong, strict=True):
         for value in values:
             with pytest.raises(error) as raised:
-                check_options(**{kind: {"fine": RIGHT[kind][0], "patience": value}})
-            assert str(raised.value).startswith("patience must be ") and str(raised.value).endswith(f", got {value!r}")
-            with pytest.raises(TypeError, match="features must be a list, each entry "):
-                check_options(**{f"lists_of_{kind}": {"features": [RIGHT[kind][0], value]}})
+                kind.check("patience", value)
+            assert str(raised.value) == f"patience must be {wanted}, got {value!r}"
+            with pytest.raises(TypeError, match=f"features must be a list, each entry {wanted}, got"):
+                kind.list.check("features", [right[0], value])
 
 
 def test_a_list_is_one():
     for value in ("16,32", 16, None, {16: 32}):
-        with pytest.raises(
-            (TypeError, ValueError), match="features must be a list, each entry a whole number from 1, got"
-        ):
-            check_options(lists_of_counts={"features": value})
+        with pytest.raises((TypeError, ValueError), match="features must be a list, each entry a whole number from 1"):
+            POSITIVE_INT.list.check("features", value)
 
 
-@pytest.mark.parametrize("kind", RIGHT)
+@every_kind
 def test_null_passes_only_where_it_may_be_and_the_error_tells_how_it_is_written(kind):
-    check_options(**{f"{kind}_or_null": {"one": None}, f"lists_of_{kind}_or_null": {"some": None}})
-    for name, wanted in ((kind, ""), (f"lists_of_{kind}", "a list, ")):
-        with pytest.raises(TypeError, match=rf"spacing must be {wanted}.*, or null \('\$None' on a .*\), got 'null'"):
-            check_options(**{f"{name}_or_null": {"spacing": "null"}})
+    for one in (kind, kind.list):
+        one.or_null.check("spacing", None)
+        with pytest.raises(TypeError, match=r"spacing must be .*, or null \('\$None' on a .*\), got 'null'"):
+            one.or_null.check("spacing", "null")
+
+
+def test_a_word_is_one_of_a_few():
+    one_of("brain", "body").check("organ", "body")
+    for check in (one_of("brain", "body").check, lambda name, value: check_choice(name, value, ["brain", "body"])):
+        with pytest.raises(ValueError, match="organ must be one of brain, body, got 'heart'"):
+            check("organ", "heart")
+
+
+# ---- the tables of the methods -------------------------------------------------------------------
+
+
+def table(bundle: Path):
+    return getattr(import_module(f"common.{METHODS[bundle.name]}"), f"{METHODS[bundle.name].upper()}_OPTIONS")
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_every_plain_value_that_a_config_of_a_bundle_offers_is_in_the_table(bundle):
+    """Text for a number ended in a traceback from where it was used, which did not name the option."""
+    options = table(bundle)
+    for path in sorted((bundle / "configs").glob("*.yaml")):
+        for name, value in ConfigParser.load_config_file(path).items():
+            is_plain = isinstance(value, int | float | list) and "::" not in name and "_target_" not in str(value)
+            if is_plain and name not in ("initialize", "run", "finalize", "+initialize"):
+                assert name in options, f"{path.name}: {name}"
+                options[name].kind.check(name, value)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_a_row_of_the_table_is_used_says_what_it_means_and_has_an_example_that_fits(bundle):
+    method = METHODS[bundle.name]
+    siblings = [path for path in BUNDLES if METHODS[path.name] == method]
+    used = {
+        name
+        for sibling in siblings
+        for path in (sibling / "configs").glob("*.yaml")
+        for name in ConfigParser.load_config_file(path)
+    }
+    for name, option in table(bundle).items():
+        assert name in used or name in SHARED_OPTIONS, name
+        assert option.meaning and not option.meaning.endswith("."), name
+        option.kind.check(name, None if option.example == "$None" else option.example)
+
+
+# ---- the check of a config -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def config():
+    """Return a function that makes a config of F-Net's with some options."""
+
+    def make(**options) -> ConfigParser:
+        content = {
+            "bundle_root": str(ROOT / "bundles" / "fnet_wtacae_stl"),
+            "settings": {"_target_": "common.fnet.check_options"},
+            **options,
+        }
+        return ConfigParser(content)
+
+    return make
+
+
+def error_of(parser: ConfigParser) -> Exception:
+    with pytest.raises(RuntimeError) as raised:
+        parser.get_parsed_content("settings")
+    error = raised.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def test_the_settings_of_a_run_are_the_options_on_which_its_numbers_depend(config):
+    options = {"seed": 3, "learning_rate": 0.1, "num_workers": 2, "resume": True, "ckpt_dir": "a", "own": 5}
+    parser = config(**options, transferred_learning_rate="$@learning_rate / 2")
+    settings = parser.get_parsed_content("settings")
+    assert settings == {"seed": 3, "learning_rate": 0.1, "transferred_learning_rate": 0.05}
 
 
 @pytest.mark.parametrize(
-    ("kind", "sentence"),
+    ("options", "sentence"),
     [
-        ("flags", "x must be True or False, got 'abc'"),
-        ("whole_numbers", "x must be a whole number from 0, got 'abc'"),
-        ("counts", "x must be a whole number from 1, got 'abc'"),
-        ("sizes", "x must be a whole number from 1, or three of them, got 'abc'"),
-        ("numbers", "x must be a number, got 'abc'"),
-        ("non_negative_numbers", "x must be a number from 0, got 'abc'"),
-        ("positive_numbers", "x must be a number above 0, got 'abc'"),
-        ("shares", "x must be a number from 0 to 1, got 'abc'"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number above 0, got '1e-3'"),
+        ({"fold": "a"}, "fold must be a whole number from 0, got 'a'"),
+        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"patch_size": [8, 8]}, "patch_size must be a whole number from 1, or three of them, got [8, 8]"),
+        ({"num_labeled": "all"}, "num_labeled must be a whole number from 1, or null ('$None' on a command line), got"),
+        ({"normalization": "minmax"}, "normalization must be one of zscore, range, got 'minmax'"),
+        (  # the expression that it would break comes later
+            {"transferred_learning_rate": "$@learning_rate / 2", "learning_rate": "fast"},
+            "learning_rate must be a number above 0, got 'fast'",
+        ),
     ],
 )
-def test_the_error_says_what_the_option_must_be(kind, sentence):
+def test_a_wrong_option_is_refused_by_its_name(config, options, sentence):
+    error = error_of(config(**options))
+    assert str(error).startswith(sentence) and isinstance(error, ValueError | TypeError)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(config, tmp_path):
+    error = error_of(config(bundle_root=str(tmp_path)))
+    assert isinstance(error, FileNotFoundError) and str(error).startswith(f"{tmp_path}: bundle_root must be")
+
+
+def test_options_are_those_of_a_config_that_is_evaluated():
+    with pytest.raises(RuntimeError, match="options must be checked by a config"):
+        import_module("common.cli").running_config()
+
+
+# ---- what the constructors of the library ask ----------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["false", "no", 0, 1, None, [True]])
+def test_text_and_numbers_are_no_flags(value):
+    check_flags(resume=True, amp=False)
     with pytest.raises(TypeError) as raised:
-        check_options(**{kind: {"x": "abc"}})
-    assert str(raised.value) == sentence
+        check_flags(resume=True, amp=value)
+    assert str(raised.value) == f"amp must be True or False, got {value!r}"
+
+
+@pytest.mark.parametrize("value", ["3", 2.0, None, True, [3]])
+def test_text_and_fractions_are_no_whole_numbers(value):
+    check_whole_numbers(step=-3, count=0)
+    with pytest.raises(TypeError) as raised:
+        check_whole_numbers(step=1, count=value)
+    assert str(raised.value) == f"count must be a whole number, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "scratch", "weights"),
+    [
+        (None, True, False),
+        ("null", True, False),
+        ("None", True, False),
+        ("random", False, False),
+        ("a.pt", False, True),
+        (Path("a.pt"), False, True),
+    ],
+)
+def test_what_a_training_starts_from(pretrained, scratch, weights):
+    assert (is_scratch(pretrained), has_weights(pretrained)) == (scratch, weights)
