@@ -87,6 +87,7 @@ def one_of(*choices: Any) -> Kind:
 
 
 ANY = Kind("anything", lambda value: True)
+PATH = Kind("a path", lambda value: True)
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 INT = Kind("a whole number from 0", lambda value: _is_number(value, Integral) and value >= 0)
 POSITIVE_INT = Kind("a whole number from 1", _is_positive_int)
@@ -115,7 +116,7 @@ class Option(NamedTuple):
     is_shown: bool = False
 
 
-def _place(meaning: str, example: Any = None, kind: Kind = ANY) -> Option:
+def _place(meaning: str, example: Any = None, kind: Kind = PATH) -> Option:
     """Return the row of an option on which the numbers of a training do not depend."""
     return Option(kind, meaning, example, is_setting=False)
 
@@ -127,7 +128,11 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "output_dir": _place("folder of the segmentations, and of mlruns.db with --tracking mlflow", "/data/segmented"),
     "evaluation_dir": _place("folder of scores and pictures", "/data/scores"),
     "weights": _place("file of the weights", "/data/models/model.pt"),
-    "pretrained": Option(ANY, "weights to start from; null: from scratch; random: the control", "$None"),
+    "pretrained": Option(
+        Kind("a path, null or random", PATH.fits),
+        "weights to start from; null: from scratch; random: the control",
+        "$None",
+    ),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
     "seed": Option(INT, "of all chance", 1),
     "fold": _place("of the labeled cases, held out for validation", 1, INT),
@@ -187,7 +192,7 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     settings = {}
     for name in names:
         option = table[name]
-        if option.kind is not ANY or option.is_setting:
+        if option.kind not in (ANY, PATH) or option.is_setting:
             value = config.get_parsed_content(name)
             option.kind.check(name, value)
             if option.is_setting:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE_INT, one_of
+from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE_INT, Kind, one_of
 
 __all__ = ["CONTEXT_OPTIONS", "check_options"]
 
@@ -19,7 +19,9 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     "patience": Option(POSITIVE_INT, "epochs without an improvement of the validation loss before the end", 20),
     "threshold": Option(NON_NEGATIVE, "smallest improvement of the validation loss", 0.0),
     "axis": Option(one_of(0, 1, 2), "slices of an RAS volume: 2 axial, 1 coronal, 0 sagittal", 1),
-    "slice_size": Option(ANY, "height and width in pixels, to which slices are cropped; null: all alike", [64, 64]),
+    "slice_size": Option(
+        Kind("two numbers of pixels, or null", ANY.fits), "height and width of a crop; null: all alike", [64, 64]
+    ),
     "image_channels": Option(POSITIVE_INT, "channels of a scan", 3),
     "in_channels": Option(POSITIVE_INT, "channels of the network: the windows of a CT", 1),
     "num_groups": Option(POSITIVE_INT, "of channels, in each group norm", 8),

@@ -69,7 +69,7 @@ class CombinedLoader:
     """One minibatch of each of several loaders at a time, each loader cycling through its cases at its own pace.
 
     Args:
-        loaders: by name; all with as many minibatches in an epoch, and with `set_epoch`.
+        loaders: by name; all with as many minibatches in an epoch; they, or their batch samplers, have `set_epoch`.
 
     Raises:
         ValueError: when there are no loaders or the numbers of their minibatches differ.
@@ -92,7 +92,8 @@ class CombinedLoader:
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass through every loader that of `epoch`, counted from 0."""
         for loader in self.loaders.values():
-            loader.set_epoch(epoch)
+            sampler = getattr(loader, "batch_sampler", loader)
+            sampler.set_epoch(epoch)
 
 
 class CaseLoader(DataLoader):
