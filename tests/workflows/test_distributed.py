@@ -26,6 +26,7 @@ from workflow_helpers import (
     scratch,
 )
 
+pytestmark = pytest.mark.slow
 TORCHRUN = ("-m", "torch.distributed.run")
 MONAI = ("-m", "monai.bundle")
 BATCHES = {  # of each of two processes, by the names of the options

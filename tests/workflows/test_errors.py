@@ -26,6 +26,7 @@ from workflow_helpers import (
 from common.data import write_datalist
 
 
+@pytest.mark.slow
 @every_pretrained_bundle
 def test_missing_pretrained_weights_end_in_one_sentence(bundle, phantoms, tmp_path):
     missing = tmp_path / "nothing.pt"
@@ -35,6 +36,7 @@ def test_missing_pretrained_weights_end_in_one_sentence(bundle, phantoms, tmp_pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @every_bundle
 def test_a_wrong_bundle_root_ends_in_one_sentence(bundle, phantoms, tmp_path):
     done = bundle_run("training", bundle, "train.yaml", dataset_dir=phantoms, bundle_root=tmp_path)
@@ -43,6 +45,7 @@ def test_a_wrong_bundle_root_ends_in_one_sentence(bundle, phantoms, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @every_bundle
 def test_a_misspelled_option_ends_in_the_one_that_was_meant(bundle, tmp_path):
     """MONAI added it to the config in silence, and the training took as long as it does without."""
@@ -109,6 +112,7 @@ OPTIONS = {  # what text and numbers out of range are given for
 }
 
 
+@pytest.mark.slow
 @every_bundle
 @pytest.mark.parametrize(
     "names", [["pretrain.yaml"], ["train.yaml"], ["train.yaml", "evaluate.yaml"], ["inference.yaml"]]
@@ -151,6 +155,7 @@ def test_a_word_that_is_no_choice_ends_in_one_sentence_before_any_scan_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_text_for_a_number_ends_in_one_sentence_on_a_command_line(phantoms, tmp_path):
     done = bundle_run("training", CONTEXT, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, learning_rate="abc")
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -11,6 +11,8 @@ import torch
 from ignite.engine import Events
 from workflow_helpers import LAYERS_BUNDLE, PLANAR, SHORT, every_bundle, interrupt, last_words, run, scratch, workflow
 
+pytestmark = pytest.mark.slow
+
 
 @every_bundle
 def test_a_killed_training_goes_on_with_the_same_numbers(bundle, phantoms, tmp_path, quiet_hooks):

@@ -32,6 +32,7 @@ from workflow_helpers import (
 from common.active_learning import load_describer
 from common.data import PHANTOM_LABELS, write_datalist
 
+pytestmark = pytest.mark.slow
 PICTURES = {  # drawn while a network is trained, besides its learning curves
     "fnet_wtacae_stl": {"kernels.png", "reconstructions.png"},
     "fnet_wtacae_mtl": {"kernels.png", "reconstructions.png"},
