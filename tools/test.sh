@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Set up, lint and run all tests. Arguments go to pytest, such as: bash tools/test.sh -k fnet
+# Set up, lint and run all tests, or with --quick all but the slow ones. Further arguments go to pytest, such as:
+#   bash tools/test.sh --quick -k fnet
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = --quick ]; then
+  shift
+  set -- -m "not slow" "$@"
+fi
 bash tools/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

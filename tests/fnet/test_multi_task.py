@@ -1,11 +1,18 @@
-"""Laws of S-MTL's network: the convolutions are shared, and nothing else is."""
+"""Laws of S-MTL: convolutions are shared and nothing else is, both tasks step, and gamma weighs them."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
+from monai.losses import DiceCELoss
 
-from common.fnet import FNet, MultiTaskFNet
+from common.fnet import FNet, MultiTaskFNet, MultiTaskUpdate, PreparePatches, ReconstructionLoss, TaskWeight
+from common.training import StopOnNonFiniteLoss
+
+# ---- the network ---------------------------------------------------------------------------------
 
 FEATURES = (2, 3, 2)
 
@@ -125,3 +132,215 @@ def test_the_weights_of_its_f_net_alone_load_too(make):
     assert decoders and all(torch.equal(network.state_dict()[name], value) for name, value in decoders.items())
     with pytest.raises(RuntimeError, match="Missing key"):
         network.load_state_dict({})
+
+
+# ---- an iteration --------------------------------------------------------------------------------
+
+LOSS = DiceCELoss(softmax=True, to_onehot_y=True, batch=True)
+RECONSTRUCTION_LOSS = ReconstructionLoss(reduction="mean")
+
+
+def make_batch(network: FNet, seed: int, num_patches: int = 2) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    image, *context = (
+        torch.randn(num_patches, 1, *size, generator=generator) for size in network.geometry.input_sizes(4)
+    )
+    label = torch.randint(2, (num_patches, 1, 4, 4, 4), generator=generator)
+    return {"image": image, "context": context, "label": label, "case": [f"case{seed}"] * num_patches}
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return MultiTaskFNet(FNet(1, 2, (2, 3), 3, gain=1.0), (0, 1), num_winners=2)
+
+
+@pytest.fixture
+def batches(network):
+    unlabeled = make_batch(network.fnet, 1, 3)
+    del unlabeled["label"]
+    return {"labeled": make_batch(network.fnet, 0), "unlabeled": unlabeled}
+
+
+def make_trainer(network, optimizer, batch, update=None, handlers=()):
+    return SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[batch],
+        network=network,
+        optimizer=optimizer,
+        loss_function=LOSS,
+        prepare_batch=PreparePatches(),
+        iteration_update=update,
+        train_handlers=list(handlers),
+        decollate=False,
+    )
+
+
+def adam(parameters, lr=1e-2):
+    return torch.optim.Adam(parameters, lr, weight_decay=3e-5)
+
+
+def weights_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def segmentation_of(network, batches):
+    labeled = batches["labeled"]
+    return LOSS(network(labeled["image"], *labeled["context"]), labeled["label"])
+
+
+def reconstruction_of(network, batches):
+    patches = [batches["unlabeled"]["image"], *batches["unlabeled"]["context"]]
+    return RECONSTRUCTION_LOSS(network(unlabeled=patches), patches)
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_without_unlabeled_data_an_iteration_is_that_of_f_net_alone(network, batches, alternate):
+    alone = copy.deepcopy(network.fnet)
+    make_trainer(alone, adam(alone.parameters()), batches["labeled"]).run()
+    second = adam(network.autoencoders.parameters())
+    update = MultiTaskUpdate(RECONSTRUCTION_LOSS, TaskWeight(1.0), (0, 1), alternate, second)
+    others = weights_of(network.autoencoders)
+    make_trainer(network, adam(network.parameters()), {"labeled": batches["labeled"]}, update).run()
+    for name, value in network.fnet.state_dict().items():
+        assert torch.equal(value, alone.state_dict()[name]), name
+    for name, value in network.autoencoders.state_dict().items():
+        assert ".conv." in name or torch.equal(value, others[name]), name
+
+
+def test_both_tasks_step_together_on_the_weighted_sum(network, batches):
+    expected = copy.deepcopy(network)
+    optimizer = adam(expected.parameters())
+    segmentation, reconstruction = segmentation_of(expected, batches), reconstruction_of(expected, batches)
+    (segmentation + 0.5 * reconstruction).backward()
+    optimizer.step()
+
+    update = MultiTaskUpdate(RECONSTRUCTION_LOSS, TaskWeight(0.5), (0, 1))
+    trainer = make_trainer(network, adam(network.parameters()), batches, update)
+    trainer.run()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], msg=name)
+    output = trainer.state.output
+    torch.testing.assert_close(output["segmentation_loss"], segmentation.detach())
+    torch.testing.assert_close(output["reconstruction_loss"], reconstruction.detach())
+    torch.testing.assert_close(output["loss"], (segmentation + 0.5 * reconstruction).detach())
+    assert output["gamma"] == 0.5 and output["pred"].shape == (2, 2, 4, 4, 4)
+    assert [level.shape[0] for level in output["reconstruction"]] == [3, 3]
+
+
+def test_alternating_optimizers_step_each_task_in_turn(network, batches):
+    expected = copy.deepcopy(network)
+    first, second = adam(expected.fnet.parameters(), 1e-2), adam(expected.autoencoders.parameters(), 1e-2)
+    segmentation_of(expected, batches).backward()
+    first.step()
+    expected.zero_grad()
+    (2 * reconstruction_of(expected, batches)).backward()
+    second.step()
+
+    follower = adam(network.autoencoders.parameters(), lr=99.0)
+    update = MultiTaskUpdate(
+        RECONSTRUCTION_LOSS, TaskWeight(2.0), (0, 1), alternate=True, autoencoder_optimizer=follower
+    )
+    trainer = make_trainer(network, adam(network.parameters(), 1e-2), batches, update)
+    trainer.run()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], msg=name)
+    assert follower.param_groups[0]["lr"] == 1e-2, "the learning rate follows the first optimizer's"
+    output = trainer.state.output
+    torch.testing.assert_close(output["loss"], output["segmentation_loss"] + 2 * output["reconstruction_loss"])
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_a_reconstruction_that_is_not_finite_stops_the_training_by_name(network, batches, alternate):
+    batches["unlabeled"]["image"][0] = float("nan")
+    before = weights_of(network.autoencoders)
+    second = adam(network.autoencoders.parameters())
+    update = MultiTaskUpdate(RECONSTRUCTION_LOSS, TaskWeight(), (0, 1), alternate, second)
+    trainer = make_trainer(network, adam(network.parameters()), batches, update, [StopOnNonFiniteLoss()])
+    with pytest.raises(FloatingPointError, match=r"loss must be finite, got nan in epoch 1; .*case0.*case1"):
+        trainer.run()
+    for name, value in network.autoencoders.named_parameters():
+        assert torch.equal(value, before[name]) or (alternate and ".conv." in name), name
+
+
+def test_only_the_patches_of_the_chosen_levels_are_reconstructed(network, batches):
+    network = MultiTaskFNet(network.fnet, (1,), num_winners=2)
+    update = MultiTaskUpdate(RECONSTRUCTION_LOSS, TaskWeight(), (1,))
+    trainer = make_trainer(network, adam(network.parameters()), batches, update)
+    trainer.run()
+    (original,) = trainer.state.output["original"]
+    assert torch.equal(original, batches["unlabeled"]["context"][0])
+
+
+def test_the_way_of_stepping_is_checked():
+    with pytest.raises(TypeError, match=r"alternate must be True or False, got 'false'"):
+        MultiTaskUpdate(RECONSTRUCTION_LOSS, TaskWeight(), (0,), alternate="false")
+    with pytest.raises(
+        ValueError, match=r"autoencoder_optimizer must be an optimizer when alternate is true, got None"
+    ):
+        MultiTaskUpdate(RECONSTRUCTION_LOSS, TaskWeight(), (0,), alternate=True)
+
+
+# ---- gamma ---------------------------------------------------------------------------------------
+
+
+def losses(*values: float) -> list[torch.Tensor]:
+    return [torch.tensor(value) for value in values]
+
+
+def test_gamma_is_the_ratio_of_the_moving_averages_and_then_fixed():
+    weight = TaskWeight("balance", num_iterations=3, coefficient=0.5)
+    assert weight.update(*losses(4.0, 1.0)) == 4.0
+    assert weight.update(*losses(2.0, 2.0)) == 3.0 / 1.5
+    assert weight.update(*losses(1.0, 0.5)) == 2.0 / 1.0
+    assert weight.update(*losses(9.0, 0.1)) == 2.0
+
+
+def test_balanced_losses_weigh_the_same():
+    weight = TaskWeight("balance", num_iterations=50)
+    for _ in range(60):
+        gamma = weight.update(*losses(1.2, 0.3))
+    assert gamma * 0.3 == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("gamma", [0, 0.25, 3])
+def test_a_number_stays(gamma):
+    weight = TaskWeight(gamma)
+    assert weight.update(*losses(1.0, 7.0)) == gamma
+
+
+def test_the_state_goes_on_where_it_was():
+    series = [(3.0, 1.0), (2.0, 1.5), (2.5, 0.4), (1.0, 0.2), (5.0, 5.0)]
+    whole, first, second = (TaskWeight(num_iterations=4) for _ in range(3))
+    expected = [whole.update(*losses(*pair)) for pair in series]
+    found = [first.update(*losses(*pair)) for pair in series[:2]]
+    second.load_state_dict(first.state_dict())
+    assert second.value == first.value
+    assert found + [second.update(*losses(*pair)) for pair in series[2:]] == expected
+
+
+def test_processes_have_the_same_gamma(monkeypatch):
+    """Each adds the other's losses to its own before it divides."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    found = []
+    for own, other in (((1.0, 1.0), (3.0, 1.0)), ((3.0, 1.0), (1.0, 1.0))):
+        total = torch.tensor(other, dtype=torch.float64)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, total=total: tensor.add_(total))
+        found.append(TaskWeight().update(*losses(*own)))
+    assert found == [2.0, 2.0]
+
+
+def test_a_reconstruction_without_error_gives_no_infinite_gamma():
+    assert TaskWeight().update(*losses(0.0, 0.0)) == 0.0
+
+
+@pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf"), "equal", True, None])
+def test_a_gamma_that_means_nothing_is_refused(gamma):
+    with pytest.raises(ValueError, match=r"gamma must be a number from 0, or balance, got"):
+        TaskWeight(gamma)
+
+
+def test_a_balance_needs_an_iteration():
+    with pytest.raises(ValueError, match=r"num_iterations must be at least 1, got 0"):
+        TaskWeight(num_iterations=0)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 
 from common.fnet import FNet, WTAAutoencoders, parameter_groups, transfer_extraction
-from common.training import load_weights
 
 FEATURES = (2, 3, 2)
 
@@ -140,68 +137,6 @@ def test_weights_of_another_shape_are_refused_by_name(network, path, source, par
     with pytest.raises(ValueError, match=rf"wta.pt: {name} must have shape .*, got nothing"):
         transfer_extraction(network, path)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())  # not half of them
-
-
-def test_missing_weights_are_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere.pt: weights must exist; pretrain first"):
-        load_weights(tmp_path / "nowhere.pt")
-
-
-def test_a_pickled_object_is_refused_and_never_run(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "exploded"), "w"))
-
-    torch.save({"weight": Bomb()}, tmp_path / "torch.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
-    for name in ("torch.pt", "plain.pt"):
-        with pytest.raises(ValueError, match=f"{name}: weights must be a whole file written by torch.save"):
-            load_weights(tmp_path / name)
-    assert not (tmp_path / "exploded").exists()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_truncated_weights_are_refused_by_name(path, share):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"wta.pt: weights must be a whole file written by torch.save, got ."):
-        load_weights(path)
-
-
-@pytest.mark.parametrize(
-    "content", [b"<html>not found</html>", b"\x80\x02K", b"\x80\x02.", b"\0" * 100, b"version https://git-lfs"]
-)
-def test_what_is_no_file_of_weights_is_refused_by_name(path, content):
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"wta.pt: weights must be "):
-        load_weights(path)
-
-
-def test_a_flipped_bit_is_refused(path, source):
-    """torch.load reads such a file without a word: the tensor is only a little wrong."""
-    content = bytearray(path.read_bytes())
-    tensor = source["levels.0.encoder.0.conv.weight"].numpy().tobytes()
-    content[content.index(tensor) + 9] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"wta.pt: weights must have the checksums they were written with"):
-        load_weights(path)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(path, source, value):
-    source["levels.0.decoder.weight"][0, 0, 0, 0, 0] = value
-    torch.save(source, path)
-    with pytest.raises(
-        ValueError, match=r"wta.pt: weights must be finite, got NaN or Inf in .*levels.0.decoder.weight"
-    ):
-        load_weights(path)
-
-
-@pytest.mark.parametrize("content", [[torch.ones(1)], {"state_dict": {"a": torch.ones(1)}}, torch.ones(3)])
-def test_what_is_no_state_dict_is_refused_by_name(path, content):
-    torch.save(content, path)
-    with pytest.raises(ValueError, match=r"wta.pt: weights must be tensors by name"):
-        load_weights(path)
 
 
 # ---- what may change -----------------------------------------------------------------------------

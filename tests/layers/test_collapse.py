@@ -47,7 +47,8 @@ def test_it_stops_after_as_many_epochs_in_a_row_and_not_before(share):
 
 @pytest.mark.parametrize("share", [0.1, 10.0])
 def test_a_ratio_at_the_limit_is_none(share):
-    run([share] * 3, limit=10.0, patience=1)
+    ratios, guard = run([share] * 3, limit=10.0, patience=1)
+    assert ratios == [share] * 3 and guard.waited == 0
 
 
 def test_a_resumed_training_goes_on_counting():

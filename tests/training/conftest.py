@@ -118,3 +118,9 @@ def interrupted(make_training):
     with pytest.raises(InterruptedError):
         training.trainer.run()
     return training
+
+
+@pytest.fixture
+def rows_of():
+    """Return a function that gives the recorded numbers of a training, but for the seconds."""
+    return lambda training: [{**row, "seconds": None} for row in training.record.rows]

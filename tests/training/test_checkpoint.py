@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -13,16 +11,12 @@ from common.layers import load_organ_preprocessing, make_organ_preprocessing
 from common.training import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots
 
 
-def rows_of(training):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in training.record.rows]
-
-
 @pytest.mark.parametrize(
     "stop_after",
     [(Events.EPOCH_COMPLETED, 2), (Events.ITERATION_COMPLETED, 8), (Events.EPOCH_COMPLETED, 4)],
     ids=["between epochs", "within an epoch", "after the last epoch"],
 )
-def test_a_resumed_training_equals_an_uninterrupted_one(make_training, stop_after):
+def test_a_resumed_training_equals_an_uninterrupted_one(make_training, rows_of, stop_after):
     whole = make_training("whole")
     whole.trainer.run()
     first = make_training("resumed", stop_after=stop_after)
@@ -45,7 +39,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(make_training, stop_afte
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
-def test_a_finished_training_leaves_no_checkpoint_and_starts_anew(make_training):
+def test_a_finished_training_leaves_no_checkpoint_and_starts_anew(make_training, rows_of):
     training = make_training(max_epochs=2)
     training.trainer.run()
     assert not (training.save_dir / "training.ckpt").exists()
@@ -54,7 +48,7 @@ def test_a_finished_training_leaves_no_checkpoint_and_starts_anew(make_training)
     assert rows_of(again) == rows_of(training)
 
 
-def test_without_resume_a_checkpoint_is_ignored(make_training, interrupted):
+def test_without_resume_a_checkpoint_is_ignored(make_training, rows_of, interrupted):
     anew = make_training(resume=False)
     anew.trainer.run()
     assert [row["epoch"] for row in rows_of(anew)] == [1, 2, 3, 4]
@@ -186,47 +180,6 @@ def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path, network, 
         engine.run([0])
     assert (tmp_path / "last.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
-
-
-# ---- the record ----------------------------------------------------------------------------------
-
-
-def test_the_record_is_a_table_a_picture_and_a_tensorboard_file(make_training):
-    training = make_training(max_epochs=2)
-    training.trainer.run()
-    with (training.save_dir / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["epoch", "train_loss", "val_loss", "lr_0", "seconds"]
-    assert [int(row["epoch"]) for row in rows] == [1, 2]
-    assert [float(row["train_loss"]) for row in rows] == [row["train_loss"] for row in training.record.rows]
-    assert (training.save_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((training.save_dir / "tensorboard").glob("events.out.tfevents.*"))) == 1
-
-
-def test_the_train_loss_is_the_mean_over_the_iterations_of_an_epoch(make_training):
-    training, losses = make_training(max_epochs=2), []
-    training.trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
-    )
-    training.trainer.run()
-    means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
-    assert [row["train_loss"] for row in training.record.rows] == pytest.approx(means, rel=1e-6)
-
-
-def test_validation_of_an_epoch_that_failed_is_not_written_into_the_one_before(make_training):
-    """When saving the third validation failed, its numbers stood in the row of the second epoch."""
-    training = make_training()
-
-    def fail(engine):
-        if training.trainer.state.epoch == 3:
-            raise OSError("disk full")
-
-    training.evaluator.add_event_handler(Events.COMPLETED, fail)
-    with pytest.raises(OSError, match="disk full"):
-        training.trainer.run()
-    whole = make_training("whole", max_epochs=2)
-    whole.trainer.run()
-    assert rows_of(training) == rows_of(whole)
 
 
 def test_snapshots_are_written_beside_the_weights_at_every_interval(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import socket
 
+import pytest
 import torch
 import torch.distributed as dist
 from monai.losses import DiceLoss
@@ -45,6 +46,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_step_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

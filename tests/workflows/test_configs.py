@@ -77,7 +77,6 @@ def test_the_bundles_name_alike_what_is_alike():
 def test_files_are_those_whose_use_is_known(bundle):
     names = {path.name for path in (bundle / "configs").glob("*.yaml")}
     assert names >= REQUIRED and names <= KNOWN
-    assert list(bundle.rglob("*.py")) == [], "an exported bundle has its library, this one has it in common/"
 
 
 CHECK = "common.cli.check_options"

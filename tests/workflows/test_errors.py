@@ -1,0 +1,275 @@
+"""What cannot be run ends in one sentence that says what to change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from workflow_helpers import (
+    CONTEXT,
+    FAST,
+    LAYERS_BUNDLE,
+    PLANAR,
+    SHORT,
+    bundle_run,
+    every_bundle,
+    every_pretrained_bundle,
+    last_words,
+    liver_pretraining,
+    run,
+    scratch,
+    workflow,
+)
+
+from common.data import write_datalist
+
+
+@pytest.mark.slow
+@every_pretrained_bundle
+def test_missing_pretrained_weights_end_in_one_sentence(bundle, phantoms, tmp_path):
+    missing = tmp_path / "nothing.pt"
+    done = bundle_run("training", bundle, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, pretrained=missing)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@every_bundle
+def test_a_wrong_bundle_root_ends_in_one_sentence(bundle, phantoms, tmp_path):
+    done = bundle_run("training", bundle, "train.yaml", dataset_dir=phantoms, bundle_root=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}: bundle_root must be")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@every_bundle
+def test_a_misspelled_option_ends_in_the_one_that_was_meant(bundle, tmp_path):
+    """MONAI added it to the config in silence, and the training took as long as it does without."""
+    done = bundle_run("training", bundle, "train.yaml", dataset_dir=tmp_path, max_epoch=1)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    *_, sentence = done.stderr.strip().splitlines()
+    assert sentence.startswith("error: --max_epoch must be an option of ")
+    assert sentence.endswith("did you mean --max_epochs?")
+    assert list(tmp_path.iterdir()) == []
+
+
+OPTIONS = {  # what text and numbers out of range are given for
+    "max_epochs": 0,
+    "iterations_per_epoch": 0,
+    "val_interval": 0,
+    "val_iterations": 0.5,
+    "batch_size": 0,
+    "unlabeled_batch_size": -1,
+    "num_workers": -1,
+    "learning_rate": 0,
+    "transferred_learning_rate": -1,
+    "patience": 0,
+    "freeze_epochs": -1,
+    "seed": -1,
+    "num_labeled": 1.5,
+    "num_validation": 0,
+    "num_unlabeled": -1,
+    "num_pictures": -1,
+    "tile_size": 0,
+    "kernel_size": 2.5,
+    "gain": 0,
+    "features": [8, 0],
+    "image_channels": 0,
+    "in_channels": 0,
+    "num_groups": 0,
+    "cache_rate": 2,
+    "step": 0,
+    "num_neighbors": 0,
+    "half_width": 0,
+    "half_depth": -1,
+    "cube_half_width": 0,
+    "position_weight": -1,
+    "search_radius": 0,
+    "smoothing": -1,
+    "background_weight": 0,
+    "max_background": 0,
+    "max_voxels": 0.5,
+    "snapshot_interval": 0,
+    "field_of_view": [100, 0, 100],
+    "softmax": 1,
+    "save_probabilities": 1,
+    "layers": 1,
+    "organ_margin": -1,
+    "max_findings": 0,
+    "roi_size": 0,
+    "overlap": 2,
+    "kernel_sizes": [0],
+    "strides": [0],
+    "roughness": 2,
+    "tumor_prob": 2,
+    "composition_delay": -1,
+    "organ_weight": -1,
+    "foreground_fraction": 2,
+}
+
+
+@pytest.mark.slow
+@every_bundle
+@pytest.mark.parametrize(
+    "names", [["pretrain.yaml"], ["train.yaml"], ["train.yaml", "evaluate.yaml"], ["inference.yaml"]]
+)
+def test_text_and_numbers_out_of_range_end_in_one_sentence_with_the_name_of_the_option(
+    bundle, names, phantoms, tmp_path, quiet_hooks, capsys
+):
+    if not (bundle / "configs" / names[0]).is_file():
+        pytest.skip("its method is a single training")
+    kind = "infer" if names[0] == "inference.yaml" else "train"
+    tried = 0
+    for option, out_of_range in OPTIONS.items():
+        for value in ("abc", out_of_range):
+            common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path)}
+            made = workflow(bundle, *names, kind=kind, **common, **{option: value})
+            if f"'@{option}'" in str(made.parser["initialize"]):
+                tried += 1
+                (line,) = last_words(made, capsys)
+                assert line.startswith(f"error: {option} must be ") and line.endswith(f", got {value!r}")
+    assert tried >= 8
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("organ", "liver", "one of brain, body, given"),
+        ("tumor_target", "foo", "one of texture, blended"),
+        ("task", "foo", "one of layers, restoration, rotation, location, jigsaw"),
+        ("norm", "foo", 'batch, instance or ["group", {"num_groups": 8}], whose groups divide 8 maps'),
+    ],
+)
+def test_a_word_that_is_no_choice_ends_in_one_sentence_before_any_scan_is_read(
+    option, value, choices, tmp_path, quiet_hooks, capsys
+):
+    """The error named the argument of whoever used the word much later, or listed what PyTorch calls its norms."""
+    missing = {"dataset_dir": str(tmp_path / "missing"), "ckpt_dir": str(tmp_path)}
+    (line,) = last_words(workflow(LAYERS_BUNDLE, "pretrain.yaml", **missing, **{option: value}), capsys)
+    assert line == f"error: {option} must be {choices}, got {value!r}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_text_for_a_number_ends_in_one_sentence_on_a_command_line(phantoms, tmp_path):
+    done = bundle_run("training", CONTEXT, "train.yaml", dataset_dir=phantoms, ckpt_dir=tmp_path, learning_rate="abc")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "error: learning_rate must be a number above 0, got 'abc'"
+
+
+@every_bundle
+def test_a_data_set_without_cases_to_learn_from_ends_in_what_to_look_at(
+    bundle, phantoms, tmp_path, quiet_hooks, capsys
+):
+    content = json.loads((phantoms / "dataset.json").read_text(encoding="utf-8"))
+    images = [case["image"] for case in content["training"]]
+    scans = shutil.copytree(phantoms, tmp_path / "scans")
+    ids = [Path(image).name.split(".")[0] for image in images]
+    for change, split in (
+        ({"training": [], "unlabeled": images}, "training"),
+        ({"folds": [ids, []]}, "training"),
+        ({"folds": [[], ids]}, "validation"),
+    ):
+        write_datalist(scans, {**content, **change})
+        common = {"dataset_dir": str(scans), "ckpt_dir": str(tmp_path), **FAST, **SHORT, **scratch(bundle)}
+        (line,) = last_words(workflow(bundle, "train.yaml", **common), capsys)
+        assert line.startswith(f"error: split {split} must hold cases with labels, got none; look at training, folds")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("pretrain.yaml", {"patch_size": 64}, "patch_size must let two patches fit into a quarter of the image"),
+        ("pretrain.yaml", {"patch_size": "big"}, "patch_size must be a whole number from 1, got 'big'"),
+        ("pretrain.yaml", {"sampling": "poison"}, "sampling must be poisson or uniform, got 'poison'"),
+        ("train.yaml", {"features": [10, 20]}, "features must be multiples of num_groups 8, got (10, 20)"),
+        ("train.yaml", {"features": "16,32"}, "features must be a list, each entry a whole number from 1, got '16,32'"),
+        ("train.yaml", {"in_channels": 1}, "image must have in_channels 1, got 3 channels"),
+        ("train.yaml", {"axis": "axial"}, "axis must be 0, 1 or 2, got 'axial'"),
+        ("train.yaml", {"slice_size": 32}, "slice_size must be height and width in pixels, such as [256, 256], got 32"),
+        ("train.yaml", {"transferred_parts": "head"}, "parts must be one of ['encoder', "),
+        ("train.yaml", {"freeze_epochs": -1}, "freeze_epochs must be a whole number from 0, got -1"),
+        ("inference.yaml", {"save_probabilities": "no"}, "save_probabilities must be True or False, got 'no'"),
+        ("inference.yaml", {}, "{phantoms}: is a data set with labels; name the folder of its scans"),
+    ],
+    ids=str,
+)
+def test_bad_options_end_in_one_sentence(name, options, sentence, phantoms, tmp_path, quiet_hooks, capsys):
+    common = {"ckpt_dir": str(tmp_path), "dataset_dir": str(phantoms), **FAST, **SHORT, "pretrained": "null"}
+    kind = "infer" if name == "inference.yaml" else "train"
+    made = workflow(CONTEXT, name, kind=kind, **{**common, **options})
+    (line,) = last_words(made, capsys)
+    assert line.startswith("error: " + sentence.format(phantoms=phantoms))
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("pretrain.yaml", {"task": "heat"}, "task must be one of heatmap, reg2d, doersch, got 'heat'"),
+        ("pretrain.yaml", {"sampling": "cubic"}, "sampling must be one of bilinear, nearest, got 'cubic'"),
+        ("pretrain.yaml", {"field_of_view": [20, 20, 20]}, "field_of_view must be at least 32 mm along each axis"),
+        (
+            "train.yaml",
+            {"descriptor": "sift"},
+            "descriptor must be one of planar, cubic, gvdiff, gvdiff_centered, coord, joint",
+        ),
+        ("train.yaml", {"voting": "loud"}, "voting must be one of"),
+        ("train.yaml", {"max_voxels": 10}, "max_voxels must be at least"),
+        ("train.yaml", {"resume": "no"}, "resume must be True or False, got 'no'"),
+        ("inference.yaml", {"save_confidence": "no"}, "save_confidence must be True or False, got 'no'"),
+    ],
+    ids=str,
+)
+def test_bad_options_of_descriptors_end_in_one_sentence(
+    name, options, sentence, phantoms, tmp_path, quiet_hooks, capsys
+):
+    common = {"ckpt_dir": str(tmp_path), "dataset_dir": str(phantoms), "device": "cpu", "pretrained": "null"}
+    kind = "infer" if name == "inference.yaml" else "train"
+    made = workflow(PLANAR, name, kind=kind, **{**common, "step": 4, **options})
+    (line,) = last_words(made, capsys)
+    assert line.startswith("error: " + sentence)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_an_atlas_of_another_descriptor_is_refused_at_inference(phantoms, tmp_path, quiet_hooks, capsys):
+    common = {"ckpt_dir": str(tmp_path), "device": "cpu"}
+    options = {"descriptor": "coord", "step": 4, "num_labeled": 2, "num_validation": 1, **scratch(PLANAR)}
+    run(PLANAR, "train.yaml", **common, **options, dataset_dir=str(phantoms))
+    images = {"dataset_dir": str(phantoms / "imagesTs"), "output_dir": str(tmp_path / "output")}
+    (line,) = last_words(workflow(PLANAR, "inference.yaml", kind="infer", **common, **images), capsys)
+    assert line.startswith(
+        f"error: {tmp_path}/model.pt: weights must be those of the network that the config describes"
+    )
+    assert not (tmp_path / "output").exists()
+
+
+def test_an_evaluation_has_no_layers(lesions, tmp_path, quiet_hooks, capsys):
+    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "val_iterations": 1}
+    run(LAYERS_BUNDLE, "pretrain.yaml", **common)
+    files = ("train.yaml", "evaluate.yaml", "zero_shot.yaml")
+    (line,) = last_words(workflow(LAYERS_BUNDLE, *files, **common, layers=True), capsys)
+    assert line.startswith("error: layers must be one of False, got True")
+
+
+def test_settings_of_the_liver_want_its_mask(lesions, tmp_path, quiet_hooks, capsys):
+    scans = shutil.copytree(lesions, tmp_path / "scans")
+    content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
+    write_datalist(scans, {**content, "normal": [entry["image"] for entry in content["normal"]]})
+    (line,) = last_words(liver_pretraining(scans, tmp_path), capsys)
+    assert line.startswith("error: ") and "organ" in line
+
+
+def test_scans_without_normal_ones_end_in_how_to_get_them(lesions, tmp_path, quiet_hooks, capsys):
+    scans = shutil.copytree(lesions, tmp_path / "scans")
+    write_datalist(scans, {**json.loads((scans / "dataset.json").read_text(encoding="utf-8")), "normal": []})
+    made = workflow(
+        LAYERS_BUNDLE, "pretrain.yaml", dataset_dir=str(scans), ckpt_dir=str(tmp_path / "models"), device="cpu"
+    )
+    (line,) = last_words(made, capsys)
+    assert line.startswith("error: normal must list at least one scan") and "tools.normals" in line
