@@ -1,34 +1,76 @@
-"""What the commands have in common: how fire is given their arguments."""
+"""Command line of a tool: `fire` parses it, and what `fire` would let pass is refused here.
+
+MONAI takes seconds to import. A tool that can imports it within its functions, so that its `--help` comes at once.
+"""
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, get_args, get_type_hints
 
 import fire
+from fire.decorators import SetParseFn, SetParseFns
+from fire.parser import DefaultParseValue
 
 __all__ = ["run_command"]
 
+_VALUES, _OPTIONS = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD  # as in `*values` and `**options`
 
-def run_command(tools: Callable | Mapping[str, Callable], *text: str) -> None:
-    """Call a function, or the one of several that is named first, with the arguments of the command line.
 
-    An error that the function foresees ends in one sentence on stderr, without a traceback. `--help` shows the help
-    wherever it stands. To fire alone it is an option like any other, which a function that
-    takes unknown ones, so as to refuse them by name, is given.
+def run_command(function: Callable[..., Any]) -> None:
+    """Call a function with the arguments of the command line, and print what it returns.
 
-    Args:
-        tools: the function, or functions by name.
-        text: names of the options that stay text, whatever they look like.
+    `--help` shows the help wherever it stands. An unknown option, a surplus operand, a missing one, and an error that
+    the function foresees end in one sentence on stderr, without a traceback. An argument whose annotation allows text
+    stays text, whatever it looks like.
     """
-    spec, arguments = sys.modules["__main__"].__spec__, sys.argv[1:]
-    name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
-    functions = {} if callable(tools) else dict(tools)
-    if {"-h", "--help"} & {*arguments}:
-        fire.Fire(tools, [*(argument for argument in arguments[:1] if argument in functions), "--", "--help"], name)
-    read_text = fire.decorators.SetParseFn(str, *text)
+    spec = sys.modules[function.__module__].__spec__
+    name = spec.name.removesuffix(".__main__") if spec else function.__name__
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        fire.Fire(function, ["--", "--help"], name)
     try:
-        fire.Fire(read_text(tools) if callable(tools) else {key: read_text(tool) for key, tool in functions.items()})
+        fire.Fire(_check_arguments(function, name), name=name)
     except (ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f"error: {error}")
+
+
+def _check_arguments(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a function that `fire` can give any arguments, and that calls another one once they are checked."""
+    parameters = signature(function).parameters.values()
+    kinds = {parameter.kind for parameter in parameters}
+    operands = [parameter.name for parameter in parameters if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    known = [parameter for parameter in parameters if parameter.kind not in (_VALUES, _OPTIONS)]
+    names = [parameter.name for parameter in known]
+
+    @wraps(function)
+    def call(*values: Any, **options: Any) -> Any:
+        surplus = () if _VALUES in kinds else values[len(operands) :]
+        if surplus:
+            wanted = ", ".join(operands)
+            raise ValueError(
+                f"operands of {name} must be {wanted}, got also {surplus[0]!r}; a list has commas, no blanks"
+            )
+        for option in () if _OPTIONS in kinds else options:
+            if option not in names:
+                similar = difflib.get_close_matches(option, names, 1)
+                hint = f"did you mean --{similar[0]}?" if similar else "--help shows them"
+                raise ValueError(f"--{option} must be an option of {name}; {hint}")
+        given = {**dict(zip(operands, values, strict=False)), **options}
+        for parameter in known:
+            if parameter.default is Parameter.empty and given.get(parameter.name) is None:
+                raise ValueError(f"{parameter.name} must be given to {name}, got none; --help shows how")
+        return function(*values, **options)
+
+    optional = [p.replace(default=None if p.default is Parameter.empty else p.default) for p in known]
+    optional.insert(len(operands), Parameter("_values", _VALUES))
+    optional.append(Parameter("_options", _OPTIONS))
+    call.__signature__ = signature(function).replace(parameters=optional)  # type: ignore[attr-defined]
+    may_be_text = {key for key, hint in get_type_hints(function).items() if str in (hint, *get_args(hint))}
+    SetParseFns(**{key: str if key in may_be_text else DefaultParseValue for key in names})(call)
+    if any(parameter.kind is _VALUES and parameter.name in may_be_text for parameter in parameters):
+        SetParseFn(str)(call)
+    return call

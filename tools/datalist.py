@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from monai.transforms import LoadImage
 
-from common.data import case_id, check_label, write_datalist
-from common.data.checks import PICTURE_SUFFIX, SUFFIXES
 from tools._command import run_command
 
 _PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|organ|volume|vol)[-_]"
@@ -26,17 +22,17 @@ _SUFFIX = r"[-_](0000|image|img|labels?|lbl|mask|segmentation|seg|organ|gt)$"
 
 def datalist(
     dataset_dir: str,
+    *,
     images: str = "imagesTr",
     labels: str = "labelsTr",
     test_images: str | None = None,
     test_labels: str | None = None,
     unlabeled: str | None = None,
     modality: str = "",
-    label_names: str | Sequence[str] | None = None,
+    label_names: str | None = None,
     overwrite: bool = False,
     normal: str | None = None,
     organs: str | None = None,
-    **unknown: Any,
 ) -> str:
     """Pair images and labels by name and write them down.
 
@@ -56,18 +52,17 @@ def datalist(
         normal: folder of scans without a tumor. Where a patient has several, add the patient's name to the entry of
             each in dataset.json as `case`, so that they are held out together.
         organs: folder of masks of the organ in which tumors may lie, for as many of all these images as have one.
-        unknown: refused.
 
     Returns:
         What was written.
 
     Raises:
         FileNotFoundError: when a folder is missing.
-        ValueError: when a folder is empty, a dataset.json is there, an option is unknown, or an image has no label, a
-            label or a mask no image, or any of them more than one.
+        ValueError: when a folder is empty, a dataset.json is there, or an image has no label, a label or a mask no
+            image, or any of them more than one.
     """
-    if unknown:
-        raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
+    from common.data import write_datalist
+
     root = Path(dataset_dir)
     if (root / "dataset.json").exists() and not overwrite:
         raise ValueError(f"{root / 'dataset.json'}: must not exist without --overwrite, got one")
@@ -121,6 +116,8 @@ def _add_organs(root: Path, cases: list[dict[str, str]], organs: str | None) -> 
 
 def _list(root: Path, folder: str) -> list[Path]:
     """Return the image files of a folder in order of name: volumes or, where there are none, PNG pictures."""
+    from common.data.checks import PICTURE_SUFFIX, SUFFIXES
+
     path = root / folder
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: must be a folder, got {'a file' if path.exists() else 'nothing there'}")
@@ -139,19 +136,19 @@ def _pair(images: list[Path], labels: list[Path], name: str = "label") -> tuple[
 
     Names pair whole where every label can; else up to the case of letters and common parts at their ends.
     """
+    from common.data import case_id
+
+    def strip(path: Path) -> str:
+        return re.sub(_SUFFIX, "", re.sub(_PREFIX, "", case_id(path).casefold()))
+
     exact = {case_id(label) for label in labels} <= {case_id(image) for image in images}
-    key = case_id if exact else _strip
+    key = case_id if exact else strip
     label_of, image_of = _index(labels, key), _index(images, key)
     orphans = [label for stem, label in label_of.items() if stem not in image_of]
     if orphans:
         raise ValueError(f"{orphans[0]}: {name} must have an image, got none ({len(orphans)} such {name}s in all)")
     pairs = [(image, label_of[stem]) for stem, image in image_of.items() if stem in label_of]
     return pairs, [image for stem, image in image_of.items() if stem not in label_of]
-
-
-def _strip(path: Path) -> str:
-    """Return the part of a file's name that an image and its label have in common."""
-    return re.sub(_SUFFIX, "", re.sub(_PREFIX, "", case_id(path).casefold()))
 
 
 def _index(files: list[Path], key: Callable[[Path], str]) -> dict[str, Path]:
@@ -173,11 +170,14 @@ def _name(root: Path, file: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _name_labels(label_names: str | Sequence[str] | None, labels: list[Path]) -> dict[str, str]:
+def _name_labels(label_names: str | None, labels: list[Path]) -> dict[str, str]:
     """Return names by value: those given, or made up for the values that the label files hold."""
     if label_names is not None:
-        names = label_names.split(",") if isinstance(label_names, str) else label_names
-        return {str(value): str(name).strip() for value, name in enumerate(names)}
+        return {str(value): name.strip() for value, name in enumerate(label_names.split(","))}
+    from monai.transforms import LoadImage
+
+    from common.data import check_label
+
     load = LoadImage(image_only=True, dtype=None)
     values = {0}.union(*(np.unique(check_label(np.asarray(load(label)), label)).tolist() for label in labels))
     if sorted(values) != list(range(len(values))):
@@ -186,5 +186,4 @@ def _name_labels(label_names: str | Sequence[str] | None, labels: list[Path]) ->
 
 
 if __name__ == "__main__":
-    folders = ("images", "labels", "test_images", "test_labels", "unlabeled", "normal", "organs")
-    run_command(datalist, "dataset_dir", *folders, "modality", "label_names")
+    run_command(datalist)

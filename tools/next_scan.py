@@ -9,24 +9,20 @@ The network is the one that learned without labels, as `models/pretrained` has i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.active_learning import CRITERIA, load_describer
-from common.cli import check_choice, check_options
-from common.data import case_id, list_images, read_images
 from tools._command import run_command
 
 
 def next_scan(
     bundle: str,
     dataset_dir: str,
-    *more: Any,
+    *,
     labels: str | None = None,
     count: int = 5,
     criterion: str = "k_medoids",
-    override_files: str | Sequence[str] = (),
+    override_files: str = "",
     **options: Any,
 ) -> str:
     """Order the unlabeled scans of a data set.
@@ -35,7 +31,6 @@ def next_scan(
         bundle: folder of the bundle, with its weights.
         dataset_dir: folder with a dataset.json, whose `training` scans are labeled and whose `unlabeled` ones are not;
             with `labels`, a folder of scans.
-        more: refused.
         labels: folder of labels; scans that have one of their own name are labeled.
         count: scans to name.
         criterion: `k_medoids` takes the scan with which all scans come nearest to a labeled one, `k_center` the scan
@@ -50,14 +45,16 @@ def next_scan(
         FileNotFoundError: when scans or weights are missing.
         ValueError: when no scan is unlabeled, or an option is unknown or makes no sense.
     """
-    if more:
-        raise ValueError(f"options must be given by name, got {more}")
+    from common.active_learning import CRITERIA, load_describer
+    from common.cli import check_choice, check_options
+    from common.data import read_images
+
     check_choice("criterion", criterion, CRITERIA)
     check_options(counts={"count": count})
-    files = override_files.split(",") if isinstance(override_files, str) else override_files
     labeled, unlabeled = read_images(dataset_dir) if labels is None else _split(dataset_dir, labels)
     if not unlabeled:
         raise ValueError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled")
+    files = [name for name in override_files.split(",") if name]
     chosen = load_describer(bundle, files, options).choose(labeled, unlabeled, count, criterion)
     lines = [f"{len(labeled)} labeled and {len(unlabeled)} unlabeled scans; label next, by {criterion}:"]
     lines += [
@@ -69,6 +66,8 @@ def next_scan(
 
 def _split(images: str, labels: str) -> tuple[list[str], list[str]]:
     """Return the scans of a folder that have a label of their name in another one, and those that have none."""
+    from common.data import case_id, list_images
+
     if not Path(labels).is_dir():
         raise FileNotFoundError(f"{labels}: labels must be a folder, got none")
     names = {case_id(file) for file in Path(labels).iterdir()}
@@ -77,4 +76,4 @@ def _split(images: str, labels: str) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    run_command(next_scan, "bundle", "dataset_dir", "labels", "criterion", "override_files")
+    run_command(next_scan)

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from common.cli import check_choice
+from common.cli import check_choice, check_options
 from common.data import case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
 from common.layers import ORGAN_FINDERS
 from tools._command import run_command
@@ -33,14 +33,13 @@ Item = dict[str, str]
 def normals(
     dataset_dir: str,
     output_dir: str,
-    *more: Any,
+    *,
     min_slices: int = 4,
     axis: int = 2,
     tumor_labels: int | Sequence[int] | None = None,
     organ_labels: int | Sequence[int] | None = None,
     organ: str | None = None,
     extent: Sequence[float] | None = None,
-    **unknown: Any,
 ) -> str:
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
 
@@ -51,7 +50,6 @@ def normals(
     Args:
         dataset_dir: folder with a dataset.json; all its files are NIfTI.
         output_dir: folder to make; it may exist when it is empty.
-        more: refused.
         min_slices: of a block.
         axis: of the voxel array of the files, to which the slices are perpendicular.
         tumor_labels: values that are a tumor, separated by commas: these become 1 in the labels, and all else 0. All
@@ -61,26 +59,16 @@ def normals(
         organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
         extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the
             files are not the true ones.
-        unknown: refused.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: when no scan is labeled, no block is left, the output folder holds something, or an option is
-            unknown or makes no sense.
+        ValueError: when no scan is labeled, no block is left, the output folder holds something, or an option makes
+            no sense.
     """
-    if more or unknown:
-        raise ValueError(
-            f"options must be those that `--help` shows, with commas in a list, got {sorted(unknown) or more}"
-        )
-    for name, value, low in (("min_slices", min_slices, 1), ("axis", axis, 0)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
-        if value < low:
-            raise ValueError(f"{name} must be {low} or more, got {value}")
-    if axis > 2:
-        raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
+    check_options(counts={"min_slices": min_slices}, whole_numbers={"axis": axis})
+    check_choice("axis", axis, range(3))
     tumors, organs = _read_values("tumor_labels", tumor_labels), _read_values("organ_labels", organ_labels)
     if organs and not tumors:
         raise ValueError(f"tumor_labels must be given with organ_labels, got none with {organs}")
@@ -280,4 +268,4 @@ def _save(image: nib.Nifti1Image, dtype: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command(normals, "dataset_dir", "output_dir")
+    run_command(normals)

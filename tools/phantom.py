@@ -6,15 +6,12 @@ python -m tools.phantom OUTPUT_DIR [--num_training 12] [--num_test 4] [--num_unl
 
 from __future__ import annotations
 
-from typing import Any
-
-from common.cli import check_flags
-from common.data import write_lesion_phantoms, write_phantoms
 from tools._command import run_command
 
 
 def phantom(
     output_dir: str,
+    *,
     num_training: int = 12,
     num_test: int = 4,
     num_unlabeled: int = 16,
@@ -22,7 +19,6 @@ def phantom(
     seed: int = 0,
     lesions: bool = False,
     num_normal: int | None = None,
-    **unknown: Any,
 ) -> str:
     """Write phantoms and their dataset.json.
 
@@ -35,26 +31,23 @@ def phantom(
         seed: another one gives other patients.
         lesions: with one to three lesions in the liver, which are the label, and the liver as the organ of every case.
         num_normal: with `lesions`, cases without one; 16 if not given.
-        unknown: refused.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: when the folder holds something, or an option is unknown or out of range.
+        ValueError: when the folder holds something, or an option is out of range.
     """
+    from common.cli import check_flags, check_whole_numbers
+    from common.data import write_lesion_phantoms, write_phantoms
+
     options = {"num_training": num_training, "num_test": num_test, "num_unlabeled": num_unlabeled}
-    if unknown:
-        known = [*options, "size", "seed", "lesions", "num_normal"]
-        raise ValueError(f"options must be among {known}, got {sorted(unknown)}")
     check_flags(lesions=lesions)
     if num_normal is not None and not lesions:
         raise ValueError(f"num_normal must be given with lesions only, got {num_normal}")
     if lesions:
         options["num_normal"] = 16 if num_normal is None else num_normal
-    for name, value in {**options, "size": size, "seed": seed}.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
+    check_whole_numbers(**options, size=size, seed=seed)
     write = write_lesion_phantoms if lesions else write_phantoms
     folder = write(output_dir, **options, size=size, seed=seed)
     normal = f", and {options['num_normal']} without lesions" if lesions else ""
@@ -62,4 +55,4 @@ def phantom(
 
 
 if __name__ == "__main__":
-    run_command(phantom, "output_dir")
+    run_command(phantom)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from common.active_learning import ScanDescriber
-from tools import next_scan as tool
 from tools.next_scan import next_scan
 
 
@@ -32,7 +31,7 @@ def scans(write_scan, tmp_path, monkeypatch):
         def __call__(self, path):
             return torch.tensor([float(re.search(r"case_(\d)", path)[1])])
 
-    monkeypatch.setattr(tool, "load_describer", Describer)
+    monkeypatch.setattr("common.active_learning.load_describer", Describer)
     return tmp_path / "data"
 
 
@@ -69,8 +68,6 @@ def test_refuses_what_it_does_not_know_and_a_data_set_without_a_choice(scans):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             next_scan("bundle", str(scans), **options)
-    with pytest.raises(ValueError, match="options must be given by name"):
-        next_scan("bundle", str(scans), 3)
     content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
     (scans / "dataset.json").write_text(json.dumps({"training": content["training"]}), encoding="utf-8")
     with pytest.raises(ValueError, match="must hold an unlabeled scan, got 1, all labeled"):

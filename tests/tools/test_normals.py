@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -172,9 +170,9 @@ def test_a_block_must_hold_some_of_the_organ(source):
     ("options", "error", "match"),
     [
         ({"min_slices": 21}, ValueError, "must have 21 slices without a tumor in a row, got none"),
-        ({"min_slices": 0}, ValueError, "min_slices must be 1 or more, got 0"),
-        ({"min_slices": "few"}, TypeError, "min_slices must be a whole number, got 'few'"),
-        ({"axis": 3}, ValueError, "axis must be 0, 1 or 2, got 3"),
+        ({"min_slices": 0}, ValueError, "min_slices must be a whole number from 1, got 0"),
+        ({"min_slices": "few"}, TypeError, "min_slices must be a whole number from 1, got 'few'"),
+        ({"axis": 3}, ValueError, "axis must be one of 0, 1, 2, got 3"),
         (
             {"organ_labels": (1, 2, 3)},
             ValueError,
@@ -184,7 +182,6 @@ def test_a_block_must_hold_some_of_the_organ(source):
         ({"tumor_labels": (0, 2)}, ValueError, "tumor_labels must be whole numbers above 0"),
         ({"tumor_labels": None}, ValueError, r"tumor_labels must be given with organ_labels, got none with \(1, 2\)"),
         ({"organ_labels": 1}, ValueError, r"organ_labels must include tumor_labels \(2,\), got \(1,\)"),
-        ({"tumors": 2}, ValueError, r"options must be those .* got \['tumors'\]"),
     ],
 )
 def test_refuses_options_that_make_no_sense_and_writes_nothing(source, options, error, match):
@@ -240,17 +237,12 @@ def test_refuses_a_folder_that_holds_something(source):
     assert [path.name for path in (source.parent / "target").iterdir()] == ["mine.txt"]
 
 
-def test_the_command_takes_lists_with_commas_and_refuses_blanks(source, monkeypatch, capsys):
-    def run(*arguments):
-        target = str(source.parent / "007")
-        monkeypatch.setattr(sys, "argv", ["normals", str(source), "--output_dir", target, *arguments])
-        runpy.run_path(str(Path(__file__).parents[2] / "tools/normals.py"), run_name="__main__")
-        return capsys.readouterr().out.strip()
-
-    with pytest.raises(SystemExit, match=r"error: options must be those .*, with commas in a list, got \(2,\)"):
-        run("--tumor_labels", "2", "--organ_labels", "1", "2")
-    said = run("--tumor_labels", "2", "--organ_labels", "1,2")
-    assert said.endswith("007: 4 blocks without a tumor, of 3 training scans")
+def test_the_command_takes_lists_with_commas_and_refuses_blanks(source, run_tool):
+    command = ["tools.normals", str(source), "--output_dir", str(source.parent / "007"), "--tumor_labels", "2"]
+    with pytest.raises(SystemExit, match=r"error: operands of .*, got also 2; a list has commas, no blanks"):
+        run_tool(*command, "--organ_labels", "1", "2")
+    said = run_tool(*command, "--organ_labels", "1,2").out
+    assert said.endswith("007: 4 blocks without a tumor, of 3 training scans\n")
 
 
 # ---- voxel sizes and organs ----------------------------------------------------------------------

@@ -27,10 +27,11 @@ from common.context import (
     draw_poisson_places,
 )
 from common.training import MixedPrecisionInferer, has_bfloat16
-from tools.benchmark.measure import Row, Step, compare, time_interleaved
+from tools.benchmark.measure import Row, Step, compare, compare_steps, time_interleaved
 
 __all__ = [
     "ContextSize",
+    "all_rows",
     "bridson_places",
     "corruption_rows",
     "mask_rows",
@@ -70,6 +71,23 @@ class ContextSize(NamedTuple):
 
     def images(self) -> torch.Tensor:
         return torch.randn(self.batch_size, self.in_channels, *2 * [self.image_size])
+
+
+def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of context restoration, in the sizes of the paper or, when `quick`, in smaller ones.
+
+    A CPU trains with batches of 2, CUDA with the paper's batches of 9; both in bfloat16 where they have it.
+    """
+    is_cuda = device == "cuda"
+    size = ContextSize(128, features=(16, 32, 64, 128)) if quick else ContextSize()
+    if not is_cuda:
+        size = size._replace(batch_size=2)
+    patch_sizes = (32, 16, 8) if quick else (64, 32, 16, 8)  # no two of 64 make a quarter of 128^2
+    rows = mask_rows(size.image_size, patch_sizes, repeats)
+    rows += corruption_rows(size, patch_sizes, device, repeats, aim=0.03 if is_cuda else 0.1)
+    rows += slice_loader_rows(size, device, repeats)
+    rows += slice_inference_rows(size._replace(batch_size=8), 64 if is_cuda else 8, device, repeats)
+    return rows
 
 
 def bridson_places(R: np.random.RandomState, image_size: int, patch_size: int) -> np.ndarray:
@@ -112,13 +130,12 @@ def mask_rows(image_size: int, patch_sizes: Sequence[int], repeats: int) -> list
             partial(bridson_places, R, image_size, patch_size),
         ]
         steps = [partial(_draw_masks, draw, image_size, patch_size) for draw in draws]
-        pair = time_interleaved(steps, repeats, "cpu")
-        shares = [np.mean(step()) for step in steps]
-        notes = {"covered share of the image": f"{shares[0]:.4f} against {shares[1]:.4f}"}
         name = f"Poisson-disc masks of {image_size}^2, K={patch_size}"
-        sides = ("darts on open places", "Bridson (SciPy), thinned")
-        amounts = (MASKS_PER_REPEAT, MASKS_PER_REPEAT)
-        rows.append(compare(name, sides, (pair[0], pair[1]), "masks/s", amounts, notes))
+        sides = {"darts on open places": steps[0], "Bridson (SciPy), thinned": steps[1]}
+        row = compare_steps(name, sides, repeats, "cpu", "masks/s", MASKS_PER_REPEAT)
+        shares = [np.mean(step()) for step in steps]
+        row.notes["covered share of the image"] = f"{shares[0]:.4f} against {shares[1]:.4f}"
+        rows.append(row)
     return rows
 
 
@@ -186,11 +203,11 @@ def slice_loader_rows(size: ContextSize, device: str, repeats: int) -> list[Row]
     dataset = SliceDataset(cases, Compose([]))
     sampler = SliceBatchSampler(dataset, size.batch_size, num_batches=repeats + 1)
     batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
-    load = lambda: next(batches)["image"].to(device)  # noqa: E731
-    pair = time_interleaved([load, training_step(size, True, device)], repeats, device)
-    amounts = (size.batch_size, size.batch_size)
-    sides = ("cached volumes, no workers", "training step")
-    return [compare(f"loader, {size}", sides, (pair[0], pair[1]), "slices/s", amounts)]
+    steps: dict[str, Step] = {
+        "cached volumes, no workers": lambda: next(batches)["image"].to(device),
+        "training step": training_step(size, True, device),
+    }
+    return [compare_steps(f"loader, {size}", steps, repeats, device, "slices/s", size.batch_size)]
 
 
 def slice_inference_rows(size: ContextSize, num_slices: int, device: str, repeats: int) -> list[Row]:
@@ -216,13 +233,11 @@ def slice_inference_rows(size: ContextSize, num_slices: int, device: str, repeat
         with torch.inference_mode():
             results[index] = torch.as_tensor(inferers[index](volume, network))
 
-    pair = time_interleaved([partial(infer, 0), partial(infer, 1)], repeats, device)
-    notes = {
-        "largest difference of the logits": (results[0] - results[1]).abs().max().item(),
-        "largest logit": results[1].abs().max().item(),
-    }
-    name = f"inference of {num_slices} slices, {size}"
-    return [compare(name, ("WholeSliceInferer", "MONAI's SliceInferer"), (pair[0], pair[1]), notes=notes)]
+    steps = {"WholeSliceInferer": partial(infer, 0), "MONAI's SliceInferer": partial(infer, 1)}
+    row = compare_steps(f"inference of {num_slices} slices, {size}", steps, repeats, device)
+    row.notes["largest difference of the logits"] = (results[0] - results[1]).abs().max().item()
+    row.notes["largest logit"] = results[1].abs().max().item()
+    return [row]
 
 
 def _corruption(patch_size: int, images: torch.Tensor) -> Step:

@@ -25,10 +25,11 @@ from common.fnet import (
     SparseDecoder,
     winner_take_all,
 )
-from tools.benchmark.measure import Row, Step, compare, peak_memory, time_interleaved
+from tools.benchmark.measure import Row, Step, compare, compare_steps, peak_memory, time_interleaved
 
 __all__ = [
     "FNetSize",
+    "all_rows",
     "decoder_rows",
     "inference_rows",
     "multi_task_rows",
@@ -58,6 +59,25 @@ class FNetSize(NamedTuple):
 
     def network(self) -> FNet:
         return FNet(1, NUM_CLASSES, self.num_levels * (self.features,), self.kernel_size, gain=1.0)
+
+
+def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of F-Net, in the sizes of the paper or, when `quick`, in smaller ones.
+
+    A CPU trains with batches of 1, CUDA with batches of 8 in bfloat16.
+    """
+    is_cuda = device == "cuda"
+    batch_size = 8 if is_cuda else 1
+    sizes = [FNetSize(3, 16)] if quick else [FNetSize(5, 32), FNetSize(3, 32), FNetSize(3, 16)]
+    patch_size = 40 if quick else 72
+    rows = training_rows(sizes, patch_size, batch_size, device, repeats)
+    rows += inference_rows(FNetSize(3, 8 if quick else 16), 112, 72, device, repeats)
+    if is_cuda and not quick:
+        rows += inference_rows(FNetSize(5, 32), 160, 72, device, repeats)
+    rows += decoder_rows(32, 13, patch_size, 5, batch_size, device, repeats)
+    rows += multi_task_rows(sizes[0] if is_cuda else sizes[-1], patch_size, (5, 8), device, repeats)
+    rows += sampler_rows(sizes[-1], patch_size, batch_size, device, repeats)
+    return rows
 
 
 @cache
@@ -108,9 +128,7 @@ def training_step(side: FNetSize | str, patch_size: int, batch_size: int, device
     return step
 
 
-def training_rows(
-    sizes: Sequence[FNetSize], patch_size: int, batch_size: int, device: str, repeats: int, has_memory: bool = True
-) -> list[Row]:
+def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, device: str, repeats: int) -> list[Row]:
     """Compare a training step of F-Net with those of MONAI's `BasicUNet` and `UNet`.
 
     Every network learns the same `patch_size`^3 voxels. The U-Nets pad with zeros: their input is the patch, enlarged
@@ -122,11 +140,10 @@ def training_rows(
         batch_size: patches in a step.
         device: `cpu` or `cuda`.
         repeats: of each step.
-        has_memory: measure the peak memory, too.
     """
     sides: list[FNetSize | str] = [*sizes, *U_NETS]
     arguments: list[tuple[Any, ...]] = [(side, patch_size, batch_size, device) for side in sides]
-    memory = {side[0]: peak_memory(training_step, side, device) for side in arguments} if has_memory else {}
+    memory = {side[0]: peak_memory(training_step, side, device) for side in arguments}
     seconds = dict(
         zip(sides, time_interleaved([training_step(*side) for side in arguments], repeats, device), strict=True)
     )
@@ -144,9 +161,8 @@ def training_rows(
                 f"{edge}^3 with zero padding, whose central {patch_size}^3 are learnt",
                 f"ratio if all {edge}^3 counted": ratio * (patch_size / edge) ** 3,
                 f"ratio if no learnt voxel saw padding (computed, {whole}^3 in)": ratio * (whole / edge) ** 3,
+                "peak memory in MiB": f"{memory[size]:,.0f} against {memory[u_net]:,.0f}",
             }
-            if memory:
-                notes["peak memory in MiB"] = f"{memory[size]:,.0f} against {memory[u_net]:,.0f}"
             name = f"training step, batch {batch_size}, {patch_size}^3"
             pair = (seconds[size], seconds[u_net])
             rows.append(compare(name, (str(size), u_net), pair, "voxels/s", (voxels, voxels), notes))
@@ -225,10 +241,13 @@ def inference_rows(
         with torch.inference_mode():
             results[index] = inferers[index](volume, network)
 
-    pair = time_interleaved([lambda: infer(0), lambda: infer(1)], repeats, device)
-    notes = {"largest difference of the probabilities": _difference(*results)}
-    names = (f"dense, tiles of {tile_size}", f"overlap 50 %, patches of {patch_size}")
-    return [compare(f"inference of {volume_size}^3, {size}", names, (pair[0], pair[1]), notes=notes)]
+    steps = {
+        f"dense, tiles of {tile_size}": partial(infer, 0),
+        f"overlap 50 %, patches of {patch_size}": partial(infer, 1),
+    }
+    row = compare_steps(f"inference of {volume_size}^3, {size}", steps, repeats, device)
+    row.notes["largest difference of the probabilities"] = _difference(*results)
+    return [row]
 
 
 def decoder_rows(
@@ -267,15 +286,17 @@ def decoder_rows(
 
     rows = []
     for has_backward in (False, True):
-        steps = [partial(decode, side, has_backward) for side in ("sparse", "dense")]
-        pair = time_interleaved(steps, repeats, device)
-        differences = [_difference(*both) for both in zip(results["sparse"], results["dense"], strict=True)]
-        notes = {"largest difference of the reconstruction": differences[0]}
-        if has_backward:
-            notes["largest difference of a gradient"] = max(differences[1:])
         name = f"decoder, {'forward and backward' if has_backward else 'forward'}, batch {batch_size}, {patch_size}^3"
-        sides = (f"sparse, {features} x {num_winners} winners", f"dense, kernel {kernel_size}")
-        rows.append(compare(name, sides, (pair[0], pair[1]), notes=notes))
+        steps = {
+            f"sparse, {features} x {num_winners} winners": partial(decode, "sparse", has_backward),
+            f"dense, kernel {kernel_size}": partial(decode, "dense", has_backward),
+        }
+        row = compare_steps(name, steps, repeats, device)
+        differences = [_difference(*both) for both in zip(results["sparse"], results["dense"], strict=True)]
+        row.notes["largest difference of the reconstruction"] = differences[0]
+        if has_backward:
+            row.notes["largest difference of a gradient"] = max(differences[1:])
+        rows.append(row)
     return rows
 
 
@@ -295,11 +316,12 @@ def sampler_rows(size: FNetSize, patch_size: int, batch_size: int, device: str, 
     dataset = PatchDataset(cases, Compose([]), size.geometry, patch_size)
     sampler = PatchBatchSampler(dataset, batch_size, num_batches=repeats + 1, foreground_fraction=0.3)
     batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
-    step = training_step(size, patch_size, batch_size, device)
-    pair = time_interleaved([lambda: next(batches), step], repeats, device)
+    steps: dict[str, Step] = {
+        "sampler, no workers": lambda: next(batches),
+        f"training step, {size}": training_step(size, patch_size, batch_size, device),
+    }
     name = f"patch sampler, batch {batch_size}, {patch_size}^3"
-    sides = ("sampler, no workers", f"training step, {size}")
-    return [compare(name, sides, (pair[0], pair[1]), "patches/s", (batch_size, batch_size))]
+    return [compare_steps(name, steps, repeats, device, "patches/s", batch_size)]
 
 
 def _u_net(name: str, features: Sequence[int], spatial_dims: int = 3) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,10 @@ from monai.transforms import GaussianSmooth, Rand3DElastic
 
 from common.layers import LAYERS, LayerDecompositionLoss, LayerUNet, RandStarShape, RandTumorLayers
 from common.training import MixedPrecisionInferer
-from tools.benchmark.measure import Row, Step, compare, time_interleaved
+from tools.benchmark.measure import Row, Step, compare_steps
 from tools.benchmark.mesh import MeshRasterizer
 
-__all__ = ["LayersSize", "shape_rows", "simulation_rows", "stage_rows", "training_rows"]
+__all__ = ["LayersSize", "all_rows", "shape_rows", "simulation_rows", "stage_rows", "training_rows"]
 
 PUBLISHED_SECONDS = 4.5  # of one CPU core for a sample of 128^3, as measured for the authors' pipeline
 
@@ -50,6 +51,19 @@ class LayersSize(NamedTuple):
         }
 
 
+def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of layer decomposition, in the sizes of the paper on CUDA; on a CPU the network is smaller."""
+    size = LayersSize(patch_size=64 if quick else 128)
+    if device == "cpu":
+        size = size._replace(features=(16, 32, 64, 128))
+    rows = simulation_rows(size, device, repeats)
+    if find_spec("itk"):
+        rows += shape_rows(size, device, repeats)
+    rows += stage_rows(size, device, repeats)
+    rows += training_rows(size, device, repeats)
+    return rows
+
+
 def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
     """Compare simulated samples with the deformation and the blur of whole scans, most of the published pipeline.
 
@@ -61,7 +75,6 @@ def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
         repeats: of either side.
     """
     batch = size.batch(device)
-    simulate = _simulation(batch)
     deform = Rand3DElastic((5, 8), (100, 200), prob=1.0, device=torch.device(device))
     blur = GaussianSmooth(1.0)
     deform.set_random_state(0)
@@ -70,10 +83,8 @@ def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
         for donor in batch["donor"]:
             blur(deform(donor))
 
-    pair = time_interleaved([simulate, published], repeats, device)
-    amounts = (size.batch_size, size.batch_size)
-    sides = ("simulated sample, whole", "deformed and blurred whole scan (MONAI)")
-    row = compare(f"simulation, {size.patch_size}^3", sides, (pair[0], pair[1]), "samples/s", amounts)
+    steps = {"simulated sample, whole": _simulation(batch), "deformed and blurred whole scan (MONAI)": published}
+    row = compare_steps(f"simulation, {size.patch_size}^3", steps, repeats, device, "samples/s", size.batch_size)
     if device == "cpu" and size.patch_size == 128:
         row.notes["times as fast as 4.5 s per sample"] = PUBLISHED_SECONDS * row.median_a
     return [row]
@@ -89,9 +100,11 @@ def shape_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
     """
     volume = size.patch_size**3 / 100
     shape, same = (RandStarShape((volume, volume)).set_random_state(0) for _ in range(2))
-    pair = time_interleaved([lambda: shape((1.0, 1.0, 1.0), device), MeshRasterizer(same)], repeats, device)
-    sides = ("voxel by voxel", "mesh, rasterized by ITK")
-    return [compare(f"shape of {volume:.0f} voxels", sides, (pair[0], pair[1]), "shapes/s", (1, 1))]
+    steps: dict[str, Step] = {
+        "voxel by voxel": lambda: shape((1.0, 1.0, 1.0), device),
+        "mesh, rasterized by ITK": MeshRasterizer(same),
+    }
+    return [compare_steps(f"shape of {volume:.0f} voxels", steps, repeats, device, "shapes/s", 1)]
 
 
 def stage_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
@@ -102,13 +115,13 @@ def stage_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
         device: `cpu` or `cuda`.
         repeats: of either side.
     """
-    batch = size.batch(device)
     shape = RandStarShape().set_random_state(0)
-    draw = lambda: [shape((1.0, 1.0, 1.0), device) for _ in range(size.batch_size)]  # noqa: E731
-    pair = time_interleaved([_simulation(batch), draw], repeats, device)
-    amounts = (size.batch_size, size.batch_size)
-    sides = ("shape, place, texture and composition", "shape alone")
-    row = compare(f"stages of the simulation, {size.patch_size}^3", sides, (pair[0], pair[1]), "samples/s", amounts)
+    steps: dict[str, Step] = {
+        "shape, place, texture and composition": _simulation(size.batch(device)),
+        "shape alone": lambda: [shape((1.0, 1.0, 1.0), device) for _ in range(size.batch_size)],
+    }
+    name = f"stages of the simulation, {size.patch_size}^3"
+    row = compare_steps(name, steps, repeats, device, "samples/s", size.batch_size)
     row.notes["share of the shapes in %"] = 100 * row.median_a / row.median_b
     return [row]
 
@@ -134,9 +147,8 @@ def training_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
         loss(inferer(image, network), target).backward()
         optimizer.step()
 
-    pair = time_interleaved([_simulation(batch), step], repeats, device)
-    amounts = (size.batch_size, size.batch_size)
-    row = compare(f"pretraining, {size}", ("simulation", "training step"), (pair[0], pair[1]), "samples/s", amounts)
+    steps = {"simulation": _simulation(batch), "training step": step}
+    row = compare_steps(f"pretraining, {size}", steps, repeats, device, "samples/s", size.batch_size)
     row.notes["share of the simulation in %"] = 100 * np.divide(row.median_b, row.median_a + row.median_b)
     return [row]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Row", "compare", "format_table", "peak_memory", "time_interleaved", "to_json"]
+__all__ = ["Row", "compare", "compare_steps", "format_table", "peak_memory", "time_interleaved", "to_json"]
 
 Step = Callable[[], Any]
 
@@ -74,7 +74,7 @@ def time_interleaved(sides: Sequence[Step], repeats: int, device: str) -> list[l
 def compare(
     name: str,
     sides: tuple[str, str],
-    seconds: tuple[Sequence[float], Sequence[float]],
+    seconds: Sequence[Sequence[float]],
     unit: str = "s",
     amounts: tuple[float, float] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -95,6 +95,24 @@ def compare(
     medians = (a, b) if amounts is None else (amounts[0] / a, amounts[1] / b)
     spread = (min(ratios), max(ratios))
     return Row(name, *sides, unit, *medians, share * b / a, spread, len(ratios), dict(notes or {}))
+
+
+def compare_steps(
+    name: str, steps: Mapping[str, Step], repeats: int, device: str, unit: str = "s", amount: float | None = None
+) -> Row:
+    """Time two sides in turn, and return their row.
+
+    Args:
+        name: what is compared.
+        steps: A and B, by what they are.
+        repeats: of either side.
+        device: `cpu` or `cuda`.
+        unit: of the medians.
+        amount: what either side does in one repeat, in the unit's numerator; the medians are then rates.
+    """
+    side_a, side_b = steps
+    seconds = time_interleaved([*steps.values()], repeats, device)
+    return compare(name, (side_a, side_b), seconds, unit, None if amount is None else (amount, amount))
 
 
 def peak_memory(make_step: Callable[..., Step], arguments: tuple[Any, ...], device: str) -> float:

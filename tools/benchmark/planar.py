@@ -19,10 +19,11 @@ from common.planar import (
     extract_descriptors,
     nearest_neighbors,
 )
-from tools.benchmark.measure import Row, Step, compare, peak_memory, time_interleaved
+from tools.benchmark.measure import Row, Step, compare, compare_steps, peak_memory, time_interleaved
 
 __all__ = [
     "PlanarSize",
+    "all_rows",
     "brute_force",
     "extraction_rows",
     "neighbor_rows",
@@ -55,6 +56,22 @@ class PlanarSize(NamedTuple):
     def slabs(self) -> dict[str, Any]:
         """Return the geometry of the slabs as the bundle has it."""
         return {"half_width": 41 / 102, "half_depth": 6 / 102, "mode": "nearest", "padding_mode": "border"}
+
+
+def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+    """Return all rows of planar descriptors, in the sizes of the paper on CUDA, and in smaller ones on a CPU.
+
+    The paper's volume has 192,720 positions.
+    """
+    is_cuda = device == "cuda"
+    size = PlanarSize(batch_size=8 if quick else 64) if is_cuda else PlanarSize()
+    num_queries, num_references = (2000, 5000) if quick else (4000, 45000)
+    rows = pretraining_rows(size, device, repeats)
+    rows += extraction_rows(size, 400 if quick else 4000, device, repeats)
+    rows += neighbor_rows(num_queries, num_references, device, repeats)
+    spatial_size = (243, 176, 293) if is_cuda and not quick else (48, 48, 48)
+    rows += volume_rows(spatial_size, 4, num_references, device, repeats)
+    return rows
 
 
 def pretraining_rows(size: PlanarSize, device: str, repeats: int) -> list[Row]:
@@ -128,15 +145,10 @@ def extraction_rows(size: PlanarSize, num_places: int, device: str, repeats: int
         partial(extract_descriptors, volume, batched, centers),
         partial(extract_descriptors, volume, single, centers[:count], 1),
     ]
-    pair = time_interleaved(sides, repeats, device)
+    name = f"descriptors of {num_places} places, {size.edge}^3"
+    labels = ("in batches, slabs as slices", "patch after patch, grid_sample")
+    row = compare(name, labels, time_interleaved(sides, repeats, device), "descriptors/s", (num_places, count))
     exact, other = (extract_descriptors(volume, single, centers[:count], batch) for batch in (None, 1))
-    row = compare(
-        f"descriptors of {num_places} places, {size.edge}^3",
-        ("in batches, slabs as slices", "patch after patch, grid_sample"),
-        (pair[0], pair[1]),
-        "descriptors/s",
-        (num_places, count),
-    )
     row.notes["largest difference, both by grid_sample"] = (exact - other).abs().max().item()
     return [row]
 
@@ -171,16 +183,10 @@ def neighbor_rows(
         num_neighbors: for each query.
     """
     sizes = (num_queries, num_references, num_neighbors, device)
-    sides = [search(*sizes), search(*sizes, is_brute=True)]
-    pair = time_interleaved(sides, repeats, device)
-    found, expected = (side()[1].sort(dim=1).values for side in sides)
-    row = compare(
-        f"{num_neighbors} neighbors of {num_queries} among {num_references} descriptors",
-        ("nearest_neighbors", "matrix of all distances"),
-        (pair[0], pair[1]),
-        "queries/s",
-        (num_queries, num_queries),
-    )
+    steps = {"nearest_neighbors": search(*sizes), "matrix of all distances": search(*sizes, is_brute=True)}
+    name = f"{num_neighbors} neighbors of {num_queries} among {num_references} descriptors"
+    row = compare_steps(name, steps, repeats, device, "queries/s", num_queries)
+    found, expected = (step()[1].sort(dim=1).values for step in steps.values())
     row.notes["recall"] = (found == expected).double().mean().item()
     row.notes["peak memory of A in MiB"] = peak_memory(search, sizes, device)
     row.notes["peak memory of B in MiB"] = peak_memory(search, (*sizes, True), device)
@@ -207,14 +213,9 @@ def volume_rows(spatial_size: Sequence[int], step: int, num_references: int, dev
     atlas.centers = torch.rand(num_references, 3, device=device)
     atlas.labels = (torch.arange(num_references, device=device) % 7).to(atlas.labels)
     atlas.class_counts = atlas.labels.long().bincount(minlength=7)
-    sides = [partial(atlas, volume[None]), partial(extract_descriptors, volume, descriptor, centers)]
-    pair = time_interleaved(sides, repeats, device)
-    return [
-        compare(
-            f"volume of {len(centers)} positions, atlas of {num_references}",
-            ("segmentation, end to end", "descriptors alone"),
-            (pair[0], pair[1]),
-            "positions/s",
-            (len(centers), len(centers)),
-        )
-    ]
+    steps: dict[str, Step] = {
+        "segmentation, end to end": partial(atlas, volume[None]),
+        "descriptors alone": partial(extract_descriptors, volume, descriptor, centers),
+    }
+    name = f"volume of {len(centers)} positions, atlas of {num_references}"
+    return [compare_steps(name, steps, repeats, device, "positions/s", len(centers))]

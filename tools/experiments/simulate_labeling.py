@@ -31,9 +31,8 @@ from common.cli import check_options
 from common.data import case_id
 from common.planar import PlanarAtlas, VoxelGrid, extract_descriptors, vote
 from tools._command import run_command
-from tools.study.conduct import write_atomic
 from tools.study.plan import Job, Run
-from tools.study.report import Result, draw_curve, format_csv, format_table
+from tools.study.report import Result, write_files
 
 
 def simulate_labeling(
@@ -41,13 +40,13 @@ def simulate_labeling(
     weights: str,
     dataset_dir: str,
     output_dir: str,
-    *more: Any,
+    *,
     max_labeled: int = 8,
     num_draws: int = 20,
     split: str = "test",
     step: int = 3,
     share: float = 0.5,
-    override_files: str | Sequence[str] = (),
+    override_files: str = "",
     **options: Any,
 ) -> str:
     """Compare the criteria with random scans, over numbers of labeled scans.
@@ -57,7 +56,6 @@ def simulate_labeling(
         weights: pretrained weights, beside which their preprocessing lies.
         dataset_dir: folder with a dataset.json.
         output_dir: folder for `results.csv`, `table.md` and `curve.png`.
-        more: refused.
         max_labeled: labeled scans at most.
         num_draws: random orders. Each criterion goes on from the first scan of each and, as `..._medoid`, begins with
             the medoid.
@@ -73,11 +71,9 @@ def simulate_labeling(
     Raises:
         ValueError: when there are fewer training scans than `max_labeled`, or an option is unknown or makes no sense.
     """
-    if more:
-        raise ValueError(f"options must be given by name, got {more}")
     check_options(counts={"max_labeled": max_labeled, "num_draws": num_draws, "step": step}, shares={"share": share})
-    files = override_files.split(",") if isinstance(override_files, str) else override_files
-    parser = _parse(Path(bundle), [name for name in files if name], weights, {**options, "dataset_dir": dataset_dir})
+    files = [name for name in override_files.split(",") if name]
+    parser = _parse(Path(bundle), files, weights, {**options, "dataset_dir": dataset_dir})
     cases = parser.get_parsed_content("cases")
     pool = sorted(
         [*cases.labeled("training"), *(cases.validation if split == "test" else [])], key=lambda case: case["image"]
@@ -112,7 +108,9 @@ def simulate_labeling(
                     case: _row(target.score(sorted(chosen), atlas), names) for case, target in targets.items()
                 }
             results.append(Result(Run(arm, count, (0, draw), job, job, None), known[chosen], training_seconds=0.0))
-    return _report(results, Path(output_dir), len(pool))
+    runs, notes = [result.run for result in results], f"Labeled scans are chosen from {len(pool)}."
+    title = f"chosen from {len(pool)} scans"
+    return write_files(output_dir, results, runs, "Simulated labeling", "random", notes, title)
 
 
 @dataclass(frozen=True)
@@ -237,17 +235,5 @@ def _row(dice: torch.Tensor, names: Sequence[str]) -> dict[str, float]:
     return {**dict(zip(names, dice.tolist(), strict=True)), "mean": float(dice.nanmean())}
 
 
-def _report(results: Sequence[Result], output_dir: Path, num_scans: int) -> str:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    runs = [result.run for result in results]
-    arms = list(dict.fromkeys(run.arm for run in runs))
-    notes = f"Labeled scans are chosen from {num_scans}."
-    table = format_table(results, runs, "Simulated labeling", "random", notes)
-    write_atomic(output_dir / "results.csv", format_csv(results))
-    write_atomic(output_dir / "table.md", table)
-    draw_curve(results, arms, f"chosen from {num_scans} scans").savefig(output_dir / "curve.png", dpi=120)
-    return table
-
-
 if __name__ == "__main__":
-    run_command(simulate_labeling, "bundle", "weights", "dataset_dir", "output_dir", "split", "override_files")
+    run_command(simulate_labeling)

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
-from common.data import case_id
+import numpy as np
+
 from tools._command import run_command
-from tools.study.statistics import one_sided_wilcoxon
+from tools.study.statistics import wilcoxon_p_value
 
 
 def wilcoxon(
     first: str,
     second: str,
+    *,
     column: str = "mean",
     alternative: str = "greater",
     class_name: str | None = None,
     absolute: bool = False,
-    **unknown: Any,
 ) -> str:
     """Compare two files of scores by Wilcoxon's signed-rank test, with one side.
 
@@ -33,7 +33,6 @@ def wilcoxon(
         alternative: what the first scores are supposed to be: `greater` or `less` than the second ones.
         class_name: whose rows count, in a table with a row for each case and class, such as `clinical_raw.csv`.
         absolute: compare absolute values, as those of errors that have a sign.
-        unknown: refused.
 
     Returns:
         The number of pairs, the median difference and the p-value.
@@ -41,27 +40,33 @@ def wilcoxon(
     Raises:
         FileNotFoundError: when a file is missing.
         ValueError: when a file has no such column or class, holds a case twice or what is no number; when the cases
-            differ; when an option is unknown.
+            differ, or all have a NaN.
     """
-    if unknown:
-        raise ValueError(f"options must be those that `--help` shows, got {sorted(unknown)}")
+    if alternative not in ("greater", "less"):
+        raise ValueError(f"alternative must be greater or less, got {alternative!r}")
     ours, theirs = (_read(Path(path), column, class_name) for path in (first, second))
     alone = sorted(ours.keys() ^ theirs.keys())
     if alone:
         path = second if alone[0] in ours else first
         raise ValueError(f"{path}: must hold the cases of the other file, got no {alone[0]} ({len(alone)} unpaired)")
-    values = [[abs(scores[case]) if absolute else scores[case] for case in ours] for scores in (ours, theirs)]
-    result = one_sided_wilcoxon(values[0], values[1], alternative)
-    left_out = len(ours) - result.num_pairs
+    values = np.array([[ours[case], theirs[case]] for case in ours]).T
+    differences = np.subtract(*(np.abs(values) if absolute else values)).round(10)
+    differences = differences[~np.isnan(differences)]
+    if not len(differences):
+        raise ValueError(f"scores must hold a pair without NaN, got none in {len(ours)}")
+    p_value = wilcoxon_p_value(differences, alternative)
+    left_out = len(ours) - len(differences)
     return (
-        f"{column}{f' of {class_name}' if class_name else ''}: {result.num_pairs} pairs"
-        f"{f' ({left_out} left out for NaN)' if left_out else ''}, median difference {result.median_difference:+.4g}, "
-        f"p = {result.p_value:.3g} ({first} {alternative} than {second})"
+        f"{column}{f' of {class_name}' if class_name else ''}: {len(differences)} pairs"
+        f"{f' ({left_out} left out for NaN)' if left_out else ''}, median difference {np.median(differences):+.4g}, "
+        f"p = {1 if p_value is None else p_value:.3g} ({first} {alternative} than {second})"
     )
 
 
 def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
     """Return the scores of a table by case."""
+    from common.data import case_id
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: must be a table of scores, got no such file")
     with path.open(encoding="utf-8", newline="") as file:
@@ -93,4 +98,4 @@ def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_command(wilcoxon, "first", "second", "column", "alternative", "class_name")
+    run_command(wilcoxon)

@@ -36,24 +36,23 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tools._command import run_command
-from tools.study.conduct import Runner, conduct, is_finished, jobs_of, read_record, write_atomic
-from tools.study.plan import Run, Study, check_known, plan_runs, read_study
-from tools.study.report import Result, draw_curve, format_csv, format_table, read_dice
+from tools.study.conduct import Runner, conduct, is_finished, jobs_of, read_record
+from tools.study.plan import Run, Study, plan_runs, read_study
+from tools.study.report import Result, read_dice, write_files
 
 __all__ = ["collect_results", "study", "write_report"]
 
 
 def study(
     study_file: str,
+    *,
     workers: int = 1,
     resume: bool = True,
     dry_run: bool = False,
     report_only: bool = False,
     dataset_dir: str | None = None,
-    **unknown: Any,
 ) -> None:
     """Run a study and report it.
 
@@ -64,25 +63,24 @@ def study(
         dry_run: only print the commands.
         report_only: only report the runs that are finished.
         dataset_dir: data set to use in place of the one in the file.
-        unknown: refused; fire would run the study before it complains.
+
+    Raises:
+        FileNotFoundError: when a file or the data set is missing.
+        ValueError: when the study cannot be meant, or no run is finished.
     """
+    if type(workers) is not int or workers < 1:
+        raise ValueError(f"workers must be a whole number from 1, got {workers!r}")
+    plan = read_study(study_file, dataset_dir)
+    runs = plan_runs(plan)
+    if dry_run:
+        _print_commands(runs, resume)
+        return
     try:
-        for name in unknown:
-            check_known(name, ["workers", "resume", "dry_run", "report_only", "dataset_dir"], "option")
-        if type(workers) is not int or workers < 1:
-            raise ValueError(f"workers must be a whole number from 1, got {workers!r}")
-        plan = read_study(str(study_file), dataset_dir)
-        runs = plan_runs(plan)
-        if dry_run:
-            _print_commands(runs, resume)
-            return
         lost = [] if report_only else _run(plan, runs, workers, resume)
-        repeat = f"python -m tools.study {shlex.quote(str(study_file))}"
+        repeat = f"python -m tools.study {shlex.quote(study_file)}"
         if dataset_dir is not None:
-            repeat += f" --dataset_dir {shlex.quote(str(dataset_dir))}"
+            repeat += f" --dataset_dir {shlex.quote(dataset_dir)}"
         write_report(plan, runs, repeat)
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -134,14 +132,9 @@ def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
         once = "per fold" if plan.pretrainings[name].per_fold else "for all folds"
         notes.append(f"Pretraining `{name}` ran once {once}.")
     notes.append(f"Repeat with `{repeat}`.")
-    output_dir = Path(plan.output_dir)
-    write_atomic(output_dir / "results.csv", format_csv(results))
-    table = format_table(results, runs, plan.name, plan.reference, " ".join(notes))
-    write_atomic(output_dir / "table.md", table)
-    partial = output_dir / "curve.png.partial"
-    draw_curve(results, [*plan.arms], f"{plan.name}, {plan.split} cases").savefig(partial, format="png", dpi=150)
-    partial.replace(output_dir / "curve.png")
-    print(f"{table}\n{output_dir}: results.csv, table.md, curve.png", flush=True)
+    title = f"{plan.name}, {plan.split} cases"
+    table = write_files(plan.output_dir, results, runs, plan.name, plan.reference, " ".join(notes), title)
+    print(f"{table}\n{plan.output_dir}: results.csv, table.md, curve.png", flush=True)
 
 
 def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[str]:
@@ -169,4 +162,4 @@ def _print_commands(runs: Sequence[Run], resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_command(study, "study_file", "dataset_dir")
+    run_command(study)

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from typing import Any
 from tools.study.plan import Job, Run
 from tools.study.report import read_dice
 
-__all__ = ["Runner", "conduct", "is_finished", "jobs_of", "read_record", "write_atomic"]
+__all__ = ["Runner", "conduct", "is_finished", "jobs_of", "read_record"]
 
 SECONDS_TO_STOP = 10.0
 
@@ -102,10 +102,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be JSON, got: {error}; remove its folder to repeat the run") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    from common.data import write_atomically
+
+    text = json.dumps(record, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def conduct(jobs: Sequence[Job], runner: Callable[[Sequence[str], Path], int], workers: int, resume: bool) -> list[str]:
@@ -179,7 +180,7 @@ def _perform(job: Job, runner: Callable[[Sequence[str], Path], int], resume: boo
         except ValueError as error:
             return Outcome(seconds, f"exit status 0, but {error}")
     record = {"command": job.command, "seconds": seconds, "exit_status": 0, "starts": starts, "options": job.settings}
-    write_atomic(job.done_path, json.dumps(record, indent=1))
+    _write_record(job.done_path, record)
     return Outcome(seconds, None)
 
 
@@ -199,7 +200,7 @@ def _prepare(job: Job, resume: bool) -> int:
         started = None
     job.folder.mkdir(parents=True, exist_ok=True)
     starts = 1 if started is None else started["starts"] + 1
-    write_atomic(started_path, json.dumps({"starts": starts, "options": job.settings}, indent=1))
+    _write_record(started_path, {"starts": starts, "options": job.settings})
     return starts
 
 

@@ -8,16 +8,17 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from scipy.stats import wilcoxon
+from typing import TYPE_CHECKING
 
 from tools.study.plan import Run
+from tools.study.statistics import wilcoxon_p_value
 
-__all__ = ["Comparison", "Result", "compare", "draw_curve", "format_csv", "format_table", "read_dice"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "Result", "compare", "format_table", "read_dice", "write_files"]
 
 Cell = tuple[str, int]
 
@@ -84,7 +85,7 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
     return dice
 
 
-def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
+def _by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
     cells: dict[Cell, list[Result]] = {}
     for result in results:
         cells.setdefault(result.cell, []).append(result)
@@ -105,12 +106,41 @@ def compare(results: Sequence[Result], reference: Sequence[Result]) -> Compariso
             pairs.setdefault(case, []).append(ours[case] - other[case])
     if not pairs:
         return None
-    per_case = np.round([statistics.fmean(values) for values in pairs.values()], 10)
-    p_value = float(wilcoxon(per_case).pvalue) if per_case.any() else None
-    return Comparison(differences, len(per_case), p_value)
+    p_value = wilcoxon_p_value([statistics.fmean(values) for values in pairs.values()])
+    return Comparison(differences, len(pairs), p_value)
 
 
-def format_csv(results: Sequence[Result]) -> str:
+def write_files(
+    output_dir: str | Path,
+    results: Sequence[Result],
+    runs: Sequence[Run],
+    name: str,
+    reference: str | None,
+    notes: str,
+    title: str,
+) -> str:
+    """Write `results.csv`, `table.md` and `curve.png`, and return the table.
+
+    Args:
+        output_dir: folder to write into.
+        results: see `format_table`, as the next ones.
+        runs: all runs of the study.
+        name: title of the table.
+        reference: arm that the others are compared with.
+        notes: sentences for the caption.
+        title: of the curve.
+    """
+    from common.data import write_atomically
+
+    table = format_table(results, runs, name, reference, notes)
+    for file, text in (("results.csv", _format_csv(results)), ("table.md", table)):
+        write_atomically(Path(output_dir) / file, partial(Path.write_text, data=text, encoding="utf-8"))
+    figure = _draw_curve(results, list(dict.fromkeys(run.arm for run in runs)), title)
+    write_atomically(Path(output_dir) / "curve.png", lambda path: figure.savefig(path, dpi=150))
+    return table
+
+
+def _format_csv(results: Sequence[Result]) -> str:
     """One row per run and case."""
     classes = list(dict.fromkeys(key for result in results for row in result.dice.values() for key in row))
     classes = [*(name for name in classes if name != "mean"), "mean"]
@@ -139,7 +169,7 @@ def format_table(results: Sequence[Result], runs: Sequence[Run], name: str, refe
     arms = list(dict.fromkeys(run.arm for run in runs))
     counts = sorted({run.num_labeled for run in runs})
     draws = {run.draw for run in runs}
-    cells = by_cell(results)
+    cells = _by_cell(results)
     lines = [f"# {name}", "", _row("Arm", *(f"{count} labeled" for count in counts), "Minutes per run")]
     lines.append("|---" * (len(counts) + 2) + "|")
     for arm in arms:
@@ -158,12 +188,15 @@ def format_table(results: Sequence[Result], runs: Sequence[Run], name: str, refe
     return "\n".join([*lines, "", _caption(results, runs), "", notes, ""])
 
 
-def draw_curve(results: Sequence[Result], arms: Sequence[str], title: str) -> Figure:
-    """Dice against label count: a line through the means, a dot per draw."""
+def _draw_curve(results: Sequence[Result], arms: Sequence[str], title: str) -> Figure:
+    """Draw Dice against label count: a line through the means, a dot for each draw."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     colors = colormaps["tab10" if len(arms) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    cells = by_cell(results)
+    cells = _by_cell(results)
     for index, arm in enumerate(arms):
         scores = {count: _draw_means(cells[name, count]) for name, count in cells if name == arm}
         scores = {count: scores[count] for count in sorted(scores) if scores[count]}

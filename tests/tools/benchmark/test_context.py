@@ -1,11 +1,11 @@
-"""Laws of `tools.benchmark context`: what the rows hold and that their two sides agree; never a time."""
+"""Laws of the rows of context restoration: what they hold and that their two sides agree; never a time."""
 
 import numpy as np
 import pytest
 import torch
 
 from common.context import RandContextRestoration
-from tools.benchmark import __main__ as benchmark
+from tools.benchmark import context
 from tools.benchmark.context import (
     ContextSize,
     bridson_places,
@@ -79,9 +79,9 @@ def test_sizes_are_the_papers_unless_quick(quick, device, batch_size, aim, monke
     asked = {}
     for name in ("mask_rows", "corruption_rows", "slice_loader_rows", "slice_inference_rows"):
         monkeypatch.setattr(
-            benchmark, name, lambda *values, name=name, **named: asked.update({name: (values, named)}) or []
+            context, name, lambda *values, name=name, **named: asked.update({name: (values, named)}) or []
         )
-    assert benchmark.context_rows(device, 3, quick) == []
+    assert context.all_rows(device, 3, quick) == []
     (size, patch_sizes, *_), named = asked["corruption_rows"]
     assert len(asked) == 4
     assert (size.batch_size, size.in_channels, named["aim"]) == (batch_size, 3, aim)

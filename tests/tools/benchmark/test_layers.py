@@ -1,11 +1,10 @@
-"""Laws of `tools.benchmark layers`: what the rows hold; never a time."""
+"""Laws of the rows of layer decomposition: what they hold; never a time."""
 
 import pytest
 
-from common.layers import RandStarShape, RandTumorLayers
-from tools.benchmark import __main__ as benchmark
+from common.layers import RandTumorLayers
+from tools.benchmark.__main__ import benchmark
 from tools.benchmark.layers import LayersSize, shape_rows, simulation_rows, stage_rows, training_rows
-from tools.benchmark.mesh import MeshRasterizer
 
 TINY = LayersSize(patch_size=16, batch_size=2, features=(2, 4))
 
@@ -22,18 +21,8 @@ def test_every_simulation_has_a_seed_of_its_own(monkeypatch):
     assert "times as fast as 4.5 s per sample" not in row.notes, "which were measured at 128^3"
 
 
-def test_a_rasterized_mesh_is_the_body_that_is_filled_voxel_by_voxel():
+def test_shapes_are_compared_with_meshes():
     pytest.importorskip("itk")
-    shape, same = (RandStarShape((4000.0, 4000.0)).set_random_state(0) for _ in range(2))
-    rasterize = MeshRasterizer(same)
-    for _ in range(3):
-        body, mesh = shape((1.0, 1.0, 1.0)).numpy(), rasterize()
-        sides = [min(lengths) for lengths in zip(body.shape, mesh.shape, strict=True)]
-        body, mesh = (
-            mask[tuple(slice((n - side) // 2, (n + side) // 2) for n, side in zip(mask.shape, sides, strict=True))]
-            for mask in (body, mesh)
-        )
-        assert (body & mesh).sum() > 0.93 * (body | mesh).sum()
     (row,) = shape_rows(TINY, "cpu", repeats=1)
     assert (row.name, row.unit) == ("shape of 41 voxels", "shapes/s")
 
@@ -48,14 +37,9 @@ def test_shares_are_shares():
 
 
 def test_the_command_prints_every_row(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "LayersSize", lambda patch_size: TINY)
-    benchmark.layers(repeats=1, quick=True)
+    monkeypatch.setattr("tools.benchmark.layers.LayersSize", lambda patch_size: TINY)
+    benchmark("layers", repeats=1, quick=True)
     out = capsys.readouterr().out
     assert all(
         name in out for name in ("simulation, 16^3", "shape of 41", "stages of the simulation", "pretraining, batch 2")
     )
-
-
-def test_unknown_options_are_refused():
-    with pytest.raises(SystemExit, match="error: options must be those"):
-        benchmark.layers(repeat=1)

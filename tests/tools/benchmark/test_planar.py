@@ -1,4 +1,4 @@
-"""Laws of `tools.benchmark planar`: what the rows hold and that their two sides agree; never a time."""
+"""Laws of the rows of planar descriptors: what they hold and that their two sides agree; never a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.planar import TriplanarPretext
-from tools.benchmark import __main__ as benchmark
+from tools.benchmark import planar
 from tools.benchmark.planar import (
     PlanarSize,
     _two_passes,
@@ -60,8 +60,8 @@ def test_a_volume_is_segmented_end_to_end():
 def test_the_volume_is_the_papers_on_cuda(quick, device, monkeypatch):
     asked = {}
     for name in ("pretraining_rows", "extraction_rows", "neighbor_rows", "volume_rows"):
-        monkeypatch.setattr(benchmark, name, lambda *values, name=name: asked.update({name: values}) or [])
-    assert benchmark.planar_rows(device, 3, quick) == []
+        monkeypatch.setattr(planar, name, lambda *values, name=name: asked.update({name: values}) or [])
+    assert planar.all_rows(device, 3, quick) == []
     assert len(asked) == 4
     spatial_size, step, *_ = asked["volume_rows"]
     positions = 1

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -52,7 +49,7 @@ def test_one_class_of_a_clinical_table_is_compared_and_its_sign_left_out_when_as
         ("bone", r"class_name must be one of fat, muscle in .*a.csv, got 'bone'"),
     ):
         with pytest.raises(ValueError, match=message):
-            wilcoxon(first, second, header[2], class_name=name)
+            wilcoxon(first, second, column=header[2], class_name=name)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +63,7 @@ def test_one_class_of_a_clinical_table_is_compared_and_its_sign_left_out_when_as
         (scores(0), {"column": "dice"}, "a.csv: must have the columns filename and dice, got filename, liver, mean"),
         (scores(0), {"class_name": "liver"}, "class_name must be left out for .*a.csv"),
         (scores(0), {"alternative": "two-sided"}, "alternative must be greater or less, got 'two-sided'"),
-        (scores(0), {"colum": "liver"}, r"options must be those that `--help` shows, got \['colum'\]"),
+        ([[f"c{case}", 0, "nan"] for case in range(6)], {}, "scores must hold a pair without NaN, got none in 6"),
     ],
 )
 def test_what_does_not_pair_is_refused(write, rows, options, message):
@@ -79,8 +76,6 @@ def test_a_missing_file_is_refused():
         wilcoxon("nowhere.csv", "nowhere.csv")
 
 
-def test_the_command_says_it_in_one_line(write, monkeypatch, capsys):
+def test_the_command_says_it_in_one_line(write, run_tool):
     arguments = [write("1.csv", scores(0.01)), write("2.csv", scores(0)), "--column", "mean"]
-    monkeypatch.setattr(sys, "argv", ["wilcoxon", *arguments])
-    runpy.run_path(str(Path(__file__).parents[3] / "tools" / "experiments" / "wilcoxon.py"), run_name="__main__")
-    assert capsys.readouterr().out.count("\n") == 1
+    assert run_tool("tools.experiments.wilcoxon", *arguments).out.count("\n") == 1

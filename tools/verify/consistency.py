@@ -1,4 +1,4 @@
-"""What must stand twice, since MONAI Label reads one file, is the same in training, evaluation and inference."""
+"""Consistency of training, evaluation and inference in what each must state, since MONAI Label reads one file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tools.verify.bundle import Bundle
 from tools.verify.config_ids import follow, look_up, reachable
 from tools.verify.overrides import bases_of
 
-__all__ = ["check_twins"]
+__all__ = ["check_consistency"]
 
 _ROOTS = ("network_def", "preprocessing", "inferer", "postprocessing")
 _OF_OTHER_KEYS = {"keys", "allow_missing_keys"}
 _DATA = {"bundle_root", "dataset_dir"}  # what follows from them is known only when there are data or weights
 
 
-def check_twins(bundle: Bundle) -> Iterator[str]:
+def check_consistency(bundle: Bundle) -> Iterator[str]:
     """Find what validation or evaluation does otherwise than inference: network, options and preprocessing."""
     train, evaluate, inference = (bundle.find(stem) for stem in ("train", "evaluate", "inference"))
     if train is None or inference is None:

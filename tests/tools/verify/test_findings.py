@@ -1,4 +1,4 @@
-"""Laws of `tools.verify`: a bundle that is broken in one way is found to be wrong in that way, and in no other."""
+"""Laws of the findings: a bundle that is broken in one way is found to be wrong in that way, and in no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.verify.__main__ import find_all, verify
+from tools.verify.findings import find_all
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -120,7 +120,7 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         *(TRAIN, "- {_target_: common.training.StopOnNonFiniteLoss}", "- '@loss'"),
         f"{TRAIN}: train::handlers must be a list of mappings, which MONAI Label edits, got another",
     ),
-    "twins": (
+    "consistency": (
         *(INFERENCE, "tile_size: 96", "tile_size: 64"),
         f"{TRAIN}: tile_size must be that of inference, 64, got 96",
     ),
@@ -367,32 +367,3 @@ def test_whatever_is_wrong_is_a_finding_and_not_a_traceback(write_foreign, tmp_p
             assert all(finding.startswith("broken/") and "\n" not in finding for finding in findings)
             assert findings or (name, content) == ("evaluate", "{}"), (name, content)
             shutil.rmtree(bundle)
-
-
-def test_the_command_prints_a_finding_a_line_and_ends_with_1_when_there_is_any(write_foreign, capsys):
-    bundle = write_foreign("own")
-    verify(str(bundle))
-    assert capsys.readouterr().out == "1 bundle, 0 findings\n"
-    (bundle / "LICENSE").unlink()
-    with pytest.raises(SystemExit) as ended:
-        verify(str(bundle))
-    assert ended.value.code == 1
-    assert capsys.readouterr().out == "own/LICENSE: must exist, got no such file\n1 bundle, 1 finding\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"),
-    [
-        (["nothing"], {}, "error: bundle must be a folder or one of context_restoration_unet, .* got nothing"),
-        ([], {"device": "cpu"}, r"error: options must be those that `--help` shows, got \['device'\]"),
-    ],
-)
-def test_a_wrong_command_is_refused(arguments, options, message):
-    with pytest.raises(SystemExit, match=message):
-        verify(*arguments, **options)
-
-
-def test_a_missing_jsonschema_is_told_in_one_sentence(monkeypatch):
-    monkeypatch.setattr("tools.verify.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="error: jsonschema must be installed to check metadata, got none"):
-        verify()

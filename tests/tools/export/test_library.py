@@ -1,0 +1,17 @@
+"""Laws of the part of the library that goes with a bundle."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.export.library import used_modules
+
+
+def test_only_the_part_of_the_library_that_is_used_comes_along():
+    assert set(used_modules(["common.cli.check_flags"])) == {"__init__.py", "cli/__init__.py", "cli/options.py"}
+    files = used_modules(["common.context.DiceCrossEntropyLoss", "common.data.list_images"])
+    assert "context/losses.py" in files and "data/list_images.py" in files and "data/checks.py" in files
+    assert not [path for path in files if path.startswith(("fnet/", "planar/", "training/"))]
+    assert "from scripts." in "".join(files.values()) and "from common" not in "".join(files.values())
+    with pytest.raises(ValueError, match=r"common\.fnet\.ReconstructionLos: must be in common, got no such name"):
+        used_modules(["common.fnet.ReconstructionLos"])

@@ -1,0 +1,30 @@
+"""Laws of the command that writes phantoms."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.data import read_cases
+from tools.phantom import phantom
+
+
+def test_phantoms_have_lesions_when_asked_to(tmp_path):
+    counts = {"num_training": 2, "num_test": 1, "num_unlabeled": 1, "size": 16}
+    said = phantom(str(tmp_path / "new"), **counts, lesions=True, num_normal=2)
+    assert said.endswith("new: 2 training, 1 test and 1 unlabeled phantoms, and 2 without lesions")
+    assert len(read_cases(tmp_path / "new", num_folds=2).normal) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"size": "big"}, TypeError, "size must be a whole number, got 'big'"),
+        ({"num_normal": 2}, ValueError, "num_normal must be given with lesions only, got 2"),
+        ({"lesions": "no"}, TypeError, "lesions must be True or False, got 'no'"),
+        ({"lesions": True, "num_normal": 1.5}, TypeError, r"num_normal must be a whole number, got 1\.5"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_and_nothing_is_written(options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        phantom(str(tmp_path / "new"), **options)
+    assert not (tmp_path / "new").exists()

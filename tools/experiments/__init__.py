@@ -1,0 +1,1 @@
+"""Commands that repeat an experiment of the bundles."""
