@@ -16,6 +16,8 @@ import fire
 from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
+from common.cli import InputError, find_sentence
+
 __all__ = ["run_command"]
 
 _VALUES, _OPTIONS = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD  # as in `*values` and `**options`
@@ -34,8 +36,11 @@ def run_command(function: Callable[..., Any]) -> None:
         fire.Fire(function, ["--", "--help"], name)
     try:
         fire.Fire(_check_arguments(function, name), name=name)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        sentence = find_sentence(error)
+        if sentence is None:
+            raise
+        sys.exit(sentence)
 
 
 def _check_arguments(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -51,18 +56,18 @@ def _check_arguments(function: Callable[..., Any], name: str) -> Callable[..., A
         surplus = () if _VALUES in kinds else values[len(operands) :]
         if surplus:
             wanted = ", ".join(operands)
-            raise ValueError(
+            raise InputError(
                 f"operands of {name} must be {wanted}, got also {surplus[0]!r}; a list has commas, no blanks"
             )
         for option in () if _OPTIONS in kinds else options:
             if option not in names:
                 similar = difflib.get_close_matches(option, names, 1)
                 hint = f"did you mean --{similar[0]}?" if similar else "--help shows them"
-                raise ValueError(f"--{option} must be an option of {name}; {hint}")
+                raise InputError(f"--{option} must be an option of {name}; {hint}")
         given = {**dict(zip(operands, values, strict=False)), **options}
         for parameter in known:
             if parameter.default is Parameter.empty and given.get(parameter.name) is None:
-                raise ValueError(f"{parameter.name} must be given to {name}, got none; --help shows how")
+                raise InputError(f"{parameter.name} must be given to {name}, got none; --help shows how")
         return function(*values, **options)
 
     optional = [p.replace(default=None if p.default is Parameter.empty else p.default) for p in known]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cli import InputError, MissingFileError
 from tools._command import run_command
 
 _PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|organ|volume|vol)[-_]"
@@ -65,13 +66,13 @@ def datalist(
 
     root = Path(dataset_dir)
     if (root / "dataset.json").exists() and not overwrite:
-        raise ValueError(f"{root / 'dataset.json'}: must not exist without --overwrite, got one")
+        raise InputError(f"{root / 'dataset.json'}: must not exist without --overwrite, got one")
     if test_labels is not None and test_images is None:
-        raise ValueError("test_images must be given with test_labels, got none")
+        raise InputError("test_images must be given with test_labels, got none")
 
     pairs, spare = _pair(_list(root, images), _list(root, labels))
     if spare and unlabeled != images:
-        raise ValueError(f"{spare[0]}: image must have a label in {labels}, got none ({len(spare)} such images in all)")
+        raise InputError(f"{spare[0]}: image must have a label in {labels}, got none ({len(spare)} such images in all)")
     if unlabeled is not None and unlabeled != images:
         spare = _list(root, unlabeled)
     if test_images is not None and test_labels is not None:
@@ -120,15 +121,15 @@ def _list(root: Path, folder: str) -> list[Path]:
 
     path = root / folder
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: must be a folder, got {'a file' if path.exists() else 'nothing there'}")
+        raise MissingFileError(f"{path}: must be a folder, got {'a file' if path.exists() else 'nothing there'}")
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{path}: must lie inside {root}, got a folder outside")
+        raise InputError(f"{path}: must lie inside {root}, got a folder outside")
     visible = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     for suffixes in (SUFFIXES, PICTURE_SUFFIX):
         files = [file for file in visible if file.name.lower().endswith(suffixes)]
         if files:
             return files
-    raise ValueError(f"{path}: must hold {', '.join((*SUFFIXES, PICTURE_SUFFIX))} files, got none")
+    raise InputError(f"{path}: must hold {', '.join((*SUFFIXES, PICTURE_SUFFIX))} files, got none")
 
 
 def _pair(images: list[Path], labels: list[Path], name: str = "label") -> tuple[list[tuple[Path, Path]], list[Path]]:
@@ -146,7 +147,7 @@ def _pair(images: list[Path], labels: list[Path], name: str = "label") -> tuple[
     label_of, image_of = _index(labels, key), _index(images, key)
     orphans = [label for stem, label in label_of.items() if stem not in image_of]
     if orphans:
-        raise ValueError(f"{orphans[0]}: {name} must have an image, got none ({len(orphans)} such {name}s in all)")
+        raise InputError(f"{orphans[0]}: {name} must have an image, got none ({len(orphans)} such {name}s in all)")
     pairs = [(image, label_of[stem]) for stem, image in image_of.items() if stem in label_of]
     return pairs, [image for stem, image in image_of.items() if stem not in label_of]
 
@@ -158,7 +159,7 @@ def _index(files: list[Path], key: Callable[[Path], str]) -> dict[str, Path]:
         found[key(file)].append(file)
     for name, same in found.items():
         if len(same) > 1:
-            raise ValueError(f"{same[0]}: only one file must be called {name!r}, got {[file.name for file in same]}")
+            raise InputError(f"{same[0]}: only one file must be called {name!r}, got {[file.name for file in same]}")
     return {name: same[0] for name, same in found.items()}
 
 
@@ -181,7 +182,7 @@ def _name_labels(label_names: str | None, labels: list[Path]) -> dict[str, str]:
     load = LoadImage(image_only=True, dtype=None)
     values = {0}.union(*(np.unique(check_label(np.asarray(load(label)), label)).tolist() for label in labels))
     if sorted(values) != list(range(len(values))):
-        raise ValueError(f"labels must be numbered 0, 1, 2 and so on, got {sorted(values)}; renumber them")
+        raise InputError(f"labels must be numbered 0, 1, 2 and so on, got {sorted(values)}; renumber them")
     return {str(value): f"label_{value}" if value else "background" for value in sorted(values)}
 
 

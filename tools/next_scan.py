@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from common.cli import InputError, MissingFileError
 from tools._command import run_command
 
 
@@ -46,14 +47,15 @@ def next_scan(
         ValueError: when no scan is unlabeled, or an option is unknown or makes no sense.
     """
     from common.active_learning import CRITERIA, load_describer
-    from common.cli import check_choice, check_options
+    from common.cli import check_choice
+    from common.cli.options import POSITIVE_INT
     from common.data import read_images
 
     check_choice("criterion", criterion, CRITERIA)
-    check_options(counts={"count": count})
+    POSITIVE_INT.check("count", count)
     labeled, unlabeled = read_images(dataset_dir) if labels is None else _split(dataset_dir, labels)
     if not unlabeled:
-        raise ValueError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled")
+        raise InputError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled")
     files = [name for name in override_files.split(",") if name]
     chosen = load_describer(bundle, files, options).choose(labeled, unlabeled, count, criterion)
     lines = [f"{len(labeled)} labeled and {len(unlabeled)} unlabeled scans; label next, by {criterion}:"]
@@ -69,7 +71,7 @@ def _split(images: str, labels: str) -> tuple[list[str], list[str]]:
     from common.data import case_id, list_images
 
     if not Path(labels).is_dir():
-        raise FileNotFoundError(f"{labels}: labels must be a folder, got none")
+        raise MissingFileError(f"{labels}: labels must be a folder, got none")
     names = {case_id(file) for file in Path(labels).iterdir()}
     scans = [case["image"] for case in list_images(images)]
     return [scan for scan in scans if case_id(scan) in names], [scan for scan in scans if case_id(scan) not in names]

@@ -18,7 +18,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from common.cli import check_choice, check_options
+from common.cli import InputError, check_choice
+from common.cli.options import POSITIVE_INT
 from common.data import case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
 from common.layers import ORGAN_FINDERS
 from tools._command import run_command
@@ -67,21 +68,21 @@ def normals(
         ValueError: when no scan is labeled, no block is left, the output folder holds something, or an option makes
             no sense.
     """
-    check_options(counts={"min_slices": min_slices}, whole_numbers={"axis": axis})
+    POSITIVE_INT.check("min_slices", min_slices)
     check_choice("axis", axis, range(3))
     tumors, organs = _read_values("tumor_labels", tumor_labels), _read_values("organ_labels", organ_labels)
     if organs and not tumors:
-        raise ValueError(f"tumor_labels must be given with organ_labels, got none with {organs}")
+        raise InputError(f"tumor_labels must be given with organ_labels, got none with {organs}")
     if organs and not {*tumors} <= {*organs}:
-        raise ValueError(f"organ_labels must include tumor_labels {tumors}, got {organs}")
+        raise InputError(f"organ_labels must include tumor_labels {tumors}, got {organs}")
     if organ is not None:
         check_choice("organ", organ, ORGAN_FINDERS)
     if organ and organs:
-        raise ValueError(f"organ must not be given with organ_labels, got {organ!r} and {organs}")
+        raise InputError(f"organ must not be given with organ_labels, got {organ!r} and {organs}")
     edges = _read_extent(extent)
     content = _read(Path(dataset_dir), tumors + organs)
     if organs and any("organ" in case for name in ("training", "test") for case in content[name]):
-        raise ValueError("organ_labels must not be given for a data set that lists organs, got both")
+        raise InputError("organ_labels must not be given for a data set that lists organs, got both")
     _check_kinds([case for name in _LISTS for case in content[name]])
 
     blocks: list[Item] = []
@@ -96,7 +97,7 @@ def normals(
         for case in content["training"]:
             blocks.extend(_cut(root, case, min_slices, axis))
         if not blocks:
-            raise ValueError(
+            raise InputError(
                 f"{source}: a training scan must have {min_slices} slices without a tumor in a row, got none; "
                 "lower min_slices"
             )
@@ -111,7 +112,7 @@ def _read_values(name: str, values: Any) -> tuple[int, ...]:
     """Return label values from what the command line delivers: one number, several, or none."""
     values = () if values is None else values if isinstance(values, list | tuple) else (values,)
     if not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
-        raise ValueError(f"{name} must be whole numbers above 0, separated by commas, got {values}")
+        raise InputError(f"{name} must be whole numbers above 0, separated by commas, got {values}")
     return tuple(values)
 
 
@@ -121,13 +122,13 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     num_training = len(raw.get("training", [])) if isinstance(raw, dict) else 0
     if path.is_file() and num_training < 2:  # the folds of a training need as many
-        raise ValueError(f"{path}: training must list at least 2 labeled scans, got {num_training}")
+        raise InputError(f"{path}: training must list at least 2 labeled scans, got {num_training}")
     labels = read_cases(dataset_dir, num_folds=2).labels
     if raw.get("normal"):
-        raise ValueError(f"{path}: must list no normal scans yet, got {len(raw['normal'])}")
+        raise InputError(f"{path}: must list no normal scans yet, got {len(raw['normal'])}")
     foreign = sorted(value for value in values if labels and value not in labels)
     if foreign:
-        raise ValueError(f"tumor_labels and organ_labels must be among {sorted(labels)}, got {foreign}")
+        raise InputError(f"tumor_labels and organ_labels must be among {sorted(labels)}, got {foreign}")
     lists = {
         name: [case if isinstance(case, dict) else {"image": case} for case in raw.get(name, [])] for name in _LISTS
     }
@@ -138,7 +139,7 @@ def _check_kinds(cases: Sequence[Item]) -> None:
     for case in cases:
         for key in _KEYS:
             if key in case and not case[key].lower().endswith(_SUFFIXES):
-                raise ValueError(f"{case[key]}: {key} must be a {' or '.join(_SUFFIXES)} file")
+                raise InputError(f"{case[key]}: {key} must be a {' or '.join(_SUFFIXES)} file")
 
 
 def _read_extent(extent: Any) -> tuple[float, ...]:
@@ -146,7 +147,7 @@ def _read_extent(extent: Any) -> tuple[float, ...]:
     if extent is None:
         return ()
     if not isinstance(extent, list | tuple) or len(extent) != 3 or not all(_is_length(edge) for edge in extent):
-        raise ValueError(f"extent must be three lengths in mm, separated by commas, got {extent!r}")
+        raise InputError(f"extent must be three lengths in mm, separated by commas, got {extent!r}")
     return tuple(extent)
 
 
@@ -197,7 +198,7 @@ def _find_organ(root: Path, image: str, organ: str) -> str:
     array = np.asanyarray(canonical.dataobj)
     mask = ORGAN_FINDERS[organ](array.reshape(array.shape[:3]), canonical.header.get_zooms()[:3]).astype(np.uint8)
     if not mask.any():
-        raise ValueError(f"{image}: {organ} must be found in the scan, got an empty mask")
+        raise InputError(f"{image}: {organ} must be found in the scan, got an empty mask")
     back = ornt_transform(io_orientation(canonical.affine), io_orientation(scan.affine))
     name = f"organs/{image}"
     _save(nib.Nifti1Image(apply_orientation(mask, back), scan.affine), np.uint8, root / name)
@@ -255,7 +256,7 @@ def _read_label(label: Any, path: str | Path) -> np.ndarray:
 def _make_room(path: Path) -> None:
     """Make the folder of a new file. What is there already may be a link to a file of the input."""
     if path.exists():
-        raise ValueError(
+        raise InputError(
             f"{path.parent.name}/{path.name}: only one file must have this name, got one of the data set, too"
         )
     path.parent.mkdir(parents=True, exist_ok=True)

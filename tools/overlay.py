@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cli import InputError, MissingFileError
 from tools._command import run_command
 
 
@@ -28,29 +29,29 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
     """
     from monai.transforms import Compose, LoadImage, Orientation
 
-    from common.cli import check_options
+    from common.cli.options import NUMBER
     from common.data import case_id
     from common.training import save_overlay
 
     if window is not None:
-        check_options(lists_of_numbers={"window": window})
+        NUMBER.list.check("window", window)
         if len(window) != 2:
-            raise ValueError(f"window must be two intensities, got {list(window)}")
+            raise InputError(f"window must be two intensities, got {list(window)}")
     if not segmentations:
-        raise ValueError("segmentations must be given after the scan, got none")
+        raise InputError("segmentations must be given after the scan, got none")
     for path in (scan, *segmentations):
         if not Path(path).exists():
-            raise FileNotFoundError(f"{path}: must exist, got no such file")
+            raise MissingFileError(f"{path}: must exist, got no such file")
     names = [case_id(path) for path in segmentations]
     if len({*names}) < len(names):  # the same scan, segmented in several ways
         names = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(segmentations, names, strict=True)]
     if len({*names}) < len(names):
-        raise ValueError(f"segmentations must differ in the names of their files or folders, got {names}")
+        raise InputError(f"segmentations must differ in the names of their files or folders, got {names}")
     read = Compose([LoadImage(image_only=True, ensure_channel_first=True), Orientation("RAS", labels=None)])
     image, *labels = map(read, (scan, *segmentations))
     for name, label in zip(names, labels, strict=True):
         if label.shape != image.shape or not ((label.affine - image.affine).abs() < 1e-2).all():
-            raise ValueError(f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}")
+            raise InputError(f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}")
     spacing = image.pixdim.tolist()
     rows = {name: label[0].numpy().round().astype(int) for name, label in zip(names, labels, strict=True)}
     limits = None if window is None else (window[0], window[1])

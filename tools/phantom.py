@@ -6,6 +6,7 @@ python -m tools.phantom OUTPUT_DIR [--num_training 12] [--num_test 4] [--num_unl
 
 from __future__ import annotations
 
+from common.cli import InputError
 from tools._command import run_command
 
 
@@ -44,7 +45,7 @@ def phantom(
     options = {"num_training": num_training, "num_test": num_test, "num_unlabeled": num_unlabeled}
     check_flags(lesions=lesions)
     if num_normal is not None and not lesions:
-        raise ValueError(f"num_normal must be given with lesions only, got {num_normal}")
+        raise InputError(f"num_normal must be given with lesions only, got {num_normal}")
     if lesions:
         options["num_normal"] = 16 if num_normal is None else num_normal
     check_whole_numbers(**options, size=size, seed=seed)

@@ -1,4 +1,3 @@
-from .command_line import check_command_line
 from .errors import (
     BundleError,
     DivergenceError,

@@ -12,8 +12,7 @@ import time
 import traceback
 from pathlib import Path
 from types import TracebackType
-
-import torch.distributed as dist
+from typing import Any
 
 __all__ = [
     "BundleError",
@@ -118,7 +117,8 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_one_of_several() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    dist: Any = sys.modules.get("torch.distributed")  # not imported: the help of a command comes without PyTorch
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from monai.bundle import ConfigExpression, ConfigParser
-
-from .command_line import check_command_line
 from .errors import InputError, KindError, MissingFileError
+
+if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
+    from monai.bundle import ConfigParser
 
 __all__ = [
     "RANDOM",
@@ -183,6 +183,10 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         TypeError: when an option is of another type.
         ValueError: when an option is unknown or out of range.
     """
+    from monai.bundle import ConfigExpression
+
+    from .command_line import check_command_line
+
     check_command_line()
     config = running_config()
     content = config.get()
@@ -206,6 +210,8 @@ def running_config() -> ConfigParser:
     Raises:
         RuntimeError: when no config is being evaluated.
     """
+    from monai.bundle import ConfigParser
+
     frame = sys._getframe(1)
     while frame is not None:
         if isinstance(found := frame.f_locals.get("self"), ConfigParser):

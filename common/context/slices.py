@@ -350,9 +350,9 @@ class SliceLoader(DataLoader):
             cache_rate: share of the volumes that stay in memory.
         """
         own, sampler = self.slices, self.batch_sampler
-        body = {"body_contrast": own.body_contrast, "min_body": own.min_body}
+        body = (own.body_contrast, own.min_body)
         dataset = SliceDataset(
-            data, own.preprocessing, own.axis, own.slice_size, "center", cache_rate=cache_rate, **body
+            data, own.preprocessing, own.axis, own.slice_size, "center", *body, cache_rate=cache_rate
         )
         return SliceLoader(dataset, sampler.batch_size, num_batches, sampler.seed, fixed=True)
 

@@ -10,7 +10,7 @@ import monai.bundle
 import pytest
 import yaml
 
-from common.cli import check_command_line
+from common.cli.command_line import check_command_line
 
 COMMAND = str(Path(monai.bundle.__file__).with_name("__main__.py"))
 TRAIN = {"max_epochs": 3, "learning_rate": 0.1, "train": {"interval": 1, "trainer": {"_target_": "Trainer"}}, "run": []}

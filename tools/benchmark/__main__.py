@@ -13,6 +13,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from common.cli import InputError
 from tools._command import run_command
 
 _METHODS = ("fnet", "context", "planar", "layers")
@@ -45,17 +46,19 @@ def benchmark(
     """
     import torch
 
-    from common.cli import check_choice, check_flags, check_options
+    from common.cli import check_choice, check_flags
+    from common.cli.options import POSITIVE_INT
     from tools.benchmark.measure import format_table, to_json
 
     check_choice("method", method, _METHODS)
     check_choice("device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be one that PyTorch finds, got cuda on a machine without it")
-    check_options(counts={"repeats": repeats, "threads": 1 if threads is None else threads})
+        raise InputError("device must be one that PyTorch finds, got cuda on a machine without it")
+    POSITIVE_INT.check("repeats", repeats)
+    POSITIVE_INT.or_null.check("threads", threads)
     check_flags(quick=quick)
     if json is not None and not Path(json).parent.is_dir():
-        raise ValueError(f"json must lie in a folder that exists, got {json}")
+        raise InputError(f"json must lie in a folder that exists, got {json}")
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)

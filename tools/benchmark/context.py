@@ -19,14 +19,14 @@ from torch import nn
 from common.context import (
     ContextUNet,
     InpaintingLoss,
-    PrepareContext,
+    InpaintingTask,
     RandContextRestoration,
     SliceBatchSampler,
     SliceDataset,
     WholeSliceInferer,
     draw_poisson_places,
 )
-from common.training import MixedPrecisionInferer, has_bfloat16
+from common.training import MixedPrecisionInferer, PrepareTask, has_bfloat16
 from tools.benchmark.measure import Row, Step, compare, compare_steps, time_interleaved
 
 __all__ = [
@@ -242,7 +242,7 @@ def slice_inference_rows(size: ContextSize, num_slices: int, device: str, repeat
 
 def _corruption(patch_size: int, images: torch.Tensor) -> Step:
     """Return what corrupts the images with other patches each time."""
-    prepare = PrepareContext(RandContextRestoration(patch_size))
+    prepare = PrepareTask(InpaintingTask(RandContextRestoration(patch_size)))
     seeds = itertools.count()
     return lambda: prepare({"image": images, "seed": [next(seeds) for _ in images]}, images.device)
 

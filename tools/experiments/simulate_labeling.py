@@ -27,7 +27,8 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from common.active_learning import CRITERIA, describe_scan, next_scans
-from common.cli import check_options
+from common.cli import InputError
+from common.cli.options import FRACTION, POSITIVE_INT
 from common.data import case_id
 from common.planar import PlanarAtlas, VoxelGrid, extract_descriptors, vote
 from tools._command import run_command
@@ -71,7 +72,9 @@ def simulate_labeling(
     Raises:
         ValueError: when there are fewer training scans than `max_labeled`, or an option is unknown or makes no sense.
     """
-    check_options(counts={"max_labeled": max_labeled, "num_draws": num_draws, "step": step}, shares={"share": share})
+    for name, count in {"max_labeled": max_labeled, "num_draws": num_draws, "step": step}.items():
+        POSITIVE_INT.check(name, count)
+    FRACTION.check("share", share)
     files = [name for name in override_files.split(",") if name]
     parser = _parse(Path(bundle), files, weights, {**options, "dataset_dir": dataset_dir})
     cases = parser.get_parsed_content("cases")
@@ -79,7 +82,7 @@ def simulate_labeling(
         [*cases.labeled("training"), *(cases.validation if split == "test" else [])], key=lambda case: case["image"]
     )
     if len(pool) < max_labeled:
-        raise ValueError(f"max_labeled must be at most {len(pool)}, the number of training scans, got {max_labeled}")
+        raise InputError(f"max_labeled must be at most {len(pool)}, the number of training scans, got {max_labeled}")
     atlas, load = parser.get_parsed_content("module"), parser.get_parsed_content("train::preprocessing")
 
     maps, descriptors, singles = [], [], []
@@ -209,7 +212,7 @@ def _parse(bundle: Path, override_files: Sequence[str], weights: str, options: M
     parser.read_config([bundle / "configs" / "train.yaml", bundle / "configs" / "evaluate.yaml"])
     unknown = [name for name in options if name not in parser]
     if unknown:
-        raise ValueError(f"options must be those that `--help` shows or ids of the configs, got {unknown}")
+        raise InputError(f"options must be those that `--help` shows or ids of the configs, got {unknown}")
     for name in override_files:
         parser.update(ConfigParser.load_config_file(bundle / name))
     parser.update({"pretrained": weights, "ckpt_dir": str(Path(weights).parent), "bundle_root": str(bundle)})

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.cli import InputError
 from tools._command import run_command
 
 _PERCENTILES = np.arange(50, 100, 0.5)
@@ -60,7 +61,8 @@ def threshold(
     """
     from monai.transforms import Compose, LoadImaged, Orientationd
 
-    from common.cli import check_choice, check_options
+    from common.cli import check_choice
+    from common.cli.options import NUMBER
     from common.data import case_id, read_cases, write_atomically
     from common.layers import ORGAN_FINDERS, FindOrgand, NormalizeByOrgand
     from common.transforms import CheckVolumed
@@ -68,9 +70,9 @@ def threshold(
     check_choice("organ", organ, [*ORGAN_FINDERS, "given"])
     check_choice("side", side, ["above", "below"])
     if clip is not None:
-        check_options(lists_of_numbers={"clip": clip})
+        NUMBER.list.check("clip", clip)
         if len(clip) != 2:
-            raise ValueError(f"clip must be two intensities, got {list(clip)}")
+            raise InputError(f"clip must be two intensities, got {list(clip)}")
     cases = read_cases(dataset_dir, num_folds=2)
     keys = ["image", "label", "organ"]
     load = Compose(

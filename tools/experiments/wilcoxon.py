@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cli import InputError, MissingFileError
 from tools._command import run_command
 from tools.study.statistics import wilcoxon_p_value
 
@@ -43,17 +44,17 @@ def wilcoxon(
             differ, or all have a NaN.
     """
     if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be greater or less, got {alternative!r}")
+        raise InputError(f"alternative must be greater or less, got {alternative!r}")
     ours, theirs = (_read(Path(path), column, class_name) for path in (first, second))
     alone = sorted(ours.keys() ^ theirs.keys())
     if alone:
         path = second if alone[0] in ours else first
-        raise ValueError(f"{path}: must hold the cases of the other file, got no {alone[0]} ({len(alone)} unpaired)")
+        raise InputError(f"{path}: must hold the cases of the other file, got no {alone[0]} ({len(alone)} unpaired)")
     values = np.array([[ours[case], theirs[case]] for case in ours]).T
     differences = np.subtract(*(np.abs(values) if absolute else values)).round(10)
     differences = differences[~np.isnan(differences)]
     if not len(differences):
-        raise ValueError(f"scores must hold a pair without NaN, got none in {len(ours)}")
+        raise InputError(f"scores must hold a pair without NaN, got none in {len(ours)}")
     p_value = wilcoxon_p_value(differences, alternative)
     left_out = len(ours) - len(differences)
     return (
@@ -68,32 +69,32 @@ def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
     from common.data import case_id
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: must be a table of scores, got no such file")
+        raise MissingFileError(f"{path}: must be a table of scores, got no such file")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         names, rows = list(reader.fieldnames or []), list(reader)
     missing = {"filename", column} - set(names)
     if missing:
-        raise ValueError(f"{path}: must have the columns filename and {column}, got {', '.join(names)}")
+        raise InputError(f"{path}: must have the columns filename and {column}, got {', '.join(names)}")
     if ("class" in names) != (class_name is not None):
         wanted = "be given for" if "class" in names else "be left out for"
-        raise ValueError(f"class_name must {wanted} {path}, with the columns {', '.join(names)}, got {class_name!r}")
+        raise InputError(f"class_name must {wanted} {path}, with the columns {', '.join(names)}, got {class_name!r}")
     if class_name is not None:
         classes = dict.fromkeys(row["class"] for row in rows)
         rows = [row for row in rows if row["class"] == class_name]
         if not rows:
-            raise ValueError(f"class_name must be one of {', '.join(classes)} in {path}, got {class_name!r}")
+            raise InputError(f"class_name must be one of {', '.join(classes)} in {path}, got {class_name!r}")
     scores: dict[str, float] = {}
     for row in rows:
         case = case_id(row["filename"])
         if case in scores:
-            raise ValueError(f"{path}: must hold every case once, got {case} twice")
+            raise InputError(f"{path}: must hold every case once, got {case} twice")
         try:
             scores[case] = float(row[column])
         except (TypeError, ValueError):
-            raise ValueError(f"{path}: {column} of {case} must be a number, got {row[column]!r}") from None
+            raise InputError(f"{path}: {column} of {case} must be a number, got {row[column]!r}") from None
     if not scores:
-        raise ValueError(f"{path}: must hold a case, got none")
+        raise InputError(f"{path}: must hold a case, got none")
     return scores
 
 

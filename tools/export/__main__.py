@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from common.cli import MissingFileError
 from tools._command import run_command
 
 _BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -53,7 +54,8 @@ def export(
         ValueError: when the output exists, the weights are those of another network, or TorchScript or ONNX computes
             something else.
     """
-    from common.cli import check_flags, check_options
+    from common.cli import check_flags
+    from common.cli.options import POSITIVE
     from tools.export.configs import read_configs
     from tools.export.files import write_bundle
     from tools.export.weights import write_untrained
@@ -65,7 +67,7 @@ def export(
     overrides = [source / name for name in override_files.split(",") if name]
     for path in overrides:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: override_files must exist, relative to the bundle")
+            raise MissingFileError(f"{path}: override_files must exist, relative to the bundle")
     configs = read_configs(source, overrides)
     if pretrained != "" and "train" in configs:
         configs["train"]["pretrained"] = pretrained
@@ -73,7 +75,7 @@ def export(
         with tempfile.TemporaryDirectory() as folder:
             copied = write_untrained(configs.get("train", {}), weights, Path(folder))
             configs["train"] |= {"pretrained": f"$@ckpt_dir + '/{copied}'", "transferred": "network"}
-            check_options(positive_numbers={"learning_rate": configs["train"]["learning_rate"]})
+            POSITIVE.check("learning_rate", configs["train"]["learning_rate"])
             configs["train"]["learning_rate"] = min(configs["train"]["learning_rate"], _LEARNING_RATE)
             configs["train"]["organ_margin"] = configs["inference"]["organ_margin"] = 0.0  # as in zero_shot.yaml
             return write_bundle(source, output, configs, Path(folder), **wanted)
@@ -85,7 +87,7 @@ def _find_bundle(bundle: str) -> Path:
         if (folder / "configs" / "inference.yaml").is_file():
             return folder.resolve()
     names = sorted(path.name for path in _BUNDLES.iterdir())
-    raise FileNotFoundError(f"bundle must be one of {names} or a folder with configs/inference.yaml, got {bundle!r}")
+    raise MissingFileError(f"bundle must be one of {names} or a folder with configs/inference.yaml, got {bundle!r}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from common.cli import InputError
 from tools.export.library import SOURCE, rename
 
 __all__ = ["components", "read_configs", "relocate", "to_json"]
@@ -57,7 +58,7 @@ def _merge(path: Path, override_files: Sequence[Path]) -> dict[str, Any]:
         merged = ConfigParser.load_config_files([str(path), *map(str, override_files)])
     except (KeyError, TypeError, ValueError):
         names = ", ".join(override.name for override in override_files)
-        raise ValueError(f"override_files must fit every workflow, got {names}, which do not fit {path.name}") from None
+        raise InputError(f"override_files must fit every workflow, got {names}, which do not fit {path.name}") from None
     references = set(re.findall(r"[@%](\w+)", json.dumps(merged)))
     return {id: value for id, value in merged.items() if id in base or id in references}
 

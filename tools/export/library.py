@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
+from common.cli import InputError
+
 __all__ = ["PACKAGE", "SOURCE", "rename", "used_modules"]
 
 SOURCE, PACKAGE = "common", "scripts"  # MONAI Label forgets `scripts`, and nothing else, between two bundles
@@ -58,7 +60,7 @@ class _Library:
             return
         init = path / "__init__.py"
         if not init.is_file():
-            raise ValueError(f"{module}: must be a module of {SOURCE}, got none of that name")
+            raise InputError(f"{module}: must be a module of {SOURCE}, got none of that name")
         self._open_packages(path)
         source = next((source for source, names in _imports(init, module) if name in names), None)
         if source is not None:
@@ -67,7 +69,7 @@ class _Library:
         elif (path / f"{name}.py").is_file():
             self._take_in(path / f"{name}.py")
         else:
-            raise ValueError(f"{module}.{name}: must be in {SOURCE}, got no such name")
+            raise InputError(f"{module}.{name}: must be in {SOURCE}, got no such name")
 
     def texts(self) -> Iterator[tuple[Path, str]]:
         for path in self.modules:

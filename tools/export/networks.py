@@ -9,6 +9,8 @@ import torch
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
+from common.cli import InputError, MissingPackageError
+
 __all__ = ["save_onnx", "save_torchscript"]
 
 _SIZE = 64  # voxels along each axis of the traced image
@@ -47,7 +49,7 @@ def save_onnx(network: nn.Module, in_channels: int, spatial_dims: int, path: Pat
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"onnx needs {error.name}: pip install '.[onnx]'") from None
+        raise MissingPackageError(f"onnx needs {error.name}: pip install '.[onnx]'") from None
     image = _draw(1, in_channels, [_SIZE] * spatial_dims)
     open_sizes = {axis: torch.export.Dim.AUTO for axis in (0, *range(2, 2 + spatial_dims))}
     program = torch.onnx.export(
@@ -75,7 +77,7 @@ def _compare(
     form: str, network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], in_channels: int, spatial_dims: int
 ) -> list[str]:
     if not _agree(network, exported, _draw(1, in_channels, [_SIZE] * spatial_dims)):
-        raise ValueError(f"{form} must give the output of the network, got another for another image of the same size")
+        raise InputError(f"{form} must give the output of the network, got another for another image of the same size")
     return [
         name
         for name, (batch_size, *sizes) in _PROBES.items()

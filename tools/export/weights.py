@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from common.cli import RANDOM, is_scratch
+from common.cli import RANDOM, InputError, MissingFileError, is_scratch
 from common.training import load_network
 
 __all__ = ["list_weights", "load_trained", "parse", "read_classes", "write_untrained"]
@@ -29,7 +29,7 @@ def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
         if (ckpt_dir / "model.pt").is_file() and (ckpt_dir / name).is_file():
             record = json.loads((ckpt_dir / name).read_text(encoding="utf-8"))
             return dict(record["labels"]), str(record["modality"])
-    raise FileNotFoundError(f"{ckpt_dir}: must hold a trained network, model.pt and what lies beside it; train first")
+    raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and what lies beside it; train first")
 
 
 def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
@@ -48,7 +48,7 @@ def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
     if not (pretrained == RANDOM or is_scratch(pretrained)):
         path = Path(str(pretrained))
         if not path.is_file() or not path.is_relative_to(ckpt_dir):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{path}: the pretrained weights from which training starts must lie in {ckpt_dir}; "
                 "if the network was trained without them, pass --pretrained null"
             )
@@ -74,18 +74,18 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
         ValueError: when the bundle cannot segment without labels, or they are the weights of another network.
     """
     if "transferred" not in train:
-        raise ValueError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
+        raise InputError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
     pretrained = Path(str(parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained")))
     record = pretrained.parent / "preprocessing.json"
     if not record.is_file():
-        raise FileNotFoundError(f"{record}: must lie beside pretrained weights; pretrain first")
+        raise MissingFileError(f"{record}: must lie beside pretrained weights; pretrain first")
     labels = json.loads(record.read_text(encoding="utf-8"))["labels"]
     known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": labels}
     try:
         network = parse({**train, **known}, "transfer")
     except RuntimeError as error:  # MONAI's, around what the library says
         reason = error.__cause__ or error
-        raise ValueError(f"{reason}; name the overrides with which it was pretrained as --override_files") from None
+        raise InputError(f"{reason}; name the overrides with which it was pretrained as --override_files") from None
     (folder / "pretrained").mkdir()
     for name in (pretrained.name, record.name):
         shutil.copyfile(pretrained.parent / name, folder / "pretrained" / name)
@@ -104,7 +104,7 @@ def load_trained(inference: Mapping[str, Any], ckpt_dir: Path) -> Any:
     try:
         return load_network(network, ckpt_dir / "model.pt").eval()
     except ValueError as error:
-        raise ValueError(f"{error}; name the overrides with which it was trained as --override_files") from None
+        raise InputError(f"{error}; name the overrides with which it was trained as --override_files") from None
 
 
 def parse(content: Mapping[str, Any], id: str) -> Any:
@@ -118,7 +118,7 @@ def _check_same_preprocessing(trained: Path, pretrained: Path) -> None:
     first, second = (json.loads(record.read_text(encoding="utf-8")) for record in records)
     for name in ("spacing", "clip", "normalization", "organ"):
         if first.get(name) != second.get(name):
-            raise ValueError(
+            raise InputError(
                 f"{records[0]}: {name} must be that of the pretrained weights in {pretrained}, {second.get(name)}, "
                 f"got {first.get(name)}; if the network was trained without them, pass --pretrained null"
             )

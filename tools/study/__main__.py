@@ -37,6 +37,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cli import InputError, MissingFileError
 from tools._command import run_command
 from tools.study.conduct import Runner, conduct, is_finished, jobs_of, read_record
 from tools.study.plan import Run, Study, plan_runs, read_study
@@ -69,7 +70,7 @@ def study(
         ValueError: when the study cannot be meant, or no run is finished.
     """
     if type(workers) is not int or workers < 1:
-        raise ValueError(f"workers must be a whole number from 1, got {workers!r}")
+        raise InputError(f"workers must be a whole number from 1, got {workers!r}")
     plan = read_study(study_file, dataset_dir)
     runs = plan_runs(plan)
     if dry_run:
@@ -126,7 +127,7 @@ def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
     """
     results = collect_results(plan, runs)
     if not results:
-        raise ValueError(f"{plan.output_dir} must hold a finished run to report, got none")
+        raise InputError(f"{plan.output_dir} must hold a finished run to report, got none")
     notes = [f"Data: `{plan.dataset_dir}`, {plan.split} cases."]
     for name in dict.fromkeys(arm.pretraining for arm in plan.arms.values() if arm.pretraining is not None):
         once = "per fold" if plan.pretrainings[name].per_fold else "for all folds"
@@ -139,7 +140,7 @@ def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
 
 def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[str]:
     if not Path(plan.dataset_dir).is_dir():
-        raise FileNotFoundError(f"dataset_dir must be a folder, got {plan.dataset_dir}")
+        raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}")
     output_dir = Path(plan.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -147,7 +148,7 @@ def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[s
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"output_dir must not be in use by another study or its runs, got {output_dir}") from error
+            raise InputError(f"output_dir must not be in use by another study or its runs, got {output_dir}") from error
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return conduct(jobs_of(runs), Runner(num_threads, lock.fileno()), workers, resume)

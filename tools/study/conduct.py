@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.cli import InputError
 from tools.study.plan import Job, Run
 from tools.study.report import read_dice
 
@@ -99,7 +100,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got: {error}; remove its folder to repeat the run") from error
+        raise InputError(f"{path} must be JSON, got: {error}; remove its folder to repeat the run") from error
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -209,7 +210,7 @@ def _check_unchanged(job: Job) -> None:
     changed = [key for key in {**before, **now} if (key in before, before.get(key)) != (key in now, now.get(key))]
     if changed:
         listed = ", ".join(f"{key}: {before.get(key, 'not given')} -> {now.get(key, 'not given')}" for key in changed)
-        raise ValueError(
+        raise InputError(
             f"{job.name} must keep the options that it was finished with, got {listed}; "
             "use another output_dir, or repeat everything with --resume False"
         )

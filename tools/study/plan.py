@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import yaml
 from fire.parser import DefaultParseValue
 
+from common.cli import InputError, KindError, MissingFileError
+
 __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known", "plan_runs", "read_study"]
 
 Entry = TypeVar("Entry", bound="Pretraining | Arm | Study")
@@ -166,7 +168,7 @@ def check_known(name: Any, known: Collection[str], what: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(str(name), known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
-        raise ValueError(f"{what} must be a known one, got {name!r}; {hint}")
+        raise InputError(f"{what} must be a known one, got {name!r}; {hint}")
 
 
 def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
@@ -184,7 +186,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
         _check_counts(getattr(study, key), key, minimum=1 if key == "num_labeled" else 0)
     check_known(study.split, SPLITS, "split")
     if not study.arms:
-        raise ValueError("arms must name at least one arm, got none")
+        raise InputError("arms must name at least one arm, got none")
     _check_options(study.options, "options", SET_BY_THE_DRAW)
     _check_values([study.dataset_dir, study.output_dir, study.bundle, study.scores, *study.override_files], "paths")
     for group, entries in (("pretrainings", study.pretrainings), ("arms", study.arms)):
@@ -302,18 +304,18 @@ def _known_ids(config_files: Sequence[str]) -> set[str]:
     for path in config_files:
         content = _load_yaml(path, "config")
         if not isinstance(content, dict):
-            raise ValueError(f"config must be a mapping, got {path}")
+            raise InputError(f"config must be a mapping, got {path}")
         known |= {_head(str(key)) for key in content}
     return known
 
 
 def _load_yaml(path: str | Path, what: str) -> Any:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{what} must be a file, got {path}")
+        raise MissingFileError(f"{what} must be a file, got {path}")
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{what} must be YAML, got {path}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{what} must be YAML, got {path}: {' '.join(str(error).split())}") from error
 
 
 def _head(name: str) -> str:
@@ -330,18 +332,18 @@ def _build(entry: type[Entry], content: Any, where: str) -> Entry:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise TypeError(f"{where} must be a mapping, got {content!r}")
+        raise KindError(f"{where} must be a mapping, got {content!r}")
     for key in content:
         check_known(key, [known.name for known in fields(entry)], f"key of {where}")
     for known in fields(entry):
         if known.default is MISSING and known.default_factory is MISSING and known.name not in content:
-            raise ValueError(f"{where} must have the key {known.name!r}, got {', '.join(map(str, content)) or 'none'}")
+            raise InputError(f"{where} must have the key {known.name!r}, got {', '.join(map(str, content)) or 'none'}")
     content = dict(content)
     for key, value in content.items():
         kind = KINDS.get(key, str)
         is_absent = value is None and key in ("pretraining", "reference")
         if not isinstance(value, kind) and not is_absent:
-            raise TypeError(f"{key} of {where} must be a {kind.__name__}, got {value!r}")
+            raise KindError(f"{key} of {where} must be a {kind.__name__}, got {value!r}")
     for key, kind in (("pretrainings", Pretraining), ("arms", Arm)):
         if key in content:
             content[key] = {name: _build(kind, value, f"{key}.{name}") for name, value in content[key].items()}
@@ -350,15 +352,15 @@ def _build(entry: type[Entry], content: Any, where: str) -> Entry:
 
 def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
+        raise InputError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
     if not (entry.bundle or study.bundle):
-        raise ValueError(f"{where} must have a bundle, got neither its own nor one of the study")
+        raise InputError(f"{where} must have a bundle, got neither its own nor one of the study")
     _check_values([entry.bundle, *(entry.override_files or [])], f"{where} paths")
     if isinstance(entry, Arm):
         check_known(entry.workflow, _FIRST_FILE, f"{where}.workflow")
         _check_values([*entry.evaluation_files], f"{where} paths")
         if entry.pretraining is not None and entry.workflow != "training":
-            raise ValueError(f"{where} must have no pretraining where it is one itself, got {entry.pretraining!r}")
+            raise InputError(f"{where} must have no pretraining where it is one itself, got {entry.pretraining!r}")
     _check_options(entry.options, f"{where}.options", SET_BY_THE_DRAW)
     if isinstance(entry, Pretraining):
         _check_values(entry.weights, f"{where}.weights")
@@ -369,17 +371,17 @@ def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) 
 
 def _check_counts(values: Any, name: str, minimum: int) -> None:
     if not values or any(type(value) is not int or value < minimum for value in values):
-        raise ValueError(f"{name} must be a list of whole numbers from {minimum}, got {values!r}")
+        raise InputError(f"{name} must be a list of whole numbers from {minimum}, got {values!r}")
     if len(set(values)) < len(values):
-        raise ValueError(f"{name} must hold each number once, got {values!r}")
+        raise InputError(f"{name} must hold each number once, got {values!r}")
 
 
 def _check_options(options: Mapping[str, Any], where: str, taken: Sequence[str]) -> None:
     for name, value in options.items():
         if not isinstance(name, str) or not re.fullmatch(r"\+?[A-Za-z_]\w*((::|#)\w+)*", name):
-            raise ValueError(f"{where} must name ids of a config, got {name!r}")
+            raise InputError(f"{where} must name ids of a config, got {name!r}")
         if name in SET_BY_THE_STUDY or name in taken:
-            raise ValueError(f"{where} must leave {name!r} to the study, got {value!r}")
+            raise InputError(f"{where} must leave {name!r} to the study, got {value!r}")
         _check_values(value, f"{where}.{name}")
 
 
@@ -392,10 +394,10 @@ def _check_values(value: Any, where: str) -> None:
             _check_values(item, where)
     elif isinstance(value, str):
         if value.strip().startswith(("$", "@", "%")):
-            raise ValueError(f"{where} must not begin with '$', '@' or '%', which MONAI evaluates, got {value!r}")
+            raise InputError(f"{where} must not begin with '$', '@' or '%', which MONAI evaluates, got {value!r}")
         if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):
-            raise ValueError(f"{where} must be a number, got the text {value!r}; YAML wants 1.0e-3, not 1e-3")
+            raise InputError(f"{where} must be a number, got the text {value!r}; YAML wants 1.0e-3, not 1e-3")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} must be finite, got {value}")
+        raise InputError(f"{where} must be finite, got {value}")
     elif value is not None and not isinstance(value, int | float):
-        raise TypeError(f"{where} must be text, numbers, truth values or null, got {value!r}")
+        raise KindError(f"{where} must be text, numbers, truth values or null, got {value!r}")

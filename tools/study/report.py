@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.cli import InputError
 from tools.study.plan import Run
 from tools.study.statistics import wilcoxon_p_value
 
@@ -75,12 +76,12 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
     delimiter = header.removeprefix("filename")[:1]
     columns = header.split(delimiter)[1:] if header.startswith("filename") and delimiter else []
     if not columns or columns[-1] != "mean" or not lines:
-        raise ValueError(f"{path} must hold filename, one column per class, mean, and a case, got {header!r}")
+        raise InputError(f"{path} must hold filename, one column per class, mean, and a case, got {header!r}")
     dice: dict[str, dict[str, float]] = {}
     for line in lines:
         case, *values = line.rsplit(delimiter, len(columns))
         if len(values) != len(columns) or case in dice:
-            raise ValueError(f"{path} must hold {len(columns)} numbers per case, each case once, got {line!r}")
+            raise InputError(f"{path} must hold {len(columns)} numbers per case, each case once, got {line!r}")
         dice[case] = {column: float(value) for column, value in zip(columns, values, strict=True)}
     return dice
 

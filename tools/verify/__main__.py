@@ -28,6 +28,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.cli import InputError, MissingPackageError
 from tools._command import run_command
 
 _BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -44,7 +45,7 @@ def verify(*bundles: str) -> None:
         ValueError: when there is no such bundle.
     """
     if find_spec("jsonschema") is None:
-        raise ImportError("jsonschema must be installed to check metadata, got none; pip install jsonschema")
+        raise MissingPackageError("jsonschema must be installed to check metadata, got none; pip install jsonschema")
     from tools.verify.findings import find_all
 
     roots = [_folder(bundle) for bundle in bundles] or sorted(path.parent for path in _BUNDLES.glob("*/configs"))
@@ -67,7 +68,7 @@ def _folder(bundle: str) -> Path:
         if folder.is_dir():
             return folder.resolve()
     names = sorted(path.parent.name for path in _BUNDLES.glob("*/configs"))
-    raise ValueError(f"bundle must be a folder or one of {', '.join(names)}, got {bundle}")
+    raise InputError(f"bundle must be a folder or one of {', '.join(names)}, got {bundle}")
 
 
 def _count(number: int, noun: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigExpression, ReferenceResolver
 
+from common.cli import MissingPackageError
 from tools.verify.bundle import Bundle, summary
 from tools.verify.config_ids import walk
 
@@ -36,9 +37,9 @@ def find_component(target: Any) -> Any:
     try:
         found = locate(name)
     except Exception as error:  # whatever a module raises when it is imported
-        raise ImportError(summary(error)) from error
+        raise MissingPackageError(summary(error)) from error
     if found is None:
-        raise ImportError("no such class or function")
+        raise MissingPackageError("no such class or function")
     return found
 
 

@@ -12,6 +12,7 @@ from monai.bundle.scripts import _get_fake_spatial_shape
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
+from common.cli import KindError
 from tools.verify.bundle import METADATA, Bundle, summary
 from tools.verify.config_ids import reachable
 
@@ -99,7 +100,7 @@ def _parser(bundle: Bundle, file: str, options: dict[str, Any]) -> ConfigParser:
 def _build(bundle: Bundle, file: str, options: dict[str, Any]) -> nn.Module:
     network = _parser(bundle, file, options).get_parsed_content("network_def")
     if not isinstance(network, nn.Module):
-        raise TypeError(f"{type(network).__name__} is no torch.nn.Module")
+        raise KindError(f"{type(network).__name__} is no torch.nn.Module")
     return network.eval()
 
 
