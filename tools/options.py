@@ -91,4 +91,4 @@ def _row(name: str, default: Any, option: Option) -> str:
 
 
 if __name__ == "__main__":
-    run_command(options, "bundle", "file")
+    run_command(options)

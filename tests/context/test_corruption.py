@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.data import Dataset, MetaTensor
-from monai.data.utils import set_rnd
-from monai.transforms import Compose
 
 from common.context import (
     RandContextPrediction,
-    RandContextPredictiond,
     RandContextRestoration,
-    RandContextRestorationd,
     draw_poisson_places,
     draw_uniform_places,
 )
@@ -228,30 +223,6 @@ def test_a_batch_is_corrupted_where_it_is(corruption):
     out = corruption(4).corrupt_batch(images.cuda(), [0, 1])
     assert out.is_cuda
     assert torch.equal(out.cpu(), corruption(4).corrupt_batch(images, [0, 1]))
-
-
-@pytest.mark.parametrize("corruption", [RandContextPredictiond, RandContextRestorationd])
-def test_keys_share_the_places_and_metadata_and_other_keys_stay(corruption):
-    image = MetaTensor(unique_image(2, 32, 32), torch.diag(torch.tensor([2.0, 3, 1, 1])), meta={"filename_or_obj": "a"})
-    item = {"image": image, "other": image.as_tensor().clone(), "label": torch.ones(1)}
-    out = corruption(["image", "other"], 4).set_random_state(0)(item)
-    assert torch.equal(out["image"].as_tensor(), out["other"])
-    assert not torch.equal(out["other"], item["other"])
-    assert torch.equal(out["image"].affine, image.affine) and out["image"].meta["filename_or_obj"] == "a"
-    assert out["label"] is item["label"]
-
-
-def test_each_worker_draws_places_of_its_own():
-    """MONAI's loader seeds a worker's copy of the dataset with the worker's seed."""
-    image = unique_image(1, 32, 32)
-
-    def first_item(seed):
-        dataset = Dataset([{"image": image}], Compose([RandContextRestorationd("image", 4)]))
-        set_rnd(dataset, seed)
-        return dataset[0]["image"]
-
-    assert torch.equal(first_item(1), first_item(1))
-    assert not torch.equal(first_item(1), first_item(2))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_every_tensor_of_the_parts_is_transferred_and_none_else(network, path, s
     assert transferred == {name for name in after if name.startswith(prefixes)}
     assert len(transferred) == count
     assert all(torch.equal(after[name], before[name]) for name in set(after) - transferred)
-    assert f"{count} of 32 tensors transferred from {path}, {parts} trainable" in caplog.text
+    assert f"context U-Net, {parts} trainable: {count} of 32 tensors transferred from {path}" in caplog.text
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 

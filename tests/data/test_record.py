@@ -1,58 +1,107 @@
-"""Laws of the classes that lie beside the weights."""
+"""Laws of the record that lies beside weights."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from common.data import load_classes, save_classes
+from common.data import Record, load_record, make_record
 
 LABELS = {0: "background", 1: "Leber (ü)", 2: "$os.system('x')"}
+NUMBERS = {"spacing": (1, 1.5, 3), "clip": (-100, 200), "organ": "body"}
 
 
-def test_what_is_stored_is_what_is_read(tmp_path):
-    stored = save_classes(tmp_path / "models", LABELS, "CT")
-    assert (stored.labels, stored.modality) == (LABELS, "CT")
-    assert load_classes(tmp_path / "models") == stored
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["classes.json"]
+def test_what_is_stored_is_what_is_loaded(tmp_path):
+    stored = make_record(labels=LABELS, modality="CT", settings={"seed": 3, "organ": "body"}, **NUMBERS)
+    assert stored.spacing == [1.0, 1.5, 3.0] and stored.clip == [-100.0, 200.0]
+    for record in (stored, make_record()):
+        record.save_beside(tmp_path / "models" / "model.pt")
+        assert load_record(tmp_path / "models" / "model.pt") == record
+        assert [path.name for path in (tmp_path / "models").iterdir()] == ["record.json"]
 
 
 def test_the_order_of_the_classes_survives(tmp_path):
     labels = {value: f"class {value}" for value in range(12)}  # as text, 10 would come before 2
-    save_classes(tmp_path, labels)
-    assert list(load_classes(tmp_path).labels.items()) == list(labels.items())
+    make_record(labels=labels).save_beside(tmp_path / "model.pt")
+    assert list(load_record(tmp_path / "model.pt").labels.items()) == list(labels.items())
 
 
-def test_background_alone_is_refused_and_leaves_nothing(tmp_path):
+def test_background_alone_is_refused():
     with pytest.raises(ValueError, match=r"labels must name the background and at least one class, got \{0: 'air'\}"):
-        save_classes(tmp_path, {0: "air"})
-    assert list(tmp_path.iterdir()) == []
+        make_record(labels={0: "air"})
 
 
-def test_only_the_main_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.data.record.is_main_process", lambda: False)
-    assert save_classes(tmp_path, LABELS).labels == LABELS
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("weights", [None, "null", "random"])
+def test_without_weights_nothing_is_compared(weights):
+    assert make_record(weights, **NUMBERS).organ == "body"
 
 
-def test_missing_classes_are_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"classes\.json: the names of the classes must lie beside the weights"):
-        load_classes(tmp_path)
+def test_numbers_must_be_those_of_the_pretraining_but_not_modality_and_labels(tmp_path):
+    weights = tmp_path / "pretrained" / "unet.pt"
+    make_record(labels=LABELS, modality="CT", **NUMBERS).save_beside(weights)
+    make_record(weights, {0: "background", 1: "tumor"}, "MRI", **NUMBERS)
+    for name, value, found in (
+        ("spacing", None, "None"),
+        ("clip", (-100, 201), r"\[-100.0, 201.0\]"),
+        ("organ", "brain", "brain"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} must be that of the pretraining of .*unet.pt, .*, got {found}"):
+            make_record(weights, **{**NUMBERS, name: value})
+
+
+# ---- what earlier versions left ------------------------------------------------------------------
+
+COMMON = {"modality": "CT", "labels": {"0": "background", "1": "liver"}}
+FITTED = {"spacing": 4.0, "clip": [-326.0, 395.0], "air": -500, "normalization": "zscore", "fitted_on": 12}
+BY_ORGAN = {"spacing": [3.0, 3.0, 0.0], "clip": None, "organ": "brain"}
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("name", "numbers"), [("preprocessing.json", FITTED), ("preprocessing.json", BY_ORGAN), ("classes.json", {})]
+)
+def test_records_of_earlier_versions_are_read_and_replaced(tmp_path, name, numbers):
+    (tmp_path / name).write_text(json.dumps({**COMMON, **numbers}), encoding="utf-8")
+    record = load_record(tmp_path / "model.pt")
+    assert record == Record(labels={0: "background", 1: "liver"}, modality="CT", **numbers)
+    record.save_beside(tmp_path / "model.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert load_record(tmp_path / "model.pt") == record
+
+
+# ---- damage --------------------------------------------------------------------------------------
+
+
+def test_a_missing_record_is_refused_by_name(tmp_path):
+    for load in (load_record, make_record):
+        with pytest.raises(FileNotFoundError, match=r"record.json: the record of the weights must lie beside them"):
+            load(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
     [
-        "",
-        "{",
-        "[]",
-        "3",
-        "{}",
-        '{"labels": ["background", "liver"], "modality": "CT"}',
-        '{"labels": {"background": 0}, "modality": "CT"}',
-        '{"labels": {"0": "background", "1": "liver"}}',
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"spacing": 4.0', '"spacing": "4"'),
+        lambda text: text.replace('"spacing": 4.0', '"spacing": 0.0'),
+        lambda text: text.replace('"spacing": 4.0', '"spacing": NaN'),
+        lambda text: text.replace('"spacing": 4.0', '"spacing": [1.0, -1.0, 2.0]'),
+        lambda text: text.replace('"clip"', '"clamp"'),
+        lambda text: json.dumps({**json.loads(text), "clip": [5, 5]}),
+        lambda text: json.dumps({**json.loads(text), "clip": [1, 2, 3]}),
+        lambda text: json.dumps({**json.loads(text), "labels": ["liver"]}),
+        lambda text: json.dumps({**json.loads(text), "labels": {"background": 0}}),
+        lambda text: json.dumps({**json.loads(text), "extra": 1}),
     ],
 )
-def test_a_damaged_file_is_refused_by_name(tmp_path, text):
-    (tmp_path / "classes.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"classes\.json: must hold the names of the classes, got .*; train again"):
-        load_classes(tmp_path)
+def test_a_damaged_record_is_refused_by_name(tmp_path, change):
+    make_record(labels=LABELS, spacing=4.0, clip=[1, 2]).save_beside(tmp_path / "model.pt")
+    path = tmp_path / "record.json"
+    text = path.read_text(encoding="utf-8")
+    assert change(text) != text
+    path.write_text(change(text), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"record.json: must hold the record of the weights, got .*; train again"):
+        load_record(tmp_path / "model.pt")

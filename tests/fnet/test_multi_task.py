@@ -9,8 +9,8 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.losses import DiceCELoss
 
-from common.fnet import FNet, MultiTaskFNet, MultiTaskUpdate, PreparePatches, ReconstructionLoss, TaskWeight
-from common.training import StopOnNonFiniteLoss
+from common.fnet import FNet, MultiTaskFNet, MultiTaskUpdate, PatchSegmentation, ReconstructionLoss, TaskWeight
+from common.training import PrepareTask, StopOnNonFiniteLoss
 
 # ---- the network ---------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ def make_trainer(network, optimizer, batch, update=None, handlers=()):
         network=network,
         optimizer=optimizer,
         loss_function=LOSS,
-        prepare_batch=PreparePatches(),
+        prepare_batch=PrepareTask(PatchSegmentation()),
         iteration_update=update,
         train_handlers=list(handlers),
         decollate=False,

@@ -12,7 +12,15 @@ from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose
 from torch.nn import functional as F
 
-from common.fnet import FNetGeometry, PatchBatchSampler, PatchDataset, PatchRequest
+from common.fnet import (
+    FNetGeometry,
+    PatchBatchSampler,
+    PatchDataset,
+    PatchReconstruction,
+    PatchRequest,
+    PatchSegmentation,
+)
+from common.training import PrepareTask
 
 GEOMETRY = FNetGeometry(num_levels=3, kernel_size=3)
 SIZE = (20, 17, 15)
@@ -256,3 +264,31 @@ def test_no_cases_are_refused():
 def test_sampler_options_out_of_range_are_refused(labeled, options, message):
     with pytest.raises(ValueError, match=message):
         PatchBatchSampler(make(labeled), **{"batch_size": 2, "num_batches": 2, **options})
+
+
+# ---- tasks ---------------------------------------------------------------------------------------
+
+TASK_BATCH = {
+    "image": torch.randn(2, 1, 4, 4, 4),
+    "context": [torch.randn(2, 1, 3, 3, 3)],
+    "label": torch.ones(2, 1, 2, 2, 2),
+}
+
+
+def test_the_label_is_the_target_and_the_coarser_patches_are_arguments():
+    image, target, context, named = PrepareTask(PatchSegmentation())(TASK_BATCH, "cpu", False)
+    assert image is TASK_BATCH["image"] and target is TASK_BATCH["label"] and named == {}
+    assert context == (TASK_BATCH["context"][0],)
+
+
+def test_autoencoders_have_their_input_as_target():
+    unlabeled = {"image": TASK_BATCH["image"], "context": TASK_BATCH["context"]}
+    image, target, context, _ = PrepareTask(PatchReconstruction())(unlabeled)
+    assert target == [image, *context] and len(context) == 1
+
+
+@pytest.mark.parametrize("task", [PatchSegmentation, PatchReconstruction])
+def test_every_tensor_is_moved(task):
+    image, target, context, _ = PrepareTask(task())(TASK_BATCH, torch.device("cpu"), dtype=torch.float64)
+    targets = target if isinstance(target, list) else [target]
+    assert {tensor.dtype for tensor in (image, *targets, *context)} == {torch.float64}

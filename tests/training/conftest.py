@@ -14,11 +14,12 @@ from monai.handlers import ValidationHandler, from_engine
 from monai.losses import DiceCELoss
 from monai.transforms import Compose
 
-from common.fnet import FNet, PatchBatchSampler, PatchDataset, PreparePatches
+from common.fnet import FNet, PatchBatchSampler, PatchDataset, PatchSegmentation
 from common.training import (
     MeanLoss,
     MetricsLogger,
     MovingAveragePlateau,
+    PrepareTask,
     ResumableCheckpoint,
     SaveBest,
     ScheduleLR,
@@ -54,7 +55,7 @@ def make_training(tmp_path):
             device=torch.device("cpu"),
             val_data_loader=loaders[1],
             network=network,
-            prepare_batch=PreparePatches(),
+            prepare_batch=PrepareTask(PatchSegmentation()),
             key_val_metric={"val_loss": Loss(loss, output_transform=from_engine(["pred", "label"]))},
             metric_cmp_fn=lambda current, best: current < best,
             val_handlers=[SaveBest(save_dir / "model.pt", network)],
@@ -66,9 +67,9 @@ def make_training(tmp_path):
             evaluator,
             loaders[0].batch_sampler,
             {"learning_rate": 1e-2} if settings is None else settings,
-            resume,
+            resume=resume,
         )
-        record = MetricsLogger(save_dir, optimizer, {"loss": evaluator}, progress=False)
+        record = MetricsLogger(save_dir, optimizer, [evaluator], progress=False)
         stop = StopOnPlateau(evaluator, optimizer, patience=100)
         trainer = SupervisedTrainer(
             device=torch.device("cpu"),
@@ -77,7 +78,7 @@ def make_training(tmp_path):
             network=network,
             optimizer=optimizer,
             loss_function=loss,
-            prepare_batch=PreparePatches(),
+            prepare_batch=PrepareTask(PatchSegmentation()),
             key_train_metric={"train_loss": MeanLoss()},
             train_handlers=[
                 StopOnNonFiniteLoss(),

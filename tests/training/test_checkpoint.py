@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.layers import load_organ_preprocessing, make_organ_preprocessing
+from common.data import load_record, make_record
 from common.training import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots
 
 
@@ -132,17 +132,17 @@ def test_the_best_weights_are_written_only_when_the_metric_improves(tmp_path, ne
 
 def test_the_preprocessing_of_weights_is_written_with_them_and_not_before(tmp_path, network):
     """A training that was interrupted early left its preprocessing beside older weights, which expect another."""
-    old, new = (make_organ_preprocessing(organ="body", clip=clip) for clip in ((0, 100), (0, 200)))
+    old, new = (make_record(organ="body", clip=clip) for clip in ((0, 100), (0, 200)))
     path, evaluator = tmp_path / "model.pt", Engine(lambda engine, batch: None)
-    SaveBest(path, network, old).attach(evaluator)
+    SaveBest(path, network, [old]).attach(evaluator)
     evaluate(evaluator, 1, 0.5, best=(0.5, 1))
-    assert load_organ_preprocessing(path) == old
+    assert load_record(path) == old
     evaluator = Engine(lambda engine, batch: None)
-    SaveBest(path, network, new).attach(evaluator)
+    SaveBest(path, network, [new]).attach(evaluator)
     evaluate(evaluator, 2, 0.4, best=(0.5, 1))
-    assert load_organ_preprocessing(path) == old
+    assert load_record(path) == old
     evaluate(evaluator, 3, 0.6, best=(0.6, 3))
-    assert load_organ_preprocessing(path) == new
+    assert load_record(path) == new
 
 
 def test_the_best_weights_of_a_training_are_those_of_its_best_epoch(make_training):

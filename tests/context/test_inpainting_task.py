@@ -7,7 +7,8 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 
-from common.context import ContextUNet, InpaintingLoss, PrepareContext, RandContextPrediction, RandContextRestoration
+from common.context import ContextUNet, InpaintingLoss, InpaintingTask, RandContextPrediction, RandContextRestoration
+from common.training import PrepareTask
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def batch():
 
 @pytest.mark.parametrize("corruption", [RandContextPrediction, RandContextRestoration])
 def test_the_image_is_the_target_and_the_input_is_corrupted_by_its_seed(batch, corruption):
-    image, target = PrepareContext(corruption(4))(batch, "cpu", False)
+    image, target = PrepareTask(InpaintingTask(corruption(4)))(batch, "cpu", False)
     assert target is batch["image"]
     for index, seed in enumerate(batch["seed"].tolist()):
         alone = corruption(4).set_random_state(seed)(target[index])
@@ -26,16 +27,16 @@ def test_the_image_is_the_target_and_the_input_is_corrupted_by_its_seed(batch, c
 
 
 def test_the_same_batch_is_corrupted_alike_whatever_came_before(batch):
-    prepare = PrepareContext(RandContextRestoration(4, "uniform"))
+    prepare = PrepareTask(InpaintingTask(RandContextRestoration(4, "uniform")))
     first, _ = prepare(batch)
     prepare({"image": batch["image"], "seed": batch["seed"] + 1})
     assert torch.equal(prepare(batch)[0], first)
 
 
 def test_both_images_are_moved(batch):
-    assert {tensor.dtype for tensor in PrepareContext(RandContextPrediction(4))(batch, dtype=torch.float64)} == {
-        torch.float64
-    }
+    assert {
+        tensor.dtype for tensor in PrepareTask(InpaintingTask(RandContextPrediction(4)))(batch, dtype=torch.float64)
+    } == {torch.float64}
 
 
 def test_a_trainer_learns_from_corrupted_images():
@@ -50,7 +51,7 @@ def test_a_trainer_learns_from_corrupted_images():
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.99, 0.995)),
         loss_function=InpaintingLoss(),
-        prepare_batch=PrepareContext(RandContextRestoration(2)),
+        prepare_batch=PrepareTask(InpaintingTask(RandContextRestoration(2))),
     )
     trainer.add_event_handler("EPOCH_COMPLETED", lambda engine: losses.append(engine.state.output[0]["loss"]))
     trainer.run()
