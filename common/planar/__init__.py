@@ -2,7 +2,7 @@ from .atlas import PlanarAtlas, transfer_descriptors
 from .cubes import RandCubePair, sample_cubes
 from .descriptor_cache import DescriptorCache
 from .descriptors import (
-    GreyValueDifference,
+    GrayValueDifference,
     JointDescriptor,
     LearnedCubeDescriptor,
     LearnedDescriptor,

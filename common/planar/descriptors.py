@@ -24,7 +24,7 @@ from .pairs import Lattice, sample_patches
 from .slabs import sample_slabs
 
 __all__ = [
-    "GreyValueDifference",
+    "GrayValueDifference",
     "JointDescriptor",
     "LearnedCubeDescriptor",
     "LearnedDescriptor",
@@ -138,7 +138,7 @@ class LearnedCubeDescriptor(VoxelDescriptor):
         return self.descriptor(sample_cubes(volume, centers, *self.cube)).flatten(1)
 
 
-class GreyValueDifference(VoxelDescriptor):
+class GrayValueDifference(VoxelDescriptor):
     """Differences of intensities between two places near a voxel, which the paper calls GVDIFF.
 
     Args:

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
 from common.planar import (
-    GreyValueDifference,
+    GrayValueDifference,
     LearnedDescriptor,
     PlanarAtlas,
     PositionDescriptor,
@@ -34,7 +34,7 @@ def label():
 
 
 def make_atlas(descriptor=None, **options):
-    return PlanarAtlas(descriptor or GreyValueDifference(16), 3, **{"step": 1, "num_neighbors": 1, **options})
+    return PlanarAtlas(descriptor or GrayValueDifference(16), 3, **{"step": 1, "num_neighbors": 1, **options})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_volume_of_the_atlas_gets_its_own_label(volume, label, options, normal
 
 
 @pytest.mark.parametrize(
-    "descriptor", [LearnedDescriptor(32, 8), GreyValueDifference(16, centered=True), PositionDescriptor()]
+    "descriptor", [LearnedDescriptor(32, 8), GrayValueDifference(16, centered=True), PositionDescriptor()]
 )
 def test_a_voxel_of_the_atlas_finds_itself_first(volume, label, descriptor):
     atlas = make_atlas(descriptor, step=3)
@@ -62,7 +62,7 @@ def test_a_voxel_of_the_atlas_finds_itself_first(volume, label, descriptor):
     assert torch.equal(nearest_neighbors(queries, atlas.descriptors, 1)[1].squeeze(1), torch.arange(num_voxels))
 
 
-@pytest.mark.parametrize("descriptor", [GreyValueDifference(16), PositionDescriptor()])
+@pytest.mark.parametrize("descriptor", [GrayValueDifference(16), PositionDescriptor()])
 @pytest.mark.parametrize(
     "options",
     [
@@ -129,7 +129,7 @@ def test_volumes_of_any_size_are_segmented_and_added(volume, label, size):
 
 @pytest.mark.parametrize("position_weight", [0.0, 1.0])
 def test_where_nothing_is_to_be_seen_the_background_wins(volume, label, position_weight):
-    atlas = make_atlas(GreyValueDifference(16, padding_mode="border"), position_weight=position_weight)
+    atlas = make_atlas(GrayValueDifference(16, padding_mode="border"), position_weight=position_weight)
     atlas.add(volume, 1 + label.bool(), "case")
     atlas.class_counts[0] = 1
     assert atlas(torch.full((1, 1, 6, 5, 7), 3.0))[:, 0].eq(1).all()
@@ -138,7 +138,7 @@ def test_where_nothing_is_to_be_seen_the_background_wins(volume, label, position
 def test_voxels_that_show_nothing_are_not_added(volume, label):
     half_flat = volume.clone()
     half_flat[:, 4:] = 0.5
-    descriptor = GreyValueDifference(16, sigma=0.05, padding_mode="border")
+    descriptor = GrayValueDifference(16, sigma=0.05, padding_mode="border")
     atlas = make_atlas(descriptor)
     num_voxels = atlas.add(half_flat, label, "case")
     assert 4 * 11 * 9 <= num_voxels < 6 * 11 * 9
@@ -229,23 +229,23 @@ def test_names_of_the_state_dict_stay():
     ],
 )
 def test_an_atlas_that_was_described_otherwise_is_refused(volume, label, options, message):
-    atlas = PlanarAtlas(GreyValueDifference(16), 3)
+    atlas = PlanarAtlas(GrayValueDifference(16), 3)
     atlas.add(volume, label, "a")
-    PlanarAtlas(GreyValueDifference(16), 3).load_state_dict(atlas.state_dict())
+    PlanarAtlas(GrayValueDifference(16), 3).load_state_dict(atlas.state_dict())
     with pytest.raises(RuntimeError, match=message):
-        PlanarAtlas(GreyValueDifference(16, **options), 3).load_state_dict(atlas.state_dict())
+        PlanarAtlas(GrayValueDifference(16, **options), 3).load_state_dict(atlas.state_dict())
 
 
 @pytest.mark.parametrize(
     ("own", "of_atlas", "expected"), [(0.3, 0.2, 0.2), (0.1, 0.2, 0.1), (None, 0.2, 0.2), (0.2, None, 0.2)]
 )
 def test_nothing_is_sought_beyond_the_radius_of_the_atlas(volume, label, own, of_atlas, expected):
-    atlas = PlanarAtlas(GreyValueDifference(16), 3, step=1, search_radius=of_atlas)
+    atlas = PlanarAtlas(GrayValueDifference(16), 3, step=1, search_radius=of_atlas)
     atlas.add(volume, label, "a")
-    other = PlanarAtlas(GreyValueDifference(16), 3, search_radius=own)
+    other = PlanarAtlas(GrayValueDifference(16), 3, search_radius=own)
     other.load_state_dict(atlas.state_dict())
     assert other.search_radius == expected
-    again = PlanarAtlas(GreyValueDifference(16), 3, search_radius=0.5)
+    again = PlanarAtlas(GrayValueDifference(16), 3, search_radius=0.5)
     again.load_state_dict(other.state_dict())
     assert again.search_radius == expected
 
@@ -259,12 +259,12 @@ def test_nothing_is_sought_beyond_the_radius_of_the_atlas(volume, label, own, of
     ],
 )
 def test_a_damaged_checkpoint_is_refused(volume, label, name, value, message):
-    atlas = PlanarAtlas(GreyValueDifference(16), 3)
+    atlas = PlanarAtlas(GrayValueDifference(16), 3)
     atlas.add(volume, label, "a")
     weights = atlas.state_dict()
     weights[name] = torch.full_like(weights[name], value)
     with pytest.raises(RuntimeError, match=message):
-        PlanarAtlas(GreyValueDifference(16), 3).load_state_dict(weights)
+        PlanarAtlas(GrayValueDifference(16), 3).load_state_dict(weights)
 
 
 @pytest.mark.parametrize(
