@@ -34,8 +34,6 @@ __all__ = ["PlanarAtlas", "transfer_descriptors"]
 
 logger = logging.getLogger(__name__)
 
-_DISTANCES = ("l2", "cosine")
-
 _NORMALIZATIONS = ("none", "l2", "standardize")
 
 _ROWS = ("descriptors", "centers", "labels")  # one for each voxel
@@ -58,7 +56,6 @@ class PlanarAtlas(nn.Module):
         num_classes: background (0) included.
         step: between described voxels along each axis; 4 in the paper.
         num_neighbors: voxels of the atlas which vote on a voxel; 21 in the paper, fewer are better for a small atlas.
-        distance: of descriptors, `l2` or `cosine`.
         voting: `majority`, or `distance` for the weights of `vote`.
         normalization: of descriptors: `none`, `l2` to unit length, or `standardize`, which gives each of the numbers
             mean 0 and standard deviation 1 in the atlas.
@@ -70,13 +67,11 @@ class PlanarAtlas(nn.Module):
         background_weight: of a vote for the background, against 1 of any other: larger ones make organs smaller. The
             atlas has all voxels of the organs, and often but a sample of the background.
         smoothing: standard deviation in voxels of the Gaussian by which votes are averaged with those around them.
-        atlas_step: as `step`, for volumes that are added; the same if not given.
-        max_foreground: voxels of one added volume that are kept besides the background; rare classes lose the fewest.
-        max_background: voxels of the background that are kept of one added volume, evenly in space.
-        max_voxels: of the whole atlas. Caps that are not given are infinite.
+        max_background: voxels of the background that are kept of one added volume, evenly in space; `None`: all.
+        max_voxels: of the whole atlas; `None`: any number.
         batch_size: voxels described at once, see `extract_descriptors`.
         cache_dir: folder in which descriptors are kept, see `DescriptorCache`; `None`: nothing is kept.
-        seed: of the choice of voxels beyond a cap.
+        seed: of the choice of background voxels.
         weights: state dict of the atlas, loaded where the file exists: `monai.bundle.load` would leave out what has
             another size than in an empty atlas.
 
@@ -113,15 +108,12 @@ class PlanarAtlas(nn.Module):
         num_classes: int = 2,
         step: int | Sequence[int] = 4,
         num_neighbors: int = 21,
-        distance: str = "l2",
         voting: str = "majority",
         normalization: str = "none",
         position_weight: float = 0.0,
         search_radius: float | None = None,
         smoothing: float = 0.0,
         background_weight: float = 1.0,
-        atlas_step: int | Sequence[int] | None = None,
-        max_foreground: int | None = None,
         max_background: int | None = None,
         max_voxels: int | None = None,
         batch_size: int | None = None,
@@ -130,7 +122,7 @@ class PlanarAtlas(nn.Module):
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        caps = {"max_foreground": max_foreground, "max_background": max_background, "max_voxels": max_voxels}
+        caps = {"max_background": max_background, "max_voxels": max_voxels}
         counts = {"num_neighbors": num_neighbors, **{name: cap for name, cap in caps.items() if cap is not None}}
         check_whole_numbers(num_classes=num_classes, **counts)
         if not 2 <= num_classes <= 2**15:
@@ -138,8 +130,8 @@ class PlanarAtlas(nn.Module):
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
-        choices = {"distance": _DISTANCES, "voting": VOTES, "normalization": _NORMALIZATIONS}
-        for name, value in (("distance", distance), ("voting", voting), ("normalization", normalization)):
+        choices = {"voting": VOTES, "normalization": _NORMALIZATIONS}
+        for name, value in (("voting", voting), ("normalization", normalization)):
             if value not in choices[name]:
                 raise ValueError(f"{name} must be one of {list(choices[name])}, got {value!r}")
         if not position_weight >= 0:
@@ -152,16 +144,13 @@ class PlanarAtlas(nn.Module):
             raise ValueError(f"search_radius must be above 0, got {search_radius}")
         self.descriptor = descriptor
         self.step = step
-        self.atlas_step = step if atlas_step is None else atlas_step
         self.num_neighbors = num_neighbors
-        self.distance = distance
         self.voting = voting
         self.normalization = normalization
         self.position_weight = position_weight
         self.search_radius = search_radius
         self.smoothing = smoothing
         self.background_weight = background_weight
-        self.max_foreground = max_foreground
         self.max_background = max_background
         self.max_voxels = max_voxels
         self.batch_size = batch_size
@@ -254,7 +243,7 @@ class PlanarAtlas(nn.Module):
         is_kept = rows["labels"].long().bincount(minlength=self.num_classes).cpu() > 0
         lost = (is_present & ~is_kept).nonzero().flatten().tolist()
         if lost:
-            logger.warning("%s: classes %s are not in the atlas; a smaller atlas_step may find them", volume_id, lost)
+            logger.warning("%s: classes %s are not in the atlas; a smaller step may find them", volume_id, lost)
         return len(rows["labels"])
 
     def check_classes(self) -> None:
@@ -319,14 +308,14 @@ class PlanarAtlas(nn.Module):
 
     def _choose(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return coordinates and labels of the voxels of a volume that the atlas takes."""
-        grid = VoxelGrid(classes.shape[1:], self.atlas_step)
+        grid = VoxelGrid(classes.shape[1:], self.step)
         indices = grid.indices()
         labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
         if labels.any():
             centers = grid.centers(indices)
             is_near = self._is_near(centers, centers[labels > 0])
             indices, labels = indices[is_near], labels[is_near]
-        chosen = choose_voxels(indices, labels, self.max_foreground, self.max_background, self.seed)
+        chosen = choose_voxels(indices, labels, self.max_background, self.seed)
         return grid.centers(indices[chosen]).to(self.centers), labels[chosen].to(self.labels)
 
     def _is_near(self, centers: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
@@ -383,7 +372,7 @@ class PlanarAtlas(nn.Module):
             features = (features - mean) / std.where(std > 0, 1)
         if self.position_weight:
             features = torch.cat((features, self.position_weight * centers), dim=1)
-        return F.normalize(features) if self.distance == "cosine" else features
+        return features
 
     def _votes(self, volume: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Return the votes for one volume of shape `(1, H, W, D)`, given the features of the atlas."""
@@ -395,10 +384,9 @@ class PlanarAtlas(nn.Module):
         places = places[is_described]
         queries = self._features(descriptors[is_described], centers[places])
         squares, indices = nearest_neighbors(queries, features, min(self.num_neighbors, len(features)))
-        distances = squares / 2 if self.distance == "cosine" else squares.sqrt()
         votes = features.new_zeros((len(centers), self.num_classes))
         votes[:, 0] = 1
-        shares = vote(self.labels[indices], distances, self.num_classes, self.voting).to(votes)
+        shares = vote(self.labels[indices], squares.sqrt(), self.num_classes, self.voting).to(votes)
         shares[:, 0] *= self.background_weight
         votes[places] = shares / shares.sum(dim=1, keepdim=True)
         upsampled = grid.upsample(votes)
