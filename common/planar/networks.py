@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 __all__ = [
@@ -148,12 +147,12 @@ class HeatmapDecoder(nn.Sequential):
             *_pointwise(nn.Conv2d, (in_channels, 64, 32, 16)),
             _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 5 x 5 pixels
             _block(nn.Conv2d(16, 16, 3, bias=False)),  # 3 x 3
-            _Resize(11),
+            nn.Upsample((11, 11), mode="bilinear", align_corners=True),
             _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 15 x 15
             _block(nn.Conv2d(16, 8, 3, bias=False)),  # 13 x 13
             nn.AvgPool2d(3, stride=1, padding=1),
             _block(nn.ConvTranspose2d(8, 4, 5, bias=False)),  # 17 x 17
-            _Resize(size),
+            nn.Upsample((size, size), mode="bilinear", align_corners=True),
             nn.Conv2d(4, 1, 3, padding=1),
         )
         _initialize(self)
@@ -244,17 +243,6 @@ class TriplanarPretext(nn.Module):
             raise ValueError(f"pairs must be those of the {len(self.axes)} axes {self.axes}, got {pairs.shape[1]}")
         networks = zip(self.descriptors.values(), self.heads.values(), pairs.unbind(1), strict=True)
         return torch.stack([_compare(*network) for network in networks], dim=1)
-
-
-class _Resize(nn.Module):
-    """Interpolate an image so that its corner pixels stay where they are."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = (size, size)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(image, self.size, mode="bilinear", align_corners=True)
 
 
 def _compare(descriptor: nn.Module, head: nn.Module, pairs: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ def sample_slabs(
     Lengths are normalized: each axis of a volume runs from -1 to 1, see `sample_patches`.
 
     Args:
-        volume: tensor of shape `(1, H, W, D)`, or `(N, 1, H, W, D)` with a volume for each center.
+        volume: tensor of shape `(1, H, W, D)`.
         centers: tensor of shape `(N, 3)`.
         axis: of the volume, to which the planes are perpendicular.
         half_width: from the center to the outermost samples along the axes in the plane.
@@ -64,11 +64,7 @@ def sample_slabs(
     """
     lattice = _slab_lattice(axis, half_width, num_samples, half_depth, num_planes)
     _check_evenness([volume], lattice, mode)
-    if volume.ndim == 5:
-        slabs = sample_patches(list(volume), centers.unsqueeze(1), lattice, mode, padding_mode).squeeze(1)
-    else:
-        slabs = sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0)
-    return slabs.movedim(axis + 1, 1)
+    return sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0).movedim(axis + 1, 1)
 
 
 def displacement_heatmap(

@@ -59,15 +59,6 @@ def test_slabs_never_overlap_along_the_normal(coordinates, axis):
     assert ((after[:, 1] > before[:, 0]) ^ (after[:, 0] > before[:, 1])).all()
 
 
-def test_each_slab_of_a_batch_of_volumes_is_that_of_its_volume():
-    volumes, centers = torch.randn(3, 1, *SIZE), torch.rand(3, 3) - 0.5
-    for axis in range(3):
-        slabs = sample_slabs(volumes, centers, axis)
-        for index in range(3):
-            alone = sample_slabs(volumes[index], centers[index : index + 1], axis)
-            torch.testing.assert_close(slabs[index : index + 1], alone, atol=0, rtol=0)
-
-
 def test_where_a_voxel_is_a_sample_the_nearest_slab_is_a_slice():
     volume = torch.randn(1, 50, 50, 50)
     voxel = 2 / 49
