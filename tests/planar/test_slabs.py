@@ -181,7 +181,7 @@ def test_each_axis_alone_has_the_shape_of_all_together():
         ({"axes": ()}, r"axes must be some of \[0, 1, 2\], each once and in order, got \(\)"),
         ({"axes": (1, 0)}, r"axes must be some of .* got \(1, 0\)"),
         ({"axes": (3,)}, r"axes must be some of .* got \(3,\)"),
-        ({"target": "offset"}, "target must be heatmap or displacement, got 'offset'"),
+        ({"target": "offset"}, "target must be one of heatmap, displacement, got 'offset'"),
         ({"num_planes": 1}, "num_samples, num_planes and heatmap_size must be at least 2, got 42, 1 and 19"),
         ({"gap": (0.1, 0.2)}, r"gap must be larger than the depth of a slab 0.1, got \(0.1, 0.2\)"),
         ({"gap": (0.3, 0.2)}, r"gap must be two increasing numbers in \[0, 1\], got \(0.3, 0.2\)"),
