@@ -117,8 +117,8 @@ def fit_field_of_view(
     Args:
         data: cases, each with `image`.
         save_dir: folder for `field_of_view.nii.gz`, a volume that any viewer shows.
-        size: of the box in mm, one number or one for each axis; `None`: scans are taken whole, as suits those that
-            were cropped alike.
+        size: of the box in mm, one number or one for each axis; `None`: scans are taken whole, as suits those that were
+            cropped alike.
         clip: lower and upper intensity, in the units of the scans.
         step: size of a voxel of the template in mm.
         like: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`, `null` or

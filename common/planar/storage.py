@@ -43,7 +43,8 @@ class AtlasStorage(nn.Module):
         fingerprints: hash of the intensities of each volume.
         recipes: hash of all that the rows of each volume come from: intensities, label, choice and descriptor.
         class_counts: voxels of each class, of shape `(num_classes,)`.
-        settings: search radius and settings of the descriptor, as JSON in bytes.
+        settings: search radius and settings of the descriptor, as JSON in bytes; a state dict of another descriptor's
+            settings is refused.
         recalled: rows of the volumes of an earlier atlas, by recipe.
 
     Raises:
@@ -162,6 +163,7 @@ class AtlasStorage(nn.Module):
         error_messages.extend(self._wrong_shapes() or self._wrong_values() or self._adopt_settings())
 
     def _wrong_shapes(self) -> list[str]:
+        """Return what is wrong with the shapes of the buffers."""
         num_voxels, num_volumes = len(self.labels), len(self.volume_ids)
         expected = {
             "descriptors": (num_voxels, self.descriptor.out_channels),
@@ -178,6 +180,7 @@ class AtlasStorage(nn.Module):
         ]
 
     def _wrong_values(self) -> list[str]:
+        """Return what is wrong with the numbers in the buffers."""
         if not len(self.labels):
             return []
         missing = self._missing_classes()
@@ -204,6 +207,7 @@ class AtlasStorage(nn.Module):
         ]
 
     def _encoded_settings(self) -> torch.Tensor:
+        """Return the search radius and the settings of the descriptor as a text, byte by byte."""
         text = json.dumps({**self.descriptor.settings, "search_radius": self.search_radius}, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
@@ -216,7 +220,7 @@ def _refusal(missing: list[int]) -> str:
 
 
 def stable_hash(*contents: bytes | torch.Tensor) -> int:
-    """Return a hash of 64 bits, the same on every machine."""
+    """Return a hash of 64 bits that is the same on every machine."""
     digest = hashlib.blake2b(digest_size=8)
     for content in contents:
         digest.update(content if isinstance(content, bytes) else content.cpu().contiguous().numpy().data)
