@@ -2,7 +2,7 @@ from .atlas import PlanarAtlas, transfer_descriptors
 from .cubes import RandCubePair, sample_cubes
 from .descriptor_cache import DescriptorCache
 from .descriptors import (
-    GreyValueDifference,
+    GrayValueDifference,
     JointDescriptor,
     LearnedCubeDescriptor,
     LearnedDescriptor,
@@ -12,7 +12,7 @@ from .descriptors import (
     load_descriptors,
 )
 from .field_of_view import CropFieldOfViewd, FieldOfView, Place, fit_field_of_view, load_field_of_view
-from .neighbors import nearest_neighbors, vote, vote_confidence
+from .neighbors import nearest_neighbors
 from .networks import (
     CubicDescriptor,
     HeatmapDecoder,
@@ -26,4 +26,5 @@ from .pairs import Lattice, PairLoader, RandPatchPair, sample_patches
 from .pictures import EmbeddingPicture, PairPicture
 from .slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .training import AtlasCheckpoint, AtlasUpdate
+from .voting import vote, vote_confidence
 from .voxels import VoxelGrid, choose_voxels

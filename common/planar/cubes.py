@@ -1,4 +1,4 @@
-"""The pretext task of cubic descriptors: on which side of a cube does a neighboring one lie?
+"""Pretext task of cubic descriptors, DOERSCH: on which side of a cube does a neighboring one lie?
 
 It is the task of C. Doersch, A. Gupta, A. Efros, *Unsupervised visual representation learning by context prediction*,
 ICCV 2015 (https://arxiv.org/abs/1505.05192), in three dimensions.
@@ -29,7 +29,7 @@ def sample_cubes(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Return the cubes around centers.
+    """Sample the cubes around centers.
 
     Lengths are normalized: each axis of a volume runs from -1 to 1, see `sample_patches`.
 
@@ -49,7 +49,7 @@ def sample_cubes(
 
 
 class RandCubePair(RandPatchPair):
-    """Draw a cube and one of its six neighbors: the network shall tell which one it is.
+    """Random pairs of a cube and one of its six neighbors: the network predicts which one it is.
 
     Called with `N` volumes, it returns the cubes, of shape `(N, 2, 1, num_samples, num_samples, num_samples)`, and the
     neighbors' classes, of shape `(N,)`: `2 * axis` for the neighbor further along an axis and `2 * axis + 1` for the

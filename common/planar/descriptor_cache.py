@@ -1,4 +1,4 @@
-"""Descriptors on disk, for comparisons of votes that need not describe every scan each time."""
+"""Cache of descriptors on disk, so that evaluations with other votes need not describe every scan again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NUM_PROBES = 8  # places that are described to tell the descriptor from others
 
 
 class DescriptorCache:
-    """Keep descriptors of voxels in files, one for each volume and descriptor.
+    """Cache of descriptors of voxels in files, one for each volume and descriptor.
 
-    A file is found by the intensities of the volume and by the descriptors of a few places in it, so that another
-    network, another geometry or another preprocessing never gets what is not its own.
+    A file is found by the intensities of the volume and the descriptors of a few places in it: another network,
+    geometry or preprocessing has files of its own.
 
     Args:
         cache_dir: folder for the files.

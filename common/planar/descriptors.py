@@ -1,4 +1,4 @@
-"""Descriptors of voxels: learned ones, and the plain ones that they are compared with.
+"""Descriptors of voxels: learned ones, those that they are compared with, and combinations.
 
 Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
 feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The position alone is
@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from common.cli import RANDOM, check_whole_numbers, is_scratch
+from common.cli import RANDOM, check_options, is_scratch
 from common.training import load_weights
 
 from .cubes import sample_cubes
@@ -24,7 +24,7 @@ from .pairs import Lattice, sample_patches
 from .slabs import sample_slabs
 
 __all__ = [
-    "GreyValueDifference",
+    "GrayValueDifference",
     "JointDescriptor",
     "LearnedCubeDescriptor",
     "LearnedDescriptor",
@@ -44,11 +44,11 @@ _GPU_BATCH_SIZE = 2048
 
 
 class VoxelDescriptor(nn.Module):
-    """What any descriptor offers: `out_channels` numbers for a place in a volume.
+    """Base class of descriptors of voxels: `out_channels` numbers for a place in a volume.
 
     Attributes:
         out_channels: numbers for each place.
-        settings: what else makes places comparable, by the names of the bundle's options.
+        settings: what else must be the same for descriptors to be comparable, by the names of the bundle's options.
     """
 
     out_channels: int
@@ -68,9 +68,9 @@ class VoxelDescriptor(nn.Module):
 
 
 class LearnedDescriptor(VoxelDescriptor):
-    """Three planar networks side by side, one for each normal axis of the slabs around a place.
+    """Learned descriptor of the slabs around a place: a planar network for each normal axis, side by side.
 
-    With initial weights, it is the paper's XAVIER.
+    With the weights of the pretext tasks it is the paper's HEATMAP or REG2D, with initial ones its XAVIER.
 
     Args:
         out_channels: numbers from each of the three networks.
@@ -109,7 +109,7 @@ class LearnedDescriptor(VoxelDescriptor):
 
 
 class LearnedCubeDescriptor(VoxelDescriptor):
-    """One network on the cube around a place, which the paper calls DOERSCH.
+    """Learned descriptor of the cube around a place, which the paper calls DOERSCH.
 
     Args:
         out_channels: numbers for each place.
@@ -138,8 +138,8 @@ class LearnedCubeDescriptor(VoxelDescriptor):
         return self.descriptor(sample_cubes(volume, centers, *self.cube)).flatten(1)
 
 
-class GreyValueDifference(VoxelDescriptor):
-    """Differences of intensities between two places near a voxel, which the paper calls GVDIFF.
+class GrayValueDifference(VoxelDescriptor):
+    """Differences of gray values between two places near a voxel, which the paper calls GVDIFF.
 
     Args:
         out_channels: number of differences.
@@ -150,7 +150,7 @@ class GreyValueDifference(VoxelDescriptor):
         padding_mode: `zeros` or `border`, see `sample_patches`.
 
     Raises:
-        TypeError: when `out_channels` is no whole number.
+        TypeError: when `out_channels` or `sigma` is no number.
         ValueError: when `out_channels` or `sigma` is out of range.
     """
 
@@ -166,9 +166,7 @@ class GreyValueDifference(VoxelDescriptor):
         padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
-        check_whole_numbers(out_channels=out_channels)
-        if out_channels < 1 or not sigma > 0:
-            raise ValueError(f"out_channels and sigma must be positive, got {out_channels} and {sigma}")
+        check_options(counts={"out_channels": out_channels}, positive_numbers={"sigma": sigma})
         self.out_channels = out_channels
         self.mode = mode
         self.padding_mode = padding_mode
@@ -187,7 +185,7 @@ class GreyValueDifference(VoxelDescriptor):
 
 
 class PositionDescriptor(VoxelDescriptor):
-    """The position alone, the plainest rival: three coordinates, and a 1, with which no place is all zero."""
+    """Position of a voxel, as a baseline: three coordinates, and a 1, with which no place is all zero."""
 
     out_channels = 4
 
@@ -197,7 +195,7 @@ class PositionDescriptor(VoxelDescriptor):
 
 
 class JointDescriptor(VoxelDescriptor):
-    """Several descriptors side by side: a learned one and differences of gray values see different things.
+    """Concatenation of descriptors, such as a learned one and differences of gray values.
 
     Args:
         parts: descriptors, in the order of their numbers.
@@ -226,7 +224,7 @@ def extract_descriptors(
 ) -> torch.Tensor:
     """Describe places of a volume, batch by batch and without gradients.
 
-    A network sees the patch around each place on its own, since its group norms take their statistics from the patch: a
+    A network sees the patch around each place on its own, since its group norms take their statistics from the patch. A
     pass over the whole volume at once would be another descriptor.
 
     Args:
@@ -239,14 +237,12 @@ def extract_descriptors(
         Tensor of shape `(N, out_channels)`, in single precision.
 
     Raises:
-        TypeError: when `batch_size` is no whole number.
-        ValueError: when `batch_size` is below 1.
+        TypeError: when `batch_size` is no number.
+        ValueError: when `batch_size` is no whole number from 1.
     """
     if batch_size is None:
         batch_size = _CPU_BATCH_SIZE if volume.device.type == "cpu" else _GPU_BATCH_SIZE
-    check_whole_numbers(batch_size=batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_options(counts={"batch_size": batch_size})
     output = torch.empty((len(centers), descriptor.out_channels), device=volume.device)
     with torch.no_grad():
         for rows, places in zip(output.split(batch_size), centers.split(batch_size), strict=True):

@@ -1,10 +1,10 @@
-"""The field of view that the scans of a data set have in common, found again in a new scan by what it shows.
+"""Field of view that the scans of a data set have in common: found without labels, stored, and cropped to.
 
 Position is a strong cue for anatomy, as long as it is measured from the patient and not from where the scanner began.
-The paper's scans have a common crop around the organs; this finds such a box without any label.
 
-Source of the need: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised
-3D context feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The paper's scans have
+a common crop around the organs; here such a box is found by aligning the scans.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ _LEAST_EDGE = 1e-4  # difference of neighbors, clipped intensities being 0 to 1,
 
 _FAINT = 1e-6  # share of the largest variance of edges in a box, below which a box is empty
 
+_LEAST_SIMILARITY = 0.5  # share of the training scans' median correlation below which a scan shows something else
+
 
 class Place(NamedTuple):
-    """Where a scan shows the common field of view.
+    """Place of the common field of view in a scan.
 
     Attributes:
         center: of the box in mm, from the outer corner of the scan's first voxel along its axes.
@@ -61,12 +63,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """A box and what is to be seen in it: the edges of scans, averaged after they were aligned.
+    """Common field of view: a box, and the edges that scans show in it, averaged after they were aligned.
 
     Attributes:
-        size: edges of the box in mm; None when scans are taken whole, and then there is nothing else.
+        size: of the box in mm along each axis; `None`: scans are taken whole, and there is nothing else.
         clip: intensities to which scans are clipped before their edges are found.
-        step: edge of a voxel of the template in mm.
+        step: size of a voxel of the template in mm.
         similarity: median correlation of scans with the template.
         template: edges on a coarse grid that fills the box, of shape `(H, W, D)`.
     """
@@ -84,7 +86,7 @@ class FieldOfView:
 
         Args:
             image: scan in RAS orientation, in its own intensities, of shape `(1, H, W, D)`.
-            spacing: edges of its voxels in mm.
+            spacing: size of its voxels in mm.
 
         Raises:
             ValueError: when there is no box, since scans are taken whole.
@@ -109,16 +111,16 @@ def fit_field_of_view(
 
     The scans are first aligned with one of them: of a few, the one that the others resemble most. On average over the
     scans, the box then lies at the center of mass of the edges. In turn, the edges inside of the boxes are averaged,
-    and each box moves to where its scan resembles the average most, until none moves any more. (An average over scans
-    that were not aligned may show two bodies at once, and the scans gather around either.)
+    and each box moves to where its scan resembles the average most, until none moves any more. An average over scans
+    that were not aligned may show two bodies at once, and the scans gather around either.
 
     Args:
         data: cases, each with `image`.
         save_dir: folder for `field_of_view.nii.gz`, a volume that any viewer shows.
-        size: edges of the box in mm, one for all axes or one for each; `None`: scans are taken whole, which suits
-            scans that were cropped alike.
+        size: of the box in mm, one number or one for each axis; `None`: scans are taken whole, as suits those that were
+            cropped alike.
         clip: lower and upper intensity, in the units of the scans.
-        step: edge of a voxel of the coarse grid in mm.
+        step: size of a voxel of the template in mm.
         like: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`, `null` or
             `random`: fit.
 
@@ -141,7 +143,7 @@ def fit_field_of_view(
 
 
 def load_field_of_view(save_dir: str | Path) -> FieldOfView:
-    """Read what `fit_field_of_view` stored.
+    """Read the field of view that `fit_field_of_view` stored.
 
     Raises:
         FileNotFoundError: when the folder has none.
@@ -293,9 +295,6 @@ class _Scan:
         correlations = products / (np.linalg.norm(pattern) * self.norms)
         best = np.array(np.unravel_index(correlations.argmax(), correlations.shape))
         return best - self.size // 2 + self.size / 2, float(correlations.max())
-
-
-_LEAST_SIMILARITY = 0.5  # share of the training scans' median correlation below which a scan shows something else
 
 
 class CropFieldOfViewd(MapTransform, InvertibleTransform):

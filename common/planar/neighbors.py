@@ -1,20 +1,20 @@
-"""Exact search of the nearest neighbors, and their vote, without the matrix of all distances.
+"""Nearest neighbors of described voxels: the space in which they are sought, and an exact search with little memory.
 
-Source of the classification by neighbors: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume
-data: self-supervised 3D context feature learning*, MICCAI 2019
-(https://github.com/multimodallearning/miccai19_self_supervision). The paper searches with a vantage point forest, which
-is approximate; here the search is exact.
+Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
+feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The paper searches
+among descriptors as they are, with a vantage point forest, which is approximate; here the search is exact.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from common.cli import check_whole_numbers
 
-__all__ = ["VOTES", "nearest_neighbors", "vote", "vote_confidence"]
+__all__ = ["NORMALIZATIONS", "FeatureSpace", "nearest_neighbors"]
 
-VOTES = ("majority", "distance")
+NORMALIZATIONS = ("none", "l2", "standardize")
 
 _NUM_QUERIES = {"cpu": 256, "cuda": 2048}  # whose candidates are sought at once
 
@@ -25,6 +25,38 @@ _NUM_REFERENCES = 16384  # ranked at once, where too many are equally near
 _NUM_PRODUCTS = 2**26  # held at once: 256 MB
 
 _NUM_SPARE = 32  # candidates beyond the wanted ones, among which rounding errors are sorted out
+
+
+class FeatureSpace:
+    """Space in which neighbors are sought: normalized descriptors, and the weighted position beside them.
+
+    Args:
+        descriptors: of the atlas, of shape `(M, F)`.
+        normalization: of descriptors: `none`, `l2` to unit length, or `standardize`, which gives each of the numbers
+            mean 0 and standard deviation 1 in the atlas.
+        position_weight: factor of the coordinates, which run from -1 to 1; 0 leaves them out.
+    """
+
+    def __init__(self, descriptors: torch.Tensor, normalization: str = "none", position_weight: float = 0.0) -> None:
+        self.normalization = normalization
+        self.position_weight = position_weight
+        if normalization == "standardize":
+            std, self.mean = torch.std_mean(descriptors.float(), dim=0, correction=0)
+            self.std = std.where(std > 0, 1)
+
+    def __call__(self, descriptors: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Return what is compared, in single precision, of shape `(N, F)` or `(N, F + 3)`.
+
+        Args:
+            descriptors: of shape `(N, F)`.
+            centers: coordinates of shape `(N, 3)`.
+        """
+        features = descriptors.float()
+        if self.normalization == "l2":
+            features = F.normalize(features)
+        elif self.normalization == "standardize":
+            features = (features - self.mean) / self.std
+        return torch.cat((features, self.position_weight * centers), dim=1) if self.position_weight else features
 
 
 def nearest_neighbors(
@@ -70,33 +102,6 @@ def nearest_neighbors(
             return empty.double(), empty.long()
         distances, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return distances, indices
-
-
-def vote(labels: torch.Tensor, distances: torch.Tensor, num_classes: int, weighting: str = "majority") -> torch.Tensor:
-    """Return the share of each class among neighbors.
-
-    Args:
-        labels: class of each neighbor, of shape `(N, num_neighbors)`.
-        distances: of the neighbors, not squared, of the same shape.
-        num_classes: background included.
-        weighting: `majority` counts heads; `distance` weights each neighbor with the inverse of its distance.
-
-    Returns:
-        Shares of shape `(N, num_classes)`, which add up to 1 for each query.
-
-    Raises:
-        ValueError: when `weighting` is unknown.
-    """
-    if weighting not in VOTES:
-        raise ValueError(f"weighting must be one of {list(VOTES)}, got {weighting!r}")
-    weights = torch.ones_like(distances) if weighting == "majority" else 1 / distances.clamp(min=1e-6)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    return torch.stack([(weights * (labels == value)).sum(dim=1) for value in range(num_classes)], dim=1)
-
-
-def vote_confidence(votes: torch.Tensor) -> torch.Tensor:
-    """Return the share of the winning class, of shape `(..., 1, H, W, D)`, given shares of `(..., C, H, W, D)`."""
-    return votes.amax(dim=-4, keepdim=True)
 
 
 def _rounding_of_factors() -> float:

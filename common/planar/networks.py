@@ -1,4 +1,4 @@
-"""Networks that describe a voxel by what surrounds it, and the heads that teach them to.
+"""Networks that describe a voxel by the slab or the cube around it, and the heads of their pretext tasks.
 
 Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
 feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). All norms are group
@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from common.cli import check_choice
 
 __all__ = [
     "CubicDescriptor",
@@ -32,7 +33,7 @@ _NUM_GROUPS = 4  # of channels, in each norm
 
 
 class PlanarDescriptor(nn.Sequential):
-    """Describe a slab: a stack of a few planes of 42 x 42 samples.
+    """Convolutional descriptor of a slab: a stack of a few planes of 42 x 42 samples.
 
     All convolutions are valid ones, and what is left of the plane is one pixel. A larger image is not described pixel
     by pixel: the norms would take their statistics from all of it.
@@ -69,7 +70,7 @@ class PlanarDescriptor(nn.Sequential):
 
 
 class CubicDescriptor(nn.Sequential):
-    """Describe a cube of 25 x 25 x 25 samples.
+    """Convolutional descriptor of a cube of 25 x 25 x 25 samples.
 
     Args:
         in_channels: channels of the cube.
@@ -102,7 +103,7 @@ class CubicDescriptor(nn.Sequential):
 
 
 class OffsetRegressor(nn.Sequential):
-    """Tell from the descriptors of two slabs by how much the second one is displaced in the plane.
+    """Head of REG2D: predicts from the descriptors of two slabs how far the second one is displaced in the plane.
 
     Args:
         in_channels: numbers that describe both slabs together.
@@ -119,7 +120,7 @@ class OffsetRegressor(nn.Sequential):
 
 
 class NeighborClassifier(nn.Sequential):
-    """Tell from the descriptors of two cubes which of the six neighbors of the first one the second one is.
+    """Head of DOERSCH: predicts from the descriptors of two cubes which of six neighbors of the first the second is.
 
     Args:
         in_channels: numbers that describe both cubes together.
@@ -136,7 +137,7 @@ class NeighborClassifier(nn.Sequential):
 
 
 class HeatmapDecoder(nn.Sequential):
-    """Draw from the descriptors of two slabs where the second one lies in the plane.
+    """Head of HEATMAP: predicts from the descriptors of two slabs a heatmap of where the second one lies in the plane.
 
     Args:
         in_channels: numbers that describe both slabs together.
@@ -148,12 +149,12 @@ class HeatmapDecoder(nn.Sequential):
             *_pointwise(nn.Conv2d, (in_channels, 64, 32, 16)),
             _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 5 x 5 pixels
             _block(nn.Conv2d(16, 16, 3, bias=False)),  # 3 x 3
-            _Resize(11),
+            nn.Upsample((11, 11), mode="bilinear", align_corners=True),
             _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 15 x 15
             _block(nn.Conv2d(16, 8, 3, bias=False)),  # 13 x 13
             nn.AvgPool2d(3, stride=1, padding=1),
             _block(nn.ConvTranspose2d(8, 4, 5, bias=False)),  # 17 x 17
-            _Resize(size),
+            nn.Upsample((size, size), mode="bilinear", align_corners=True),
             nn.Conv2d(4, 1, 3, padding=1),
         )
         _initialize(self)
@@ -164,7 +165,7 @@ class HeatmapDecoder(nn.Sequential):
 
 
 class SiameseNetwork(nn.Module):
-    """Describe both patches of a pair with the same network, and let a head compare the descriptors.
+    """Siamese network: describes both patches of a pair with the same weights, and compares them with a head.
 
     Args:
         descriptor: network that describes a patch; afterwards, only it is needed.
@@ -182,10 +183,10 @@ class SiameseNetwork(nn.Module):
 
 
 class TriplanarPretext(nn.Module):
-    """A siamese network for each normal axis, trained side by side: they share nothing but the minibatch.
+    """Siamese networks for the normal axes, trained side by side: they share nothing but the minibatch.
 
-    The loss is a mean over the axes, too. Adam takes no notice of the factor, so that each network learns as if it had
-    been alone.
+    The loss is a mean over the axes, too. Adam takes no notice of the factor, so that each network learns as if it were
+    alone.
 
     Args:
         axes: normal axes of the slabs, as in `RandSlabPair`.
@@ -215,8 +216,7 @@ class TriplanarPretext(nn.Module):
         super().__init__()
         if not axes or list(axes) != [axis for axis in (0, 1, 2) if axis in axes]:
             raise ValueError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
-        if target not in ("heatmap", "displacement"):
-            raise ValueError(f"target must be heatmap or displacement, got {target!r}")
+        check_choice("target", target, ("heatmap", "displacement"))
         self.axes = tuple(axes)
         self.descriptors = nn.ModuleDict()
         self.heads = nn.ModuleDict()
@@ -246,17 +246,6 @@ class TriplanarPretext(nn.Module):
         return torch.stack([_compare(*network) for network in networks], dim=1)
 
 
-class _Resize(nn.Module):
-    """Interpolate an image so that its corner pixels stay where they are."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = (size, size)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(image, self.size, mode="bilinear", align_corners=True)
-
-
 def _compare(descriptor: nn.Module, head: nn.Module, pairs: torch.Tensor) -> torch.Tensor:
     """Describe both patches of all pairs in one pass."""
     descriptors = descriptor(pairs.flatten(0, 1))
@@ -273,7 +262,7 @@ def _block(conv: Any, pool: nn.Module | None = None) -> nn.Sequential:
 
 
 def _pointwise(conv: type[nn.Conv2d] | type[nn.Conv3d], features: Sequence[int]) -> list[nn.Sequential]:
-    """Return layers that see one point only."""
+    """Return blocks of convolutions that see one point only."""
     return [_block(conv(*pair, 1, bias=False)) for pair in itertools.pairwise(features)]
 
 

@@ -1,4 +1,4 @@
-"""Patches around positions in a volume, and random pairs of them.
+"""Patches around positions in a volume, random pairs of them, and minibatches of such pairs.
 
 Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
 feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import Randomizable, Transform
 
-from common.cli import check_whole_numbers
+from common.cli import check_choice, check_whole_numbers
 from common.data import DeviceCacheDataset, VolumeLoader
 
 __all__ = ["Lattice", "PairLoader", "RandPatchPair", "sample_patches"]
@@ -53,7 +53,7 @@ def sample_patches(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Return the intensities at the points of patches.
+    """Sample the intensities at the points of patches.
 
     Coordinates are normalized: along each axis of a volume they run from -1, the center of its first voxel, to 1, the
     center of its last one. They are ordered as the axes are.
@@ -73,10 +73,8 @@ def sample_patches(
         ValueError: when the volumes have not one channel and at least 2 voxels along each axis, the centers do not fit
             their number, or `mode` or `padding_mode` is unknown.
     """
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"mode must be bilinear or nearest, got {mode!r}")
-    if padding_mode not in ("zeros", "border"):
-        raise ValueError(f"padding_mode must be zeros or border, got {padding_mode!r}")
+    check_choice("mode", mode, ("bilinear", "nearest"))
+    check_choice("padding_mode", padding_mode, ("zeros", "border"))
     if centers.ndim != 3 or centers.shape[::2] != (len(volumes), 3):
         raise ValueError(f"centers must have shape ({len(volumes)}, K, 3), got {tuple(centers.shape)}")
     for volume in volumes:
@@ -96,7 +94,7 @@ def sample_patches(
 
 
 class RandPatchPair(Randomizable, Transform):
-    """What the pretext tasks on pairs of patches share: where the patches lie.
+    """Base class of random pairs of patches: where the patches of the pretext tasks lie.
 
     The first patch of a pair lies around a uniformly random center. When too much of either patch is outside of the
     volume, another center is drawn for the same displacement: how displacements are distributed does not change.

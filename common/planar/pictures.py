@@ -1,4 +1,4 @@
-"""Pictures made while a network trains or is evaluated."""
+"""Pictures of the pretext tasks, of pairs and what is predicted from them, and of the descriptors of an atlas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["EmbeddingPicture", "PairPicture", "save_cube_pairs", "save_embedding
 
 
 class PairPicture(OutputPicture):
-    """Draw pairs of patches of the last minibatch, where the second one lies, and where the network puts it.
+    """Picture of pairs of patches of the last minibatch: where the second one lies, and where the network puts it.
 
     The trainer's output has `image`, `label` and `pred` as `RandSlabPair` and `TriplanarPretext`, or `RandCubePair` and
     `SiameseNetwork`, return them.
@@ -48,7 +48,7 @@ class PairPicture(OutputPicture):
 
 
 class EmbeddingPicture:
-    """Draw the descriptors of an atlas along their first two principal components, colored by class.
+    """Scatter plot of the descriptors of an atlas, along their first two principal components and colored by class.
 
     Args:
         path: PNG file, written at the end.

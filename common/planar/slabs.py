@@ -1,4 +1,4 @@
-"""The pretext tasks of planar descriptors: where does a slab of a volume lie, seen from another one?
+"""Pretext tasks of planar descriptors, HEATMAP and REG2D: where does a slab of a volume lie, seen from another one?
 
 A slab is a stack of a few parallel planes, seen as an image whose channels are the planes.
 
@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from common.cli import check_whole_numbers
+from common.cli import check_choice, check_whole_numbers
 
 from .pairs import Lattice, RandPatchPair, sample_patches
 
@@ -38,12 +38,12 @@ def sample_slabs(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Return the slabs around centers.
+    """Sample the slabs around centers.
 
     Lengths are normalized: each axis of a volume runs from -1 to 1, see `sample_patches`.
 
     Args:
-        volume: tensor of shape `(1, H, W, D)`, or `(N, 1, H, W, D)` with a volume for each center.
+        volume: tensor of shape `(1, H, W, D)`.
         centers: tensor of shape `(N, 3)`.
         axis: of the volume, to which the planes are perpendicular.
         half_width: from the center to the outermost samples along the axes in the plane.
@@ -51,8 +51,8 @@ def sample_slabs(
         half_depth: from the center to the outermost planes.
         num_planes: of a slab.
         mode: `bilinear` or `nearest`, see `sample_patches`. In volumes of 103 voxels a side, 42 samples up to a
-            `half_width` of 41/102 and 3 planes up to a `half_depth` of 6/102 are plain slices. Where nearest voxels
-            are repeated or skipped, as in 60 a side, of which 42 samples take 24, a warning tells, once for each size.
+            `half_width` of 41/102 and 3 planes up to a `half_depth` of 6/102 are plain slices. A warning, once for each
+            size, tells where nearest voxels are repeated or skipped, as in 60 a side, of which 42 samples take 24.
         padding_mode: `zeros` or `border`, see `sample_patches`.
 
     Returns:
@@ -64,17 +64,13 @@ def sample_slabs(
     """
     lattice = _slab_lattice(axis, half_width, num_samples, half_depth, num_planes)
     _check_evenness([volume], lattice, mode)
-    if volume.ndim == 5:
-        slabs = sample_patches(list(volume), centers.unsqueeze(1), lattice, mode, padding_mode).squeeze(1)
-    else:
-        slabs = sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0)
-    return slabs.movedim(axis + 1, 1)
+    return sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0).movedim(axis + 1, 1)
 
 
 def displacement_heatmap(
     displacements: torch.Tensor, size: int = 19, peak: float = 10.0, sharpness: float = 15.0
 ) -> torch.Tensor:
-    """Return `peak * exp(-sharpness * distance^2)`, the distance being that from the displacement.
+    """Return heatmaps `peak * exp(-sharpness * distance^2)`, the distance being that from the displacement.
 
     Args:
         displacements: tensor of shape `(..., 2)`.
@@ -91,12 +87,12 @@ def displacement_heatmap(
 
 
 class RandSlabPair(RandPatchPair):
-    """Draw two slabs for each normal axis: the network shall tell where the second one lies, seen from the first one.
+    """Random pairs of slabs for each normal axis: the network predicts where the second one lies, seen from the first.
 
     The displacement in the plane is the target. Along the normal, the slabs are a random gap apart, which is no target
     and keeps the network from following edges from one slab into the other. In the plane, both coordinates of the
-    displacement have absolute values that are uniform between two bounds. These go from the first to the last ones
-    during the training: displacements become more diverse.
+    displacement have absolute values that are uniform between two bounds. During the training these go from the first
+    to the last ones, and displacements become more diverse.
 
     Called with `N` volumes, it returns the slabs, of shape `(N, A, 2, num_planes, num_samples, num_samples)` for `A`
     axes, and the target: heatmaps of shape `(N, A, 1, heatmap_size, heatmap_size)`, or displacements of `(N, A, 2)`.
@@ -151,8 +147,7 @@ class RandSlabPair(RandPatchPair):
             )
         if not axes or list(axes) != [axis for axis in (0, 1, 2) if axis in axes]:
             raise ValueError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
-        if target not in ("heatmap", "displacement"):
-            raise ValueError(f"target must be heatmap or displacement, got {target!r}")
+        check_choice("target", target, ("heatmap", "displacement"))
         bounds = {"gap": gap, "first_displacement": first_displacement, "last_displacement": last_displacement}
         for name, pair in bounds.items():
             if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:

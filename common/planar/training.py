@@ -1,4 +1,4 @@
-"""One iteration of the training of an atlas.
+"""Training of an atlas: the iteration that adds labeled volumes, and the checkpoint by which none is described twice.
 
 Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
 feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
@@ -25,14 +25,16 @@ from .atlas import PlanarAtlas
 
 __all__ = ["AtlasCheckpoint", "AtlasUpdate"]
 
+logger = logging.getLogger(__name__)
+
 
 class AtlasUpdate:
-    """Add labeled volumes to an atlas; nothing is optimized.
+    """Iteration of a training that adds labeled volumes to an atlas; nothing is optimized.
 
-    It is the `iteration_update` of MONAI's trainer, whose network is a `PlanarAtlas`. Batches have `image` and `label`
-    of shape `(B, 1, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. It leaves the
-    number of volumes and of voxels of the atlas among the engine's metrics. After the last iteration, the atlas must
-    have voxels of every class.
+    It is the `iteration_update` of MONAI's `SupervisedTrainer`, whose network is a `PlanarAtlas`. Batches have `image`
+    and `label` of shape `(B, 1, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. The
+    numbers of volumes and of voxels of the atlas are left among the engine's metrics. After the last iteration, the
+    atlas must have voxels of every class.
     """
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,14 +51,11 @@ class AtlasUpdate:
         return engine.state.output
 
 
-logger = logging.getLogger(__name__)
-
-
 class AtlasCheckpoint:
-    """Write the atlas after every epoch, and take over volumes that it, or an earlier atlas, has described already.
+    """Checkpoint of an atlas, written after every epoch, from which volumes are taken over that are described already.
 
-    So an interrupted training goes on, and one with one more labeled volume describes only that. What is taken over is
-    the same to the last bit: image, label, choice of voxels and descriptor are compared.
+    An interrupted training goes on, and one with one more labeled volume describes only that. Image, label, choice of
+    voxels and descriptor are compared, so that what is taken over is the same to the last bit.
 
     Args:
         path: file of the checkpoint, removed when the training ends.

@@ -9,7 +9,7 @@ from common.active_learning import describe_scan
 from common.context import ContextUNet
 from common.fnet import FNet
 from common.layers import LayerUNet
-from common.planar import GreyValueDifference, PlanarAtlas
+from common.planar import GrayValueDifference, PlanarAtlas
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_2d_network_sees_slices_across_the_axis(axis):
 
 
 def test_an_atlas_describes_places_whether_it_has_a_scan_or_not(scan):
-    atlas = PlanarAtlas(GreyValueDifference(out_channels=5), step=2)
+    atlas = PlanarAtlas(GrayValueDifference(out_channels=5), step=2)
     descriptor = describe_scan(atlas, scan)
     atlas.add(scan, (scan > 0).long(), "scan")
     torch.testing.assert_close(describe_scan(atlas, scan), descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.planar import DescriptorCache, GreyValueDifference, JointDescriptor, PlanarAtlas, VoxelGrid
+from common.planar import DescriptorCache, GrayValueDifference, JointDescriptor, PlanarAtlas, VoxelGrid
 
 SIZE = (14, 11, 9)
 
@@ -32,7 +32,7 @@ def test_what_is_kept_is_what_would_be_described_and_is_described_once(volume, t
 @pytest.mark.parametrize("change", ["volume", "descriptor"])
 def test_another_volume_or_descriptor_gets_its_own(volume, tmp_path, change):
     label = (volume > 0).float()
-    first, other = (PlanarAtlas(GreyValueDifference(8, seed=seed), 2, step=2, cache_dir=tmp_path) for seed in (0, 1))
+    first, other = (PlanarAtlas(GrayValueDifference(8, seed=seed), 2, step=2, cache_dir=tmp_path) for seed in (0, 1))
     first.add(volume, label, "case")
     if change == "volume":
         other, volume = first, volume.flip(1)
@@ -46,7 +46,7 @@ def test_votes_are_the_same_with_a_cache(volume, tmp_path):
     label = (volume > 0).float()
     votes = []
     for cache_dir in (None, tmp_path, tmp_path):
-        atlas = PlanarAtlas(GreyValueDifference(8), 2, step=(2, 3, 1), num_neighbors=3, cache_dir=cache_dir)
+        atlas = PlanarAtlas(GrayValueDifference(8), 2, step=(2, 3, 1), num_neighbors=3, cache_dir=cache_dir)
         atlas.add(volume, label, "case")
         votes.append(atlas(volume.flip(2)[None]))
     assert torch.equal(votes[0], votes[1]) and torch.equal(votes[0], votes[2])
@@ -54,7 +54,7 @@ def test_votes_are_the_same_with_a_cache(volume, tmp_path):
 
 def test_parts_of_a_joint_descriptor_are_kept_each_by_itself(volume, tmp_path):
     label = (volume > 0).float()
-    parts = [GreyValueDifference(8, seed=seed) for seed in (0, 1)]
+    parts = [GrayValueDifference(8, seed=seed) for seed in (0, 1)]
     fresh, joint = (PlanarAtlas(JointDescriptor(parts), 2, step=2, cache_dir=folder) for folder in (None, tmp_path))
     for atlas in (fresh, joint):
         atlas.add(volume, label, "case")
@@ -67,7 +67,7 @@ def test_parts_of_a_joint_descriptor_are_kept_each_by_itself(volume, tmp_path):
 
 def test_a_damaged_file_is_made_anew(volume, tmp_path, caplog):
     centers = VoxelGrid(volume.shape[1:], 4).centers(VoxelGrid(volume.shape[1:], 4).indices())
-    cache = DescriptorCache(tmp_path, GreyValueDifference(8))
+    cache = DescriptorCache(tmp_path, GrayValueDifference(8))
     expected = cache(volume, centers)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
@@ -77,6 +77,6 @@ def test_a_damaged_file_is_made_anew(volume, tmp_path, caplog):
 
 def test_the_description_of_a_whole_volume_leaves_no_trace(volume, tmp_path):
     """It lies between the voxels, and must not pass for what is on them."""
-    atlas = PlanarAtlas(GreyValueDifference(8), 2, cache_dir=tmp_path)
+    atlas = PlanarAtlas(GrayValueDifference(8), 2, cache_dir=tmp_path)
     atlas.describe(volume)
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import torch
 
 from common.planar import (
     CubicDescriptor,
-    GreyValueDifference,
+    GrayValueDifference,
     JointDescriptor,
     LearnedCubeDescriptor,
     LearnedDescriptor,
@@ -27,10 +27,10 @@ DESCRIPTORS = [
     lambda: LearnedDescriptor(**SIZES),
     lambda: LearnedDescriptor(**SIZES, mode="nearest", padding_mode="border"),
     lambda: LearnedCubeDescriptor(**SIZES),
-    lambda: GreyValueDifference(12),
-    lambda: GreyValueDifference(12, centered=True, padding_mode="border"),
+    lambda: GrayValueDifference(12),
+    lambda: GrayValueDifference(12, centered=True, padding_mode="border"),
     PositionDescriptor,
-    lambda: JointDescriptor([LearnedDescriptor(**SIZES), GreyValueDifference(12)]),
+    lambda: JointDescriptor([LearnedDescriptor(**SIZES), GrayValueDifference(12)]),
 ]
 
 
@@ -83,24 +83,24 @@ def test_the_cubic_network_sees_the_cube_around_a_place(volume, centers):
     torch.testing.assert_close(descriptor(volume, centers), expected)
 
 
-@pytest.mark.parametrize("descriptor", [LearnedDescriptor, LearnedCubeDescriptor, GreyValueDifference])
+@pytest.mark.parametrize("descriptor", [LearnedDescriptor, LearnedCubeDescriptor, GrayValueDifference])
 def test_a_descriptor_has_as_many_numbers_as_the_papers(descriptor):
     assert descriptor().out_channels == 192
 
 
-def test_a_difference_of_grey_values_is_that_between_two_places():
+def test_a_difference_of_gray_values_is_that_between_two_places():
     """In a volume whose value is linear in the coordinates, a difference is linear in the offsets."""
     axes = torch.meshgrid(*(torch.linspace(-1, 1, edge) for edge in (5, 6, 7)), indexing="ij")
     slope = torch.tensor([1.0, -2.0, 0.5])
     volume = sum(factor * axis for factor, axis in zip(slope, axes, strict=True)).unsqueeze(0)
-    descriptor = GreyValueDifference(20, sigma=0.1)
+    descriptor = GrayValueDifference(20, sigma=0.1)
     centers = torch.tensor([[0.0, 0.0, 0.0], [0.2, -0.3, 0.1]])
     expected = (descriptor.offsets[:, 0] - descriptor.offsets[:, 1]) @ slope
     torch.testing.assert_close(descriptor(volume, centers), expected.expand(2, -1), atol=1e-5, rtol=1e-5)
 
 
 def test_centered_differences_are_those_to_the_voxel_itself(volume):
-    descriptor = GreyValueDifference(50, centered=True)
+    descriptor = GrayValueDifference(50, centered=True)
     center = torch.zeros(1, 3)
     brighter = volume.clone()
     brighter[0, 7 - 1 : 7 + 1, 5, 4] += 1  # the middle of 14 voxels lies between two
@@ -109,15 +109,15 @@ def test_centered_differences_are_those_to_the_voxel_itself(volume):
 
 
 def test_offsets_are_normally_distributed_and_drawn_from_the_seed():
-    offsets = GreyValueDifference(2000, sigma=0.3).offsets
+    offsets = GrayValueDifference(2000, sigma=0.3).offsets
     assert offsets.mean().abs() < 0.01
     assert offsets.std() == pytest.approx(0.3, rel=0.05)
-    assert torch.equal(offsets, GreyValueDifference(2000, sigma=0.3, seed=0).offsets)
-    assert not torch.equal(offsets, GreyValueDifference(2000, sigma=0.3, seed=1).offsets)
+    assert torch.equal(offsets, GrayValueDifference(2000, sigma=0.3, seed=0).offsets)
+    assert not torch.equal(offsets, GrayValueDifference(2000, sigma=0.3, seed=1).offsets)
 
 
-def test_a_flat_volume_has_no_grey_value_differences():
-    descriptors = GreyValueDifference(9, padding_mode="border")(torch.full((1, 4, 4, 4), 3.0), torch.rand(5, 3))
+def test_a_flat_volume_has_no_gray_value_differences():
+    descriptors = GrayValueDifference(9, padding_mode="border")(torch.full((1, 4, 4, 4), 3.0), torch.rand(5, 3))
     torch.testing.assert_close(descriptors, torch.zeros(5, 9), atol=1e-5, rtol=0)
 
 
@@ -129,7 +129,7 @@ def test_positions_are_as_far_from_each_other_as_the_places_and_never_zero(volum
 
 
 def test_a_joint_descriptor_has_the_numbers_of_its_parts_in_their_order(volume, centers):
-    parts = [GreyValueDifference(5), LearnedDescriptor(**SIZES), PositionDescriptor()]
+    parts = [GrayValueDifference(5), LearnedDescriptor(**SIZES), PositionDescriptor()]
     joint = JointDescriptor(parts)
     assert joint.out_channels == 5 + 3 * 32 + 4
     expected = torch.cat([part(volume, centers) for part in parts], dim=1)
@@ -162,7 +162,7 @@ def test_cubic_descriptors_carry_over_from_the_pretext_task(tmp_path):
 def test_every_part_of_a_joint_descriptor_that_learns_carries_over(tmp_path):
     pretext = TriplanarPretext(**SIZES)
     torch.save(pretext.state_dict(), tmp_path / "pretext.pt")
-    gray = GreyValueDifference(12)
+    gray = GrayValueDifference(12)
     joint = JointDescriptor([LearnedDescriptor(**SIZES), gray, LearnedDescriptor(**SIZES, half_width=0.8)])
     offsets = gray.offsets.clone()
     load_descriptors(joint, tmp_path / "pretext.pt")
@@ -174,7 +174,7 @@ def test_every_part_of_a_joint_descriptor_that_learns_carries_over(tmp_path):
 
 def test_half_of_the_weights_are_not_carried_over_to_a_part(tmp_path):
     torch.save(TriplanarPretext((0, 2), **SIZES).state_dict(), tmp_path / "pretext.pt")
-    joint = JointDescriptor([GreyValueDifference(12), LearnedDescriptor(**SIZES)])
+    joint = JointDescriptor([GrayValueDifference(12), LearnedDescriptor(**SIZES)])
     with pytest.raises(ValueError, match=r"descriptors\.1\.0\.conv\.weight must have shape .*, got nothing"):
         load_descriptors(joint, tmp_path / "pretext.pt")
 
@@ -205,15 +205,15 @@ def test_half_of_the_weights_are_not_carried_over(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"out_channels": 0}, r"out_channels and sigma must be positive, got 0 and 0\.4"),
-        ({"sigma": 0.0}, r"out_channels and sigma must be positive, got 192 and 0\.0"),
+        ({"out_channels": 0}, "out_channels must be a whole number from 1, got 0"),
+        ({"sigma": 0.0}, r"sigma must be a number above 0, got 0\.0"),
     ],
 )
 def test_options_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        GreyValueDifference(**arguments)
+        GrayValueDifference(**arguments)
 
 
 def test_a_batch_without_places_is_refused(volume):
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number from 1, got 0"):
         extract_descriptors(volume, PositionDescriptor(), torch.zeros(2, 3), batch_size=0)

@@ -165,9 +165,6 @@ def test_what_cannot_be_fitted_or_read_is_refused(cases, write_scan, tmp_path):
         load_field_of_view(tmp_path)
 
 
-# ---- the crop ------------------------------------------------------------------------------------
-
-
 def make_anatomy(seed: int = 0) -> torch.Tensor:
     """Return a scan of 2 mm with a landmark in its middle, of shape `(1, 40, 36, 44)`."""
     scan = 0.02 * torch.rand(1, 40, 36, 44, generator=torch.Generator().manual_seed(seed))

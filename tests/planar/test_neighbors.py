@@ -1,11 +1,11 @@
-"""Laws of the exact search of the nearest neighbors, and of their vote."""
+"""Laws of the exact search of the nearest neighbors."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from common.planar import nearest_neighbors, neighbors, vote
+from common.planar import nearest_neighbors, neighbors
 
 
 def brute_force(queries, references, num_neighbors):
@@ -88,26 +88,6 @@ def test_what_cannot_be_searched_is_refused(queries, references, num_neighbors, 
 def test_a_fraction_of_a_neighbor_is_refused():
     with pytest.raises(TypeError, match=r"num_neighbors must be a whole number, got 2\.0"):
         nearest_neighbors(torch.zeros(2, 3), torch.zeros(4, 3), 2.0)
-
-
-def test_a_majority_vote_counts_heads():
-    shares = vote(torch.tensor([[2, 0, 2, 1]]), torch.rand(1, 4), num_classes=4)
-    torch.testing.assert_close(shares, torch.tensor([[0.25, 0.25, 0.5, 0.0]]))
-
-
-def test_a_vote_by_distance_weights_with_the_inverse():
-    shares = vote(torch.tensor([[2, 0, 2]]), torch.tensor([[1.0, 0.5, 4.0]]), 3, "distance")
-    torch.testing.assert_close(shares, torch.tensor([[2.0, 0.0, 1.25]]) / 3.25)
-
-
-def test_in_a_vote_by_distance_an_equal_decides():
-    shares = vote(torch.tensor([[1, 0, 0]]), torch.tensor([[0.0, 0.1, 0.1]]), 2, "distance")
-    assert shares.isfinite().all() and shares[0, 1] > 0.9999
-
-
-def test_an_unknown_weighting_is_refused():
-    with pytest.raises(ValueError, match=r"weighting must be one of \['majority', 'distance'\], got 'mean'"):
-        vote(torch.zeros(1, 1), torch.zeros(1, 1), 2, "mean")
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])

@@ -213,7 +213,7 @@ def test_contiguous_and_channels_last_slabs_have_the_same_descriptor():
     [
         ({"axes": (2, 1)}, r"axes must be some of \[0, 1, 2\], each once and in order, got \(2, 1\)"),
         ({"axes": ()}, r"axes must be some of .* got \(\)"),
-        ({"target": "offset"}, "target must be heatmap or displacement, got 'offset'"),
+        ({"target": "offset"}, "target must be one of heatmap, displacement, got 'offset'"),
     ],
 )
 def test_options_out_of_range_are_refused(arguments, message):

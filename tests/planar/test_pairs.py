@@ -124,8 +124,8 @@ def test_a_limit_that_leaves_no_room_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "cubic"}, "mode must be bilinear or nearest, got 'cubic'"),
-        ({"padding_mode": "reflection"}, "padding_mode must be zeros or border, got 'reflection'"),
+        ({"mode": "cubic"}, "mode must be one of bilinear, nearest, got 'cubic'"),
+        ({"padding_mode": "reflection"}, "padding_mode must be one of zeros, border, got 'reflection'"),
         ({"centers": torch.zeros(2, 1, 3)}, r"centers must have shape \(1, K, 3\), got \(2, 1, 3\)"),
         ({"volumes": [torch.zeros(2, 4, 4, 4)]}, r"volumes must be \(1, H, W, D\) .* got \(2, 4, 4, 4\)"),
         ({"volumes": [torch.zeros(1, 4, 4, 1)]}, r"volumes must be .* 2 voxels or more a side, got \(1, 4, 4, 1\)"),

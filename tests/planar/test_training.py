@@ -8,7 +8,7 @@ from ignite.engine import Events
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedTrainer
 
-from common.planar import AtlasCheckpoint, AtlasUpdate, GreyValueDifference, PlanarAtlas
+from common.planar import AtlasCheckpoint, AtlasUpdate, GrayValueDifference, PlanarAtlas
 from common.training import SaveLast
 
 
@@ -25,7 +25,7 @@ def make_cases(number: int = 3) -> list[dict]:
 
 
 def make_trainer(cases, folder=None, network=None, resume=True, stop_after=None, **options):
-    network = network or PlanarAtlas(GreyValueDifference(8), 2, step=1, num_neighbors=1, **options)
+    network = network or PlanarAtlas(GrayValueDifference(8), 2, step=1, num_neighbors=1, **options)
     handlers = []
     if folder is not None:
         handlers = [
@@ -119,7 +119,7 @@ def test_what_has_changed_is_described_again(tmp_path, described, change):
     if change in ("image", "label"):
         cases[0][change][0, 3, 3, 3] = 0.25 if change == "image" else 0
     elif change == "descriptor":
-        options = {"network": PlanarAtlas(GreyValueDifference(8, seed=1), 2, step=1)}
+        options = {"network": PlanarAtlas(GrayValueDifference(8, seed=1), 2, step=1)}
     elif change == "choice":
         options = {"max_background": 50}
     else:
@@ -138,7 +138,7 @@ def test_volumes_that_are_no_longer_listed_leave_the_atlas(tmp_path):
 
 def test_an_atlas_of_other_descriptors_is_not_taken_over(tmp_path):
     make_trainer(make_cases(1), tmp_path)[0].run()
-    network = PlanarAtlas(GreyValueDifference(4), 2, step=1)
+    network = PlanarAtlas(GrayValueDifference(4), 2, step=1)
     make_trainer(make_cases(1), tmp_path, network=network)[0].run()
     assert network.descriptors.shape == (8 * 7 * 6, 4)
 
@@ -151,7 +151,7 @@ def with_a_class_in_the_last_case_only() -> list[dict]:
 
 def test_a_class_may_be_met_in_the_last_volume(tmp_path):
     """A validation before it refused the atlas, and the training ended."""
-    network = PlanarAtlas(GreyValueDifference(8), 3, step=1, num_neighbors=1)
+    network = PlanarAtlas(GrayValueDifference(8), 3, step=1, num_neighbors=1)
     trainer, _ = make_trainer(with_a_class_in_the_last_case_only(), tmp_path, network)
     predicted: list[int] = []
 
@@ -167,7 +167,7 @@ def test_a_class_may_be_met_in_the_last_volume(tmp_path):
 def test_a_class_in_no_volume_is_refused_and_an_older_atlas_stays(tmp_path):
     """The older file was overwritten by an atlas that nobody could use."""
     (tmp_path / "model.pt").write_bytes(b"older")
-    network = PlanarAtlas(GreyValueDifference(8), 3, step=1)
+    network = PlanarAtlas(GrayValueDifference(8), 3, step=1)
     trainer, _ = make_trainer(make_cases(2), tmp_path, network, resume=False)
     with pytest.raises(ValueError, match=r"every class, got none of \[2\]"):
         trainer.run()

@@ -1,4 +1,4 @@
-"""Laws of the grid of described voxels, and of which of them an atlas keeps."""
+"""Laws of the grid of described voxels, and of which voxels an atlas keeps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from common.planar import VoxelGrid, choose_voxels
-
-# ---- the grid ------------------------------------------------------------------------------------
+from common.planar.voxels import within_radius
 
 SIZES = [(13, 8, 5), (1, 7, 2), (4, 4, 4), (3, 1, 30)]
 
@@ -88,7 +87,13 @@ def test_a_grid_that_cannot_be_is_refused(size, step, error, message):
         VoxelGrid(size, step)
 
 
-# ---- the choice ----------------------------------------------------------------------------------
+def test_places_within_a_radius_are_those_that_all_distances_tell():
+    torch.manual_seed(0)
+    centers, others = torch.rand(200, 3), torch.rand(5, 3)
+    is_near = torch.cdist(centers, others).amin(dim=1) <= 0.3
+    assert is_near.any() and not is_near.all()
+    assert torch.equal(within_radius(centers, others, 0.3), is_near)
+    assert within_radius(centers, others, None).all() and not within_radius(centers, others[:0], 0.3).any()
 
 
 @pytest.fixture
@@ -112,16 +117,7 @@ def count(classes, chosen):
 
 def test_without_caps_all_voxels_are_kept(indices, classes):
     assert torch.equal(choose_voxels(indices, classes), torch.arange(960))
-    assert torch.equal(choose_voxels(indices, classes, 160, 800), torch.arange(960))
-
-
-@pytest.mark.parametrize(
-    ("max_foreground", "expected"),
-    [(159, [60, 5, 0, 94]), (100, [47, 5, 0, 47]), (6, [2, 2, 0, 2]), (5, [1, 1, 0, 1]), (1, [0, 0, 0, 0])],
-)
-def test_of_the_foreground_the_large_classes_lose_most(indices, classes, max_foreground, expected):
-    chosen = choose_voxels(indices, classes, max_foreground)
-    assert count(classes, chosen) == [800, *expected]
+    assert torch.equal(choose_voxels(indices, classes, 800), torch.arange(960))
 
 
 @pytest.mark.parametrize("max_background", [1, 7, 799])
@@ -141,11 +137,11 @@ def test_the_background_that_is_kept_is_evenly_spread():
 
 
 def test_the_choice_is_that_of_the_seed(indices, classes):
-    choice = choose_voxels(indices, classes, 20, 30, seed=3)
-    assert torch.equal(choice, choose_voxels(indices, classes, 20, 30, seed=3))
-    assert not torch.equal(choice, choose_voxels(indices, classes, 20, 30, seed=4))
+    choice = choose_voxels(indices, classes, 30, seed=3)
+    assert torch.equal(choice, choose_voxels(indices, classes, 30, seed=3))
+    assert not torch.equal(choice, choose_voxels(indices, classes, 30, seed=4))
 
 
-def test_a_volume_without_foreground_or_background_is_thinned_too(indices):
-    assert len(choose_voxels(indices, torch.zeros(960, dtype=torch.long), 5, 7)) == 7
-    assert len(choose_voxels(indices, torch.ones(960, dtype=torch.long), 5, 7)) == 5
+def test_the_foreground_is_kept_and_a_volume_without_any_is_thinned(indices):
+    assert len(choose_voxels(indices, torch.zeros(960, dtype=torch.long), 7)) == 7
+    assert len(choose_voxels(indices, torch.ones(960, dtype=torch.long), 7)) == 960

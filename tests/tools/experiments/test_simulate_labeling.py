@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.data import fit_preprocessing, read_cases, write_phantoms
-from common.planar import GreyValueDifference, PlanarAtlas, fit_field_of_view
+from common.planar import GrayValueDifference, PlanarAtlas, fit_field_of_view
 from tools.experiments.simulate_labeling import _Comparer, simulate_labeling
 
 BUNDLE = str(Path(__file__).resolve().parents[3] / "bundles" / "planar_heatmap_descriptor")
@@ -27,7 +27,7 @@ def draw(seed):
 
 @pytest.mark.parametrize("chosen", [[1], [0, 2], [0, 1, 2, 3]])
 def test_scans_that_are_compared_one_by_one_vote_as_their_atlas_does(chosen):
-    descriptor = GreyValueDifference(out_channels=6)
+    descriptor = GrayValueDifference(out_channels=6)
     empty = PlanarAtlas(
         descriptor, 3, step=1, num_neighbors=5, position_weight=2.0, search_radius=0.5, background_weight=1.5
     )
