@@ -200,7 +200,7 @@ def test_whatever_the_grid_of_the_network_a_given_organ_is_kept_to_the_voxel(spa
     assert torch.equal(found, labels * organ[None].long())
 
 
-def test_an_organ_that_was_found_comes_back_to_the_grid_of_the_on_grid():
+def test_an_organ_that_was_found_comes_back_to_the_grid_of_the_scan():
     x, y, z = np.meshgrid(*(np.arange(edge) for edge in (40, 36, 20)), indexing="ij")
     ball = (x - 20) ** 2 + (y - 18) ** 2 + (2 * (z - 10)) ** 2 < 14**2
     item = {"image": on_grid(np.zeros(ball.shape), (1.0, 1.0, 2.0)), "organ": on_grid(ball, (1.0, 1.0, 2.0))}
