@@ -27,18 +27,9 @@ from common.context import (
     draw_poisson_places,
 )
 from common.training import MixedPrecisionInferer, has_bfloat16
-from tools.benchmark.measure import Row, Step, compare, compare_steps, time_interleaved
+from tools.benchmark.measure import Row, Step, adam_step, compare, compare_steps, time_interleaved
 
-__all__ = [
-    "ContextSize",
-    "all_rows",
-    "bridson_places",
-    "corruption_rows",
-    "mask_rows",
-    "slice_inference_rows",
-    "slice_loader_rows",
-    "training_step",
-]
+__all__ = ["all_rows"]
 
 NUM_CLASSES = 4
 MASKS_PER_REPEAT = 4  # one takes a millisecond
@@ -143,18 +134,15 @@ def training_step(size: ContextSize, is_corrupted: bool, device: str) -> Step:
     """Return a step of pretraining (corruption, forward, backward, Adam) as the bundle does it, on random slices."""
     torch.manual_seed(0)
     network = size.network(size.in_channels, 3).to(device).train()
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.99, 0.995))
-    inferer, loss = MixedPrecisionInferer(), InpaintingLoss()
+    inferer, compute_loss = MixedPrecisionInferer(), InpaintingLoss()
     images = size.images().to(device)
     corrupt = _corruption(size.patch_size, images) if is_corrupted else lambda: (images, images)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         image, target = corrupt()
-        optimizer.zero_grad()
-        loss(inferer(image, network), target).backward()
-        optimizer.step()
+        return compute_loss(inferer(image, network), target)
 
-    return step
+    return adam_step(network, loss, 1e-3, betas=(0.99, 0.995))
 
 
 def corruption_rows(size: ContextSize, patch_sizes: Sequence[int], device: str, repeats: int, aim: float) -> list[Row]:

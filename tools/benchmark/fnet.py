@@ -25,18 +25,9 @@ from common.fnet import (
     SparseDecoder,
     winner_take_all,
 )
-from tools.benchmark.measure import Row, Step, compare, compare_steps, peak_memory, time_interleaved
+from tools.benchmark.measure import Row, Step, adam_step, compare, compare_steps, peak_memory, time_interleaved
 
-__all__ = [
-    "FNetSize",
-    "all_rows",
-    "decoder_rows",
-    "inference_rows",
-    "multi_task_rows",
-    "receptive_field",
-    "sampler_rows",
-    "training_rows",
-]
+__all__ = ["all_rows"]
 
 NUM_CLASSES = 2
 U_NETS = {"BasicUNet": (32, 32, 64, 128, 256, 32), "UNet": (16, 32, 64, 128, 256)}  # feature maps
@@ -116,16 +107,13 @@ def training_step(side: FNetSize | str, patch_size: int, batch_size: int, device
     network.to(device).train()
     inputs = [torch.randn(batch_size, 1, *shape, device=device) for shape in shapes]
     label = torch.randint(NUM_CLASSES, (batch_size, *3 * [patch_size]), device=device)
-    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits = _center(network(*inputs), patch_size)
-        F.cross_entropy(logits.float(), label).backward()
-        optimizer.step()
+        return F.cross_entropy(logits.float(), label)
 
-    return step
+    return adam_step(network, loss, 3e-4)
 
 
 def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, device: str, repeats: int) -> list[Row]:
@@ -179,18 +167,15 @@ def multi_task_step(
     labeled = [torch.randn(batch_sizes[0], 1, *shape, device=device) for shape in shapes]
     unlabeled = [torch.randn(batch_sizes[1], 1, *shapes[level], device=device) for level in levels]
     label = torch.randint(NUM_CLASSES, (batch_sizes[0], *3 * [patch_size]), device=device)
-    loss = ReconstructionLoss(reduction="mean")
-    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
+    reconstruction_loss = ReconstructionLoss(reduction="mean")
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits, *reconstructions = network(*labeled, unlabeled=unlabeled)
-        segmentation_loss = F.cross_entropy(logits.float(), label)
-        (segmentation_loss + loss([level.float() for level in reconstructions], unlabeled)).backward()
-        optimizer.step()
+        reconstructed = [level.float() for level in reconstructions]
+        return F.cross_entropy(logits.float(), label) + reconstruction_loss(reconstructed, unlabeled)
 
-    return step
+    return adam_step(network, loss, 3e-4)
 
 
 def multi_task_rows(

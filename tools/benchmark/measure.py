@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-__all__ = ["Row", "compare", "compare_steps", "format_table", "peak_memory", "time_interleaved", "to_json"]
+__all__ = ["Row", "adam_step", "compare", "compare_steps", "format_table", "peak_memory", "time_interleaved", "to_json"]
 
 Step = Callable[[], Any]
 
@@ -48,6 +49,25 @@ class Row:
     spread: tuple[float, float]
     repeats: int
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+def adam_step(network: nn.Module, loss: Callable[[], torch.Tensor], learning_rate: float, **options: Any) -> Step:
+    """Return a training step (forward, backward, Adam).
+
+    Args:
+        network: on its device, in training mode.
+        loss: runs the network, and returns its scalar loss.
+        learning_rate: of Adam.
+        options: further ones of Adam.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), learning_rate, **options)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
 
 
 def time_interleaved(sides: Sequence[Step], repeats: int, device: str) -> list[list[float]]:

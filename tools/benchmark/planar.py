@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
 
 from common.planar import (
     LearnedDescriptor,
@@ -19,18 +19,9 @@ from common.planar import (
     extract_descriptors,
     nearest_neighbors,
 )
-from tools.benchmark.measure import Row, Step, compare, compare_steps, peak_memory, time_interleaved
+from tools.benchmark.measure import Row, Step, adam_step, compare, compare_steps, peak_memory, time_interleaved
 
-__all__ = [
-    "PlanarSize",
-    "all_rows",
-    "brute_force",
-    "extraction_rows",
-    "neighbor_rows",
-    "pretraining_rows",
-    "search",
-    "volume_rows",
-]
+__all__ = ["all_rows"]
 
 
 class PlanarSize(NamedTuple):
@@ -102,17 +93,12 @@ def pretraining_rows(size: PlanarSize, device: str, repeats: int) -> list[Row]:
 def _training_step(sample: Step, is_fused: bool, device: str) -> Step:
     torch.manual_seed(0)
     network = TriplanarPretext().to(device)
-    optimizer = torch.optim.Adam(network.parameters(), 5e-5)
-    loss = nn.MSELoss()
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         pairs, target = sample()
-        optimizer.zero_grad()
-        predicted = network(pairs) if is_fused else _two_passes(network, pairs)
-        loss(predicted, target).backward()
-        optimizer.step()
+        return F.mse_loss(network(pairs) if is_fused else _two_passes(network, pairs), target)
 
-    return step
+    return adam_step(network, loss, 5e-5)
 
 
 def _two_passes(network: TriplanarPretext, pairs: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from fire.parser import DefaultParseValue
 
 __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known", "plan_runs", "read_study"]
 
-Entry = TypeVar("Entry", bound="Pretraining | Arm | Study")
+Entry = TypeVar("Entry", bound="Training | Study")
 
 SPLITS = ("test", "validation")
 _FIRST_FILE = {"training": "train.yaml", "pretraining": "pretrain.yaml"}  # by the workflow that is given it
@@ -30,44 +30,46 @@ KINDS: dict[str, type] = {
 SET_BY_THE_DRAW = ("num_labeled", "fold", "seed", "split")
 
 
-@dataclass(frozen=True)
-class Pretraining:
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training of a bundle, with or without labels.
+
+    Args:
+        bundle: folder of the bundle; the study's when empty.
+        override_files: configs given last, relative to the bundle; the study's when None.
+        options: overrides on top of the study's.
+    """
+
+    bundle: str = ""
+    override_files: Sequence[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Training):
     """A pretraining that arms share.
 
     Args:
         weights: file that it leaves, relative to its `ckpt_dir`.
-        bundle: folder of the bundle; the study's when empty.
-        override_files: configs given last, relative to the bundle; the study's when None.
-        options: overrides of this pretraining, on top of the study's.
         per_fold: run once per fold instead of once, with fold 0, for all.
     """
 
     weights: str
-    bundle: str = ""
-    override_files: Sequence[str] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
     per_fold: bool = False
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to train.
+@dataclass(frozen=True, kw_only=True)
+class Arm(Training):
+    """One way to train. In an option that is text, `{fold}` and `{seed}` are those of the draw.
 
     Args:
         pretraining: name of the pretraining it starts from.
-        bundle: folder of the bundle; the study's when empty.
-        override_files: configs given last, relative to the bundle; the study's when None.
-        options: overrides of this arm, on top of the study's. In one that is text, `{fold}` and `{seed}` are those of
-            the draw.
         workflow: what is run with the draw's seed before the evaluation: `training`, or `pretraining` for what is
             evaluated without any label.
         evaluation_files: configs that the evaluation is given after `evaluate.yaml`, relative to the bundle.
     """
 
     pretraining: str | None = None
-    bundle: str = ""
-    override_files: Sequence[str] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
     workflow: str = "training"
     evaluation_files: Sequence[str] = ()
 
@@ -287,12 +289,12 @@ def _fitting(options: Mapping[str, Any], config_files: Sequence[str]) -> dict[st
     return {name: value for name, value in options.items() if _head(name) in known}
 
 
-def _config_files(study: Study, entry: Pretraining | Arm, *names: str) -> tuple[str, ...]:
+def _config_files(study: Study, entry: Training, *names: str) -> tuple[str, ...]:
     overrides = study.override_files if entry.override_files is None else entry.override_files
     return _bundle_files(study, entry, [*(f"configs/{name}" for name in names), *overrides])
 
 
-def _bundle_files(study: Study, entry: Pretraining | Arm, names: Sequence[str]) -> tuple[str, ...]:
+def _bundle_files(study: Study, entry: Training, names: Sequence[str]) -> tuple[str, ...]:
     bundle = Path(entry.bundle or study.bundle)
     return tuple(str(bundle / name) for name in names)
 
@@ -348,7 +350,7 @@ def _build(entry: type[Entry], content: Any, where: str) -> Entry:
     return entry(**content)
 
 
-def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) -> None:
+def _check_entry(study: Study, entry: Training, name: Any, where: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
     if not (entry.bundle or study.bundle):
@@ -362,7 +364,7 @@ def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) 
     _check_options(entry.options, f"{where}.options", SET_BY_THE_DRAW)
     if isinstance(entry, Pretraining):
         _check_values(entry.weights, f"{where}.weights")
-    elif entry.pretraining is not None:
+    elif isinstance(entry, Arm) and entry.pretraining is not None:
         check_known(entry.pretraining, study.pretrainings, f"{where}.pretraining")
         _check_options({**study.options, **entry.options}, f"{where}.options", ["pretrained"])
 
