@@ -1,4 +1,4 @@
-"""Measure what a method costs on this machine, side by side with what would take its place.
+"""Benchmark a method on this machine, side by side with what would take its place.
 
     python -m tools.benchmark METHOD [--device cpu] [--json rows.json] [--repeats 5] [--threads 1] [--quick]
 

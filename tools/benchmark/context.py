@@ -1,4 +1,4 @@
-"""What context restoration costs: its corruption beside a training step, its slices and its inference."""
+"""Benchmark of context restoration: its corruption beside a training step, its slices and its inference."""
 
 from __future__ import annotations
 

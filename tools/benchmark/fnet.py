@@ -1,4 +1,4 @@
-"""What F-Net and its autoencoders cost, side by side with what would take their place."""
+"""Benchmark of F-Net and its autoencoders, side by side with what would take their place."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
 
 @cache
 def receptive_field(side: FNetSize | str) -> int:
-    """Return the edge in voxels of what an output voxel depends on; of a U-Net, the smallest over its output voxels.
+    """Return the receptive field, the edge in voxels of what an output voxel depends on; of a U-Net, the smallest one.
 
     For F-Net it follows from the geometry: the coarsest level covers `stride + 2 * margin` voxels, whichever voxel of
     a block is looked at. For a U-Net it is read off the gradient of a copy with one axis, two feature maps, linear
@@ -146,9 +146,9 @@ def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, d
             notes: dict[str, Any] = {
                 "receptive field": f"{fields[size]} against at least {fields[u_net]} voxels",
                 "input": f"{'/'.join(str(shape[0]) for shape in size.geometry.input_sizes(patch_size))} against "
-                f"{edge}^3 with zero padding, whose central {patch_size}^3 are learnt",
+                f"{edge}^3 with zero padding, whose central {patch_size}^3 are learned",
                 f"ratio if all {edge}^3 counted": ratio * (patch_size / edge) ** 3,
-                f"ratio if no learnt voxel saw padding (computed, {whole}^3 in)": ratio * (whole / edge) ** 3,
+                f"ratio if no learned voxel saw padding (computed, {whole}^3 in)": ratio * (whole / edge) ** 3,
                 "peak memory in MiB": f"{memory[size]:,.0f} against {memory[u_net]:,.0f}",
             }
             name = f"training step, batch {batch_size}, {patch_size}^3"
@@ -316,7 +316,7 @@ def _u_net(name: str, features: Sequence[int], spatial_dims: int = 3) -> nn.Modu
 
 
 def _linearize(network: nn.Module) -> None:
-    """Make every output depend on its whole receptive field, in place."""
+    """Make a network linear, in place: every output depends on its whole receptive field."""
     for name, module in network.named_children():
         if isinstance(module, (nn.InstanceNorm1d, nn.PReLU, nn.LeakyReLU, nn.Dropout)):
             setattr(network, name, nn.Identity())

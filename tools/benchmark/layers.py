@@ -1,4 +1,4 @@
-"""What layer decomposition costs: its simulation beside the published way, and beside a training step."""
+"""Benchmark of layer decomposition: its simulation beside the published way, and beside a training step."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def shape_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
 
 
 def stage_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
-    """Compare the simulation with its shapes alone, which nothing else is needed for.
+    """Compare the simulation with the drawing of its shapes alone.
 
     Args:
         size: of the samples.

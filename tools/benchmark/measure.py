@@ -1,4 +1,4 @@
-"""Timing two sides against each other, and printing what came out."""
+"""Timing of two sides in turn, peak memory, and a table of the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Step = Callable[[], Any]
 
 @dataclass
 class Row:
-    """One comparison of side A against side B.
+    """Comparison of side A with side B.
 
     Args:
         name: what is compared.
@@ -157,7 +157,7 @@ def peak_memory(make_step: Callable[..., Step], arguments: tuple[Any, ...], devi
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the machine and the software, on which the numbers depend."""
     return {
         "device": device,
         "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),

@@ -1,4 +1,4 @@
-"""What descriptors of voxels cost: a step of their pretraining, their extraction, and the search among them."""
+"""Benchmark of planar descriptors: a step of their pretraining, their extraction, and the search for neighbors."""
 
 from __future__ import annotations
 

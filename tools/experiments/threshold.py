@@ -1,4 +1,4 @@
-"""Segment tumors by a threshold alone: what any method without masks must beat.
+"""Segment tumors by a threshold alone, the baseline of all methods without masks.
 
 python -m tools.experiments.threshold DATASET_DIR --output_dir DIR [--organ brain] [--clip -40,160] [--side above]
 

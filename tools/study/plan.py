@@ -1,4 +1,4 @@
-"""What a study file says, and the commands that follow from it."""
+"""Plan of a study: its file, and the commands that follow from it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """One command of a study.
+    """Command of a workflow, with the files that it leaves and the jobs that it needs.
 
     Args:
         name: what the progress lines call it.
@@ -142,7 +142,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one label count in one draw, which is a fold and a seed."""
+    """Arm with one label count in one draw, which is a fold and a seed."""
 
     arm: str
     num_labeled: int
@@ -323,7 +323,7 @@ def _head(name: str) -> str:
 
 
 def _check_ids(options: Mapping[str, Any], known: Collection[str], config_files: Sequence[str]) -> None:
-    """MONAI adds an unknown id in silence: a misspelt option would change nothing."""
+    """Refuse options that no config has: MONAI adds an unknown id in silence, and it would change nothing."""
     for name in options:
         check_known(_head(name), known, f"option of {' + '.join(config_files)}")
 
