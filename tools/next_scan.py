@@ -25,7 +25,7 @@ def next_scan(
     override_files: str = "",
     **options: Any,
 ) -> str:
-    """Order the unlabeled scans of a data set.
+    """Choose the scans to label next.
 
     Args:
         bundle: folder of the bundle, with its weights.

@@ -27,7 +27,7 @@ def benchmark(
     threads: int | None = None,
     quick: bool = False,
 ) -> None:
-    """Measure the parts of a method, and print a row for each.
+    """Benchmark the parts of a method, and print a row for each.
 
     Args:
         method: `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
@@ -46,7 +46,7 @@ def benchmark(
     import torch
 
     from common.cli import check_choice, check_flags, check_options
-    from tools.benchmark.measure import format_table, to_json
+    from tools.benchmark.measure import Timer, format_table, to_json
 
     check_choice("method", method, _METHODS)
     check_choice("device", device, ("cpu", "cuda"))
@@ -59,7 +59,7 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)
-    rows = import_module(f"tools.benchmark.{method}").all_rows(device, repeats, quick)
+    rows = import_module(f"tools.benchmark.{method}").all_rows(Timer(device, repeats), quick)
     result = to_json(rows, device)
     print(format_table(rows))
     print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))

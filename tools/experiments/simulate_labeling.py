@@ -49,7 +49,7 @@ def simulate_labeling(
     override_files: str = "",
     **options: Any,
 ) -> str:
-    """Compare the criteria with random scans, over numbers of labeled scans.
+    """Compare the criteria of active learning with random scans, over numbers of labeled scans.
 
     Args:
         bundle: folder of the bundle.

@@ -43,7 +43,7 @@ def threshold(
     clip: Sequence[float] | None = None,
     side: str = "above",
 ) -> str:
-    """Score three thresholds on the test scans.
+    """Segment the test scans by three thresholds, and score them.
 
     Args:
         dataset_dir: folder with a dataset.json.
