@@ -35,7 +35,7 @@ def datalist(
     normal: str | None = None,
     organs: str | None = None,
 ) -> str:
-    """Pair images and labels by name and write them down.
+    """Write a dataset.json in which images and labels are paired by name.
 
     A label has the name of its image up to the case of letters, the file type, and a part at either end such as
     `_0000`, `_seg` or `label_`.

@@ -1,4 +1,4 @@
-"""Tell which scans to label next, by how they differ in the eyes of a bundle's network from those that are labeled.
+"""Choose the scans to label next (active learning), by how they differ for a bundle's network from the labeled ones.
 
 python -m tools.next_scan BUNDLE DATASET_DIR [--labels FOLDER] [--count 5] [--criterion k_medoids]
     [--override_files configs/small.yaml] [--name value]
@@ -26,7 +26,7 @@ def next_scan(
     override_files: str = "",
     **options: Any,
 ) -> str:
-    """Order the unlabeled scans of a data set.
+    """Choose the scans to label next.
 
     Args:
         bundle: folder of the bundle, with its weights.

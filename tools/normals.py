@@ -7,7 +7,6 @@ python -m tools.normals DATASET_DIR --output_dir DIR [--min_slices 4] [--axis 2]
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -19,7 +18,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from common.cli import InputError, check_choice
-from common.cli.options import POSITIVE_INT
+from common.cli.options import POSITIVE, POSITIVE_INT
 from common.data import case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
 from common.layers import ORGAN_FINDERS
 from tools._command import run_command
@@ -111,8 +110,7 @@ def normals(
 def _read_values(name: str, values: Any) -> tuple[int, ...]:
     """Return label values from what the command line delivers: one number, several, or none."""
     values = () if values is None else values if isinstance(values, list | tuple) else (values,)
-    if not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
-        raise InputError(f"{name} must be whole numbers above 0, separated by commas, got {values}")
+    POSITIVE_INT.list.check(name, values)
     return tuple(values)
 
 
@@ -146,13 +144,10 @@ def _read_extent(extent: Any) -> tuple[float, ...]:
     """Return mm along three axes, or nothing."""
     if extent is None:
         return ()
-    if not isinstance(extent, list | tuple) or len(extent) != 3 or not all(_is_length(edge) for edge in extent):
-        raise InputError(f"extent must be three lengths in mm, separated by commas, got {extent!r}")
+    POSITIVE.list.check("extent", extent)
+    if len(extent) != 3:
+        raise InputError(f"extent must be three lengths in mm, got {extent!r}")
     return tuple(extent)
-
-
-def _is_length(edge: Any) -> bool:
-    return isinstance(edge, int | float) and not isinstance(edge, bool) and 0 < edge < math.inf
 
 
 def _take_case(
@@ -178,7 +173,7 @@ def _take_case(
 
 def _set_extent(path: Path, extent: Sequence[float]) -> None:
     """Replace a file by one whose voxels are so large that the volume has this extent; its directions stay."""
-    scan: Any = nib.load(path)
+    scan = _open(path)
     affine = scan.affine.copy()
     edges = np.asarray(extent) / scan.shape[:3]
     affine[:3, :3] *= edges / np.linalg.norm(affine[:3, :3], axis=0)
@@ -193,7 +188,7 @@ def _set_extent(path: Path, extent: Sequence[float]) -> None:
 
 def _find_organ(root: Path, image: str, organ: str) -> str:
     """Write the mask of an organ that is found in a scan, and return its name."""
-    scan: Any = nib.load(root / image)
+    scan = _open(root / image)
     canonical: Any = nib.as_closest_canonical(scan)
     array = np.asanyarray(canonical.dataobj)
     mask = ORGAN_FINDERS[organ](array.reshape(array.shape[:3]), canonical.header.get_zooms()[:3]).astype(np.uint8)

@@ -13,7 +13,7 @@ from tools._command import run_command
 
 
 def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float] | None = None) -> str:
-    """Draw one row for each label map.
+    """Draw label maps over their scan, one row for each.
 
     Args:
         scan: file or DICOM folder.

@@ -1,4 +1,4 @@
-"""Write a data set of synthetic abdomen-like CT volumes, for trying everything without a download.
+"""Write phantoms, synthetic abdomen-like CT volumes, as a data set for trying everything without a download.
 
 python -m tools.phantom OUTPUT_DIR [--num_training 12] [--num_test 4] [--num_unlabeled 16] [--size 64] [--seed 0]
     [--lesions [--num_normal 16]]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from monai.utils import convert_to_tensor
 
-from common.cli import check_choice, check_options
+from common.cli import InputError, check_choice, check_options
 from common.training import load_network
 
 from .descriptor_cache import DescriptorCache
@@ -131,7 +131,7 @@ class PlanarAtlas(AtlasStorage):
             ValueError: when the image has another shape.
         """
         if image.ndim != 5 or image.shape[1] != 1:
-            raise ValueError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
+            raise InputError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
         image = convert_to_tensor(image)
         if not len(self.labels):
             logger.warning("atlas is empty: all voxels are background")
@@ -166,7 +166,7 @@ class PlanarAtlas(AtlasStorage):
             descriptors = self._describe(image, centers)
             is_described = _is_described(descriptors)
             if not is_described.any():
-                raise ValueError(f"image must show something that can be described, got nothing in {volume_id}")
+                raise InputError(f"image must show something that can be described, got nothing in {volume_id}")
             rows = {"centers": centers, "labels": labels, "descriptors": descriptors}
             rows = {name: value[is_described] for name, value in rows.items()}
         self._store(str(volume_id), stable_hash(image.float()), recipe, rows)
@@ -223,14 +223,14 @@ class PlanarAtlas(AtlasStorage):
     def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return an image and its classes as whole numbers, refusing what is neither."""
         if image.ndim != 4 or image.shape[0] != 1:
-            raise ValueError(f"image must have shape (1, H, W, D), got {tuple(image.shape)}")
+            raise InputError(f"image must have shape (1, H, W, D), got {tuple(image.shape)}")
         if label.shape != image.shape:
-            raise ValueError(f"label must have the shape of image {tuple(image.shape)}, got {tuple(label.shape)}")
+            raise InputError(f"label must have the shape of image {tuple(image.shape)}, got {tuple(label.shape)}")
         classes = label.long()
         is_wrong = (label != classes) | (classes < 0) | (classes >= self.num_classes)
         if is_wrong.any():
             found = label[is_wrong].unique().tolist()
-            raise ValueError(f"label must have classes from 0 to {self.num_classes - 1}, got {found}")
+            raise InputError(f"label must have classes from 0 to {self.num_classes - 1}, got {found}")
         return image, classes
 
     def _choose(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,7 +265,7 @@ class PlanarAtlas(AtlasStorage):
     def _extract(self, descriptor: VoxelDescriptor, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         descriptors = extract_descriptors(volume, descriptor, centers, self.batch_size).half()
         if not descriptors.isfinite().all():
-            raise ValueError(
+            raise InputError(
                 "image must be finite and normalized, got descriptors that are NaN or Inf in half precision"
             )
         return descriptors

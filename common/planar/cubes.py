@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 from .pairs import Lattice, RandPatchPair, sample_patches
 
@@ -89,9 +89,9 @@ class RandCubePair(RandPatchPair):
         super().__init__(max_center, max_outside, mode, padding_mode)
         check_whole_numbers(num_samples=num_samples)
         if num_samples < 2:
-            raise ValueError(f"num_samples must be at least 2, got {num_samples}")
+            raise InputError(f"num_samples must be at least 2, got {num_samples}")
         if jitter < 0 or distance - jitter < 2 * half_width - 1e-9:
-            raise ValueError(
+            raise InputError(
                 f"distance must exceed the width of a cube {2 * half_width} by the jitter, got {distance} and {jitter}"
             )
         self.lattice = _cube_lattice(half_width, num_samples)

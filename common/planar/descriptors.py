@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from common.cli import RANDOM, check_options, is_scratch
+from common.cli import RANDOM, InputError, check_options, is_scratch
 from common.training import load_weights
 
 from .cubes import sample_cubes
@@ -209,7 +209,7 @@ class JointDescriptor(VoxelDescriptor):
     def __init__(self, parts: Sequence[VoxelDescriptor]) -> None:
         super().__init__()
         if not parts:
-            raise ValueError("parts must hold at least one descriptor, got none")
+            raise InputError("parts must hold at least one descriptor, got none")
         self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
         self.out_channels = sum(part.out_channels for part in parts)
         self.settings = dict(item for part in parts for item in part.settings.items())
@@ -278,11 +278,11 @@ def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> Vo
     for name, value in target.items():
         expected, found = tuple(value.shape), tuple(weights[name].shape) if name in weights else "nothing"
         if found != expected:
-            raise ValueError(f"{path}: {name} must have shape {expected}, got {found}")
+            raise InputError(f"{path}: {name} must have shape {expected}, got {found}")
     prefixes = tuple({name.split(".")[0] + "." for name in target})
     beyond = [name for name in weights if name.startswith(prefixes) and name not in target]
     if beyond:
-        raise ValueError(f"{path}: weights must have no tensor that the descriptor lacks, got {beyond[0]}")
+        raise InputError(f"{path}: weights must have no tensor that the descriptor lacks, got {beyond[0]}")
     descriptor.load_state_dict({name: weights[name] for name in target})
     logger.info("descriptors: %d of %d tensors transferred from %s", len(target), len(target), path)
     return descriptor

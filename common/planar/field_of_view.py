@@ -27,7 +27,7 @@ from monai.utils import ensure_tuple_rep
 from scipy.ndimage import center_of_mass, uniform_filter
 from scipy.signal import correlate
 
-from common.cli import RANDOM, is_scratch
+from common.cli import RANDOM, InputError, MissingFileError, is_scratch
 from common.data import is_main_process, write_atomically
 
 __all__ = ["CropFieldOfViewd", "FieldOfView", "Place", "fit_field_of_view", "load_field_of_view"]
@@ -92,7 +92,7 @@ class FieldOfView:
             ValueError: when there is no box, since scans are taken whole.
         """
         if self.template is None:
-            raise ValueError("field of view must have a template to be located, got one of whole scans")
+            raise InputError("field of view must have a template to be located, got one of whole scans")
         edges, steps = _edges(image, spacing, self.step, self.clip)
         center, similarity = _Scan(edges, self.template.shape).match(self.template)
         x, y, z = (float(place * step) for place, step in zip(center, steps, strict=True))
@@ -132,10 +132,10 @@ def fit_field_of_view(
         field = load_field_of_view(Path(str(like)).parent)
         wanted = None if size is None else _check_size(size, step)
         if wanted != field.size:
-            raise ValueError(f"field_of_view must be that of the pretraining of {like}, {field.size} mm, got {size}")
+            raise InputError(f"field_of_view must be that of the pretraining of {like}, {field.size} mm, got {size}")
     else:
         if not data:
-            raise ValueError("data must hold at least one case, got none")
+            raise InputError("data must hold at least one case, got none")
         field = FieldOfView(None) if size is None else _align(data, _check_size(size, step), step, (clip[0], clip[1]))
     if is_main_process():
         write_atomically(Path(save_dir) / _FILE_NAME, lambda path: nib.save(_to_nifti(field), path))
@@ -151,7 +151,7 @@ def load_field_of_view(save_dir: str | Path) -> FieldOfView:
     """
     path = Path(save_dir) / _FILE_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the field of view must lie beside the weights; train first")
+        raise MissingFileError(f"{path}: the field of view must lie beside the weights; train first")
     try:
         image: Any = nib.load(path)
         template = np.asarray(image.dataobj, dtype=np.float32)
@@ -160,9 +160,9 @@ def load_field_of_view(save_dir: str | Path) -> FieldOfView:
         *size, low, high, similarity = map(float, bytes(image.header["descrip"].item()).decode().split())
         step = float(image.header.get_zooms()[0])
         if template.ndim != 3 or len(size) != 3 or not (np.isfinite(template).all() and low < high and step > 0):
-            raise ValueError(f"shape {template.shape}, size {size}, clip {low} to {high}, step {step}")
+            raise InputError(f"shape {template.shape}, size {size}, clip {low} to {high}, step {step}")
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{path}: must hold the field of view, got {error!r:.80}; train again") from None
+        raise InputError(f"{path}: must hold the field of view, got {error!r:.80}; train again") from None
     return FieldOfView(tuple(size), (low, high), step, similarity, template)
 
 
@@ -180,10 +180,10 @@ def _to_nifti(field: FieldOfView) -> nib.Nifti1Image:
 
 def _check_size(size: float | Sequence[float], step: float) -> tuple[float, ...]:
     if not isinstance(size, int | float) and len(size) != 3:
-        raise ValueError(f"field_of_view must be one length in mm or three, got {list(size)}")
+        raise InputError(f"field_of_view must be one length in mm or three, got {list(size)}")
     edges = tuple(float(edge) for edge in ensure_tuple_rep(size, 3))
     if min(edges) < 4 * step:
-        raise ValueError(f"field_of_view must be at least {4 * step:g} mm along each axis, got {size}")
+        raise InputError(f"field_of_view must be at least {4 * step:g} mm along each axis, got {size}")
     return edges
 
 
@@ -198,7 +198,7 @@ def _align(
         image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
         if edges.max() < _LEAST_EDGE:
-            raise ValueError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
+            raise InputError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
         scans.append(_Scan(edges, num_voxels))
         steps.append(coarse)
     middles = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5

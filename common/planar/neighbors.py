@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 __all__ = ["NORMALIZATIONS", "FeatureSpace", "nearest_neighbors"]
 
@@ -82,17 +82,17 @@ def nearest_neighbors(
     """
     check_whole_numbers(num_neighbors=num_neighbors)
     if queries.ndim != 2 or references.ndim != 2 or queries.shape[1] != references.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"queries must have shape (N, F) and references (M, F), got {tuple(queries.shape)}"
             f" and {tuple(references.shape)}"
         )
     if not 1 <= num_neighbors <= len(references):
-        raise ValueError(
+        raise InputError(
             f"num_neighbors must be from 1 to the number of references {len(references)}, got {num_neighbors}"
         )
     for name, rows in (("queries", queries), ("references", references)):
         if not rows.isfinite().all():
-            raise ValueError(f"{name} must be finite, got NaN or Inf")
+            raise InputError(f"{name} must be finite, got NaN or Inf")
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         search = _Search(references.detach().float().contiguous(), num_neighbors)
         parts = queries.detach().float().contiguous().split(_NUM_QUERIES[queries.device.type])

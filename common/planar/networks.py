@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.cli import check_choice
+from common.cli import InputError, check_choice
 
 __all__ = [
     "CubicDescriptor",
@@ -63,7 +63,7 @@ class PlanarDescriptor(nn.Sequential):
             ValueError: when the slabs have another size.
         """
         if slabs.shape[2:] != (self.size, self.size):
-            raise ValueError(f"slabs must have {self.size} x {self.size} samples, got {tuple(slabs.shape[2:])}")
+            raise InputError(f"slabs must have {self.size} x {self.size} samples, got {tuple(slabs.shape[2:])}")
         if slabs.device.type == "cpu":  # several times as fast there
             slabs = slabs.contiguous(memory_format=torch.channels_last)
         return super().forward(slabs)
@@ -98,7 +98,7 @@ class CubicDescriptor(nn.Sequential):
             ValueError: when the cubes have another size.
         """
         if cubes.shape[2:] != (self.size,) * 3:
-            raise ValueError(f"cubes must have {self.size} samples a side, got {tuple(cubes.shape[2:])}")
+            raise InputError(f"cubes must have {self.size} samples a side, got {tuple(cubes.shape[2:])}")
         return super().forward(cubes)
 
 
@@ -215,7 +215,7 @@ class TriplanarPretext(nn.Module):
     ) -> None:
         super().__init__()
         if not axes or list(axes) != [axis for axis in (0, 1, 2) if axis in axes]:
-            raise ValueError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
+            raise InputError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
         check_choice("target", target, ("heatmap", "displacement"))
         self.axes = tuple(axes)
         self.descriptors = nn.ModuleDict()
@@ -241,7 +241,7 @@ class TriplanarPretext(nn.Module):
             ValueError: when the pairs are not those of as many axes.
         """
         if pairs.shape[1] != len(self.axes):
-            raise ValueError(f"pairs must be those of the {len(self.axes)} axes {self.axes}, got {pairs.shape[1]}")
+            raise InputError(f"pairs must be those of the {len(self.axes)} axes {self.axes}, got {pairs.shape[1]}")
         networks = zip(self.descriptors.values(), self.heads.values(), pairs.unbind(1), strict=True)
         return torch.stack([_compare(*network) for network in networks], dim=1)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import Randomizable, Transform
 
-from common.cli import check_choice, check_whole_numbers
+from common.cli import InputError, check_choice, check_whole_numbers
 from common.data import DeviceCacheDataset, VolumeLoader
 
 __all__ = ["Lattice", "PairLoader", "RandPatchPair", "sample_patches"]
@@ -76,10 +76,10 @@ def sample_patches(
     check_choice("mode", mode, ("bilinear", "nearest"))
     check_choice("padding_mode", padding_mode, ("zeros", "border"))
     if centers.ndim != 3 or centers.shape[::2] != (len(volumes), 3):
-        raise ValueError(f"centers must have shape ({len(volumes)}, K, 3), got {tuple(centers.shape)}")
+        raise InputError(f"centers must have shape ({len(volumes)}, K, 3), got {tuple(centers.shape)}")
     for volume in volumes:
         if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
-            raise ValueError(f"volumes must be (1, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}")
+            raise InputError(f"volumes must be (1, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}")
     if mode == "nearest":
         centers = centers + _HALFWAY
         if all(_can_slice(volume, lattice) for volume in volumes):
@@ -117,7 +117,7 @@ class RandPatchPair(Randomizable, Transform):
         self, max_center: float = 0.5, max_outside: float = 1.0, mode: str = "bilinear", padding_mode: str = "zeros"
     ) -> None:
         if not 0 <= max_center <= 1 or not 0 <= max_outside <= 1:
-            raise ValueError(f"max_center and max_outside must be in [0, 1], got {max_center} and {max_outside}")
+            raise InputError(f"max_center and max_outside must be in [0, 1], got {max_center} and {max_outside}")
         self.max_center = max_center
         self.max_outside = max_outside
         self.mode = mode
@@ -183,7 +183,7 @@ class RandPatchPair(Randomizable, Transform):
             if not is_open.any():
                 return centers
         farthest = np.abs(displacements[is_open]).max()
-        raise ValueError(
+        raise InputError(
             f"max_outside must leave room for patches at a distance of {farthest:.2f}, got {self.max_outside}"
         )
 
@@ -272,7 +272,7 @@ class PairLoader(VolumeLoader):
     ) -> None:
         check_whole_numbers(max_epochs=max_epochs)
         if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
+            raise InputError(f"max_epochs must be at least 1, got {max_epochs}")
         super().__init__(volumes, batch_size, num_batches, seed, fixed)
         self.pairs = pairs
         self.max_epochs = max_epochs

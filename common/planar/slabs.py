@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from common.cli import check_choice, check_whole_numbers
+from common.cli import InputError, check_choice, check_whole_numbers
 
 from .pairs import Lattice, RandPatchPair, sample_patches
 
@@ -141,19 +141,19 @@ class RandSlabPair(RandPatchPair):
         super().__init__(max_center, max_outside, mode, padding_mode)
         check_whole_numbers(num_samples=num_samples, num_planes=num_planes, heatmap_size=heatmap_size)
         if min(num_samples, num_planes, heatmap_size) < 2:
-            raise ValueError(
+            raise InputError(
                 "num_samples, num_planes and heatmap_size must be at least 2, "
                 f"got {num_samples}, {num_planes} and {heatmap_size}"
             )
         if not axes or list(axes) != [axis for axis in (0, 1, 2) if axis in axes]:
-            raise ValueError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
+            raise InputError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
         check_choice("target", target, ("heatmap", "displacement"))
         bounds = {"gap": gap, "first_displacement": first_displacement, "last_displacement": last_displacement}
         for name, pair in bounds.items():
             if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
-                raise ValueError(f"{name} must be two increasing numbers in [0, 1], got {pair!r}")
+                raise InputError(f"{name} must be two increasing numbers in [0, 1], got {pair!r}")
         if gap[0] <= 2 * half_depth:
-            raise ValueError(f"gap must be larger than the depth of a slab {2 * half_depth}, got {gap!r}")
+            raise InputError(f"gap must be larger than the depth of a slab {2 * half_depth}, got {gap!r}")
         self.axes = tuple(axes)
         self.target = target
         self.lattices = {axis: _slab_lattice(axis, half_width, num_samples, half_depth, num_planes) for axis in axes}
@@ -189,7 +189,7 @@ class RandSlabPair(RandPatchPair):
 
 def _slab_lattice(axis: int, half_width: float, num_samples: int, half_depth: float, num_planes: int) -> Lattice:
     if axis not in (0, 1, 2):
-        raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}")
+        raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
     widths, numbers = [half_width] * 3, [num_samples] * 3
     widths[axis], numbers[axis] = half_depth, num_planes
     return Lattice((widths[0], widths[1], widths[2]), (numbers[0], numbers[1], numbers[2]))

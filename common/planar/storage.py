@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.cli import check_options, check_whole_numbers
+from common.cli import InputError, check_options, check_whole_numbers
 
 from .descriptors import VoxelDescriptor
 
@@ -72,7 +72,7 @@ class AtlasStorage(nn.Module):
         super().__init__()
         check_whole_numbers(num_classes=num_classes)
         if not 2 <= num_classes <= 2**15:
-            raise ValueError(f"num_classes must be from 2 to {2**15}, got {num_classes}")
+            raise InputError(f"num_classes must be from 2 to {2**15}, got {num_classes}")
         check_options(
             positive_numbers_or_null={"search_radius": search_radius}, counts_or_null={"max_voxels": max_voxels}
         )
@@ -103,7 +103,7 @@ class AtlasStorage(nn.Module):
         """
         missing = self._missing_classes()
         if missing:
-            raise ValueError(_refusal(missing))
+            raise InputError(_refusal(missing))
 
     def recall(self, weights: Mapping[str, torch.Tensor]) -> int:
         """Keep the volumes of an earlier atlas, so that those that are added again need not be described again.
@@ -141,7 +141,7 @@ class AtlasStorage(nn.Module):
         is_kept = is_other[self.volumes.long()]
         size = int(is_kept.sum()) + len(rows["labels"])
         if self.max_voxels is not None and size > self.max_voxels:
-            raise ValueError(f"max_voxels must be at least {size} for one more volume, got {self.max_voxels}")
+            raise InputError(f"max_voxels must be at least {size} for one more volume, got {self.max_voxels}")
         number = is_other.cumsum(0) - 1  # of each volume that stays
         self.volumes = number[self.volumes.long()].to(self.volumes)
         own_number = self.volumes.new_full((len(rows["labels"]),), int(is_other.sum()))

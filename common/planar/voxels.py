@@ -12,7 +12,7 @@ import torch
 from monai.utils import ensure_tuple_rep
 from scipy.spatial import KDTree
 
-from common.cli import check_whole_numbers
+from common.cli import InputError, check_whole_numbers
 
 __all__ = ["VoxelGrid", "choose_voxels", "within_radius"]
 
@@ -37,13 +37,13 @@ class VoxelGrid:
 
     def __init__(self, spatial_size: Sequence[int], step: int | Sequence[int]) -> None:
         if len(spatial_size) != 3 or min(spatial_size) < 1:
-            raise ValueError(f"spatial_size must be 3 edges of at least 1 voxel, got {tuple(spatial_size)}")
+            raise InputError(f"spatial_size must be 3 edges of at least 1 voxel, got {tuple(spatial_size)}")
         self.spatial_size = tuple(spatial_size)
         self.step = tuple(ensure_tuple_rep(step, 3))
         for hop in self.step:
             check_whole_numbers(step=hop)
         if min(self.step) < 1:
-            raise ValueError(f"step must be at least 1, got {self.step}")
+            raise InputError(f"step must be at least 1, got {self.step}")
         axes = list(zip(self.spatial_size, self.step, strict=True))
         self.size = tuple(max(1, edge // hop) for edge, hop in axes)
         self.first = tuple(

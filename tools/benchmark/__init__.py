@@ -1,1 +1,1 @@
-"""Parts of `tools.benchmark`: how rows are measured, and the rows of each method."""
+"""Benchmarks: how two sides are measured, and the rows of each method."""

@@ -1,4 +1,4 @@
-"""Measure what a method costs on this machine, side by side with what would take its place.
+"""Benchmark a method on this machine, side by side with what would take its place.
 
     python -m tools.benchmark METHOD [--device cpu] [--json rows.json] [--repeats 5] [--threads 1] [--quick]
 
@@ -28,7 +28,7 @@ def benchmark(
     threads: int | None = None,
     quick: bool = False,
 ) -> None:
-    """Measure the parts of a method, and print a row for each.
+    """Benchmark the parts of a method, and print a row for each.
 
     Args:
         method: `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
@@ -48,7 +48,7 @@ def benchmark(
 
     from common.cli import check_choice, check_flags
     from common.cli.options import POSITIVE_INT
-    from tools.benchmark.measure import format_table, to_json
+    from tools.benchmark.measure import Timer, format_table, to_json
 
     check_choice("method", method, _METHODS)
     check_choice("device", device, ("cpu", "cuda"))
@@ -62,7 +62,7 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)
-    rows = import_module(f"tools.benchmark.{method}").all_rows(device, repeats, quick)
+    rows = import_module(f"tools.benchmark.{method}").all_rows(Timer(device, repeats), quick)
     result = to_json(rows, device)
     print(format_table(rows))
     print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))

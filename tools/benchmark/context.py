@@ -1,4 +1,4 @@
-"""What context restoration costs: its corruption beside a training step, its slices and its inference."""
+"""Benchmark of context restoration: its corruption beside a training step, its slices and its inference."""
 
 from __future__ import annotations
 
@@ -27,18 +27,9 @@ from common.context import (
     draw_poisson_places,
 )
 from common.training import MixedPrecisionInferer, PrepareTask, has_bfloat16
-from tools.benchmark.measure import Row, Step, compare, compare_steps, time_interleaved
+from tools.benchmark.measure import Row, Step, Timer, adam_step, compare
 
-__all__ = [
-    "ContextSize",
-    "all_rows",
-    "bridson_places",
-    "corruption_rows",
-    "mask_rows",
-    "slice_inference_rows",
-    "slice_loader_rows",
-    "training_step",
-]
+__all__ = ["all_rows"]
 
 NUM_CLASSES = 4
 MASKS_PER_REPEAT = 4  # one takes a millisecond
@@ -73,20 +64,20 @@ class ContextSize(NamedTuple):
         return torch.randn(self.batch_size, self.in_channels, *2 * [self.image_size])
 
 
-def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+def all_rows(timer: Timer, quick: bool) -> list[Row]:
     """Return all rows of context restoration, in the sizes of the paper or, when `quick`, in smaller ones.
 
     A CPU trains with batches of 2, CUDA with the paper's batches of 9; both in bfloat16 where they have it.
     """
-    is_cuda = device == "cuda"
+    is_cuda = timer.device == "cuda"
     size = ContextSize(128, features=(16, 32, 64, 128)) if quick else ContextSize()
     if not is_cuda:
         size = size._replace(batch_size=2)
     patch_sizes = (32, 16, 8) if quick else (64, 32, 16, 8)  # no two of 64 make a quarter of 128^2
-    rows = mask_rows(size.image_size, patch_sizes, repeats)
-    rows += corruption_rows(size, patch_sizes, device, repeats, aim=0.03 if is_cuda else 0.1)
-    rows += slice_loader_rows(size, device, repeats)
-    rows += slice_inference_rows(size._replace(batch_size=8), 64 if is_cuda else 8, device, repeats)
+    rows = mask_rows(size.image_size, patch_sizes, timer)
+    rows += corruption_rows(size, patch_sizes, timer, aim=0.03 if is_cuda else 0.1)
+    rows += slice_loader_rows(size, timer)
+    rows += slice_inference_rows(size._replace(batch_size=8), 64 if is_cuda else 8, timer)
     return rows
 
 
@@ -114,13 +105,12 @@ def bridson_places(R: np.random.RandomState, image_size: int, patch_size: int) -
     return np.minimum(points[chosen] * room, room - 1).astype(int)
 
 
-def mask_rows(image_size: int, patch_sizes: Sequence[int], repeats: int) -> list[Row]:
+def mask_rows(image_size: int, patch_sizes: Sequence[int], timer: Timer) -> list[Row]:
     """Compare masks of emptied patches at a distance with those that Bridson's algorithm draws, on the CPU.
 
     Args:
         image_size: edge of the masks in pixels.
         patch_sizes: edges of the patches in pixels.
-        repeats: of a few masks of either side.
     """
     R = np.random.RandomState(0)
     rows = []
@@ -132,7 +122,7 @@ def mask_rows(image_size: int, patch_sizes: Sequence[int], repeats: int) -> list
         steps = [partial(_draw_masks, draw, image_size, patch_size) for draw in draws]
         name = f"Poisson-disc masks of {image_size}^2, K={patch_size}"
         sides = {"darts on open places": steps[0], "Bridson (SciPy), thinned": steps[1]}
-        row = compare_steps(name, sides, repeats, "cpu", "masks/s", MASKS_PER_REPEAT)
+        row = timer.compare(name, sides, "masks/s", MASKS_PER_REPEAT)
         shares = [np.mean(step()) for step in steps]
         row.notes["covered share of the image"] = f"{shares[0]:.4f} against {shares[1]:.4f}"
         rows.append(row)
@@ -143,40 +133,34 @@ def training_step(size: ContextSize, is_corrupted: bool, device: str) -> Step:
     """Return a step of pretraining (corruption, forward, backward, Adam) as the bundle does it, on random slices."""
     torch.manual_seed(0)
     network = size.network(size.in_channels, 3).to(device).train()
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.99, 0.995))
-    inferer, loss = MixedPrecisionInferer(), InpaintingLoss()
+    inferer, compute_loss = MixedPrecisionInferer(), InpaintingLoss()
     images = size.images().to(device)
     corrupt = _corruption(size.patch_size, images) if is_corrupted else lambda: (images, images)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         image, target = corrupt()
-        optimizer.zero_grad()
-        loss(inferer(image, network), target).backward()
-        optimizer.step()
+        return compute_loss(inferer(image, network), target)
 
-    return step
+    return adam_step(network, loss, 1e-3, betas=(0.99, 0.995))
 
 
-def corruption_rows(size: ContextSize, patch_sizes: Sequence[int], device: str, repeats: int, aim: float) -> list[Row]:
+def corruption_rows(size: ContextSize, patch_sizes: Sequence[int], timer: Timer, aim: float) -> list[Row]:
     """Compare the training step with one that leaves out the corruption, and the latter with the corruption alone.
 
     The first row has patches of `size.patch_size`; the others are the drawing and swapping of patches for a batch.
     The device is waited for, so that on CUDA no drawing hides behind the network of the step before.
 
     Args:
-        size: of the pretraining.
         patch_sizes: edges in pixels of the patches that are swapped.
-        device: `cpu` or `cuda`.
-        repeats: of each side.
         aim: largest share of the step that the corruption may take.
     """
     torch.manual_seed(0)
-    images = size.images().to(device)
-    steps = [training_step(size, is_corrupted, device) for is_corrupted in (True, False)]
+    images = size.images().to(timer.device)
+    steps = [training_step(size, is_corrupted, timer.device) for is_corrupted in (True, False)]
     steps += [_corruption(patch_size, images) for patch_size in patch_sizes]
-    corrupted, plain, *alone = time_interleaved(steps, repeats, device)
+    corrupted, plain, *alone = timer.time(steps)
     amounts = (size.batch_size, size.batch_size)
-    precision = "bfloat16" if has_bfloat16(torch.device(device)) else "float32"
+    precision = "bfloat16" if has_bfloat16(torch.device(timer.device)) else "float32"
     notes: dict[str, Any] = {"precision of the convolutions": precision}
     sides = (f"swapped patches, K={size.patch_size}", "uncorrupted images")
     rows = [compare(f"training step, {size}", sides, (corrupted, plain), "images/s", amounts, notes)]
@@ -189,40 +173,32 @@ def corruption_rows(size: ContextSize, patch_sizes: Sequence[int], device: str, 
     return rows
 
 
-def slice_loader_rows(size: ContextSize, device: str, repeats: int) -> list[Row]:
-    """Compare the slices that one process takes from cached volumes with those that training takes in the same time.
-
-    Args:
-        size: of the pretraining.
-        device: `cpu` or `cuda`.
-        repeats: of a minibatch and of a step.
-    """
+def slice_loader_rows(size: ContextSize, timer: Timer) -> list[Row]:
+    """Compare the slices that one process takes from cached volumes with those that training takes in the same time."""
     torch.manual_seed(0)
     volumes = [size.images().movedim(0, -1) for _ in range(2)]
     cases: list[Any] = [{"image": volume} for volume in volumes]
     dataset = SliceDataset(cases, Compose([]))
-    sampler = SliceBatchSampler(dataset, size.batch_size, num_batches=repeats + 1)
+    sampler = SliceBatchSampler(dataset, size.batch_size, num_batches=timer.repeats + 1)
     batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
     steps: dict[str, Step] = {
-        "cached volumes, no workers": lambda: next(batches)["image"].to(device),
-        "training step": training_step(size, True, device),
+        "cached volumes, no workers": lambda: next(batches)["image"].to(timer.device),
+        "training step": training_step(size, True, timer.device),
     }
-    return [compare_steps(f"loader, {size}", steps, repeats, device, "slices/s", size.batch_size)]
+    return [timer.compare(f"loader, {size}", steps, "slices/s", size.batch_size)]
 
 
-def slice_inference_rows(size: ContextSize, num_slices: int, device: str, repeats: int) -> list[Row]:
+def slice_inference_rows(size: ContextSize, num_slices: int, timer: Timer) -> list[Row]:
     """Compare inference of whole slices with MONAI's, whose window is then the slice; the logits must be the same.
 
     Args:
         size: of the network and the slices; `batch_size` of these go in at a time.
         num_slices: of the volume.
-        device: `cpu` or `cuda`.
-        repeats: of either side.
     """
     torch.manual_seed(0)
-    network: nn.Module = size.network(NUM_CLASSES, 1).to(device).eval()
+    network: nn.Module = size.network(NUM_CLASSES, 1).to(timer.device).eval()
     edges = 2 * [size.image_size]
-    volume = torch.randn(1, size.in_channels, *edges, num_slices, device=device)
+    volume = torch.randn(1, size.in_channels, *edges, num_slices, device=timer.device)
     inferers = [
         WholeSliceInferer(2, size.batch_size, sigmoid=False),
         SliceInferer(spatial_dim=2, roi_size=edges, sw_batch_size=size.batch_size, overlap=0),
@@ -234,7 +210,7 @@ def slice_inference_rows(size: ContextSize, num_slices: int, device: str, repeat
             results[index] = torch.as_tensor(inferers[index](volume, network))
 
     steps = {"WholeSliceInferer": partial(infer, 0), "MONAI's SliceInferer": partial(infer, 1)}
-    row = compare_steps(f"inference of {num_slices} slices, {size}", steps, repeats, device)
+    row = timer.compare(f"inference of {num_slices} slices, {size}", steps)
     row.notes["largest difference of the logits"] = (results[0] - results[1]).abs().max().item()
     row.notes["largest logit"] = results[1].abs().max().item()
     return [row]

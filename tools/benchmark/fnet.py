@@ -1,4 +1,4 @@
-"""What F-Net and its autoencoders cost, side by side with what would take their place."""
+"""Benchmark of F-Net and its autoencoders, side by side with what would take their place."""
 
 from __future__ import annotations
 
@@ -25,18 +25,9 @@ from common.fnet import (
     SparseDecoder,
     winner_take_all,
 )
-from tools.benchmark.measure import Row, Step, compare, compare_steps, peak_memory, time_interleaved
+from tools.benchmark.measure import Row, Step, Timer, adam_step, compare, peak_memory
 
-__all__ = [
-    "FNetSize",
-    "all_rows",
-    "decoder_rows",
-    "inference_rows",
-    "multi_task_rows",
-    "receptive_field",
-    "sampler_rows",
-    "training_rows",
-]
+__all__ = ["all_rows"]
 
 NUM_CLASSES = 2
 U_NETS = {"BasicUNet": (32, 32, 64, 128, 256, 32), "UNet": (16, 32, 64, 128, 256)}  # feature maps
@@ -61,28 +52,28 @@ class FNetSize(NamedTuple):
         return FNet(1, NUM_CLASSES, self.num_levels * (self.features,), self.kernel_size, gain=1.0)
 
 
-def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+def all_rows(timer: Timer, quick: bool) -> list[Row]:
     """Return all rows of F-Net, in the sizes of the paper or, when `quick`, in smaller ones.
 
     A CPU trains with batches of 1, CUDA with batches of 8 in bfloat16.
     """
-    is_cuda = device == "cuda"
+    is_cuda = timer.device == "cuda"
     batch_size = 8 if is_cuda else 1
     sizes = [FNetSize(3, 16)] if quick else [FNetSize(5, 32), FNetSize(3, 32), FNetSize(3, 16)]
     patch_size = 40 if quick else 72
-    rows = training_rows(sizes, patch_size, batch_size, device, repeats)
-    rows += inference_rows(FNetSize(3, 8 if quick else 16), 112, 72, device, repeats)
+    rows = training_rows(sizes, patch_size, batch_size, timer)
+    rows += inference_rows(FNetSize(3, 8 if quick else 16), 112, 72, timer)
     if is_cuda and not quick:
-        rows += inference_rows(FNetSize(5, 32), 160, 72, device, repeats)
-    rows += decoder_rows(32, 13, patch_size, 5, batch_size, device, repeats)
-    rows += multi_task_rows(sizes[0] if is_cuda else sizes[-1], patch_size, (5, 8), device, repeats)
-    rows += sampler_rows(sizes[-1], patch_size, batch_size, device, repeats)
+        rows += inference_rows(FNetSize(5, 32), 160, 72, timer)
+    rows += decoder_rows(32, 13, patch_size, 5, batch_size, timer)
+    rows += multi_task_rows(sizes[0] if is_cuda else sizes[-1], patch_size, (5, 8), timer)
+    rows += sampler_rows(sizes[-1], patch_size, batch_size, timer)
     return rows
 
 
 @cache
 def receptive_field(side: FNetSize | str) -> int:
-    """Return the edge in voxels of what an output voxel depends on; of a U-Net, the smallest over its output voxels.
+    """Return the receptive field, the edge in voxels of what an output voxel depends on; of a U-Net, the smallest one.
 
     For F-Net it follows from the geometry: the coarsest level covers `stride + 2 * margin` voxels, whichever voxel of
     a block is looked at. For a U-Net it is read off the gradient of a copy with one axis, two feature maps, linear
@@ -116,37 +107,29 @@ def training_step(side: FNetSize | str, patch_size: int, batch_size: int, device
     network.to(device).train()
     inputs = [torch.randn(batch_size, 1, *shape, device=device) for shape in shapes]
     label = torch.randint(NUM_CLASSES, (batch_size, *3 * [patch_size]), device=device)
-    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits = _center(network(*inputs), patch_size)
-        F.cross_entropy(logits.float(), label).backward()
-        optimizer.step()
+        return F.cross_entropy(logits.float(), label)
 
-    return step
+    return adam_step(network, loss, 3e-4)
 
 
-def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, device: str, repeats: int) -> list[Row]:
+def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, timer: Timer) -> list[Row]:
     """Compare a training step of F-Net with those of MONAI's `BasicUNet` and `UNet`.
 
     Every network learns the same `patch_size`^3 voxels. The U-Nets pad with zeros: their input is the patch, enlarged
     to a multiple of their stride, and the loss takes its center. On CUDA the forward pass is in bfloat16.
 
     Args:
-        sizes: of the F-Nets.
         patch_size: voxels of output along each axis.
         batch_size: patches in a step.
-        device: `cpu` or `cuda`.
-        repeats: of each step.
     """
     sides: list[FNetSize | str] = [*sizes, *U_NETS]
-    arguments: list[tuple[Any, ...]] = [(side, patch_size, batch_size, device) for side in sides]
-    memory = {side[0]: peak_memory(training_step, side, device) for side in arguments}
-    seconds = dict(
-        zip(sides, time_interleaved([training_step(*side) for side in arguments], repeats, device), strict=True)
-    )
+    arguments: list[tuple[Any, ...]] = [(side, patch_size, batch_size, timer.device) for side in sides]
+    memory = {side[0]: peak_memory(training_step, side, timer.device) for side in arguments}
+    seconds = dict(zip(sides, timer.time([training_step(*side) for side in arguments]), strict=True))
     edge = _round_up(patch_size)
     fields = {side: receptive_field(side) for side in sides}
     voxels = batch_size * patch_size**3
@@ -158,9 +141,9 @@ def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, d
             notes: dict[str, Any] = {
                 "receptive field": f"{fields[size]} against at least {fields[u_net]} voxels",
                 "input": f"{'/'.join(str(shape[0]) for shape in size.geometry.input_sizes(patch_size))} against "
-                f"{edge}^3 with zero padding, whose central {patch_size}^3 are learnt",
+                f"{edge}^3 with zero padding, whose central {patch_size}^3 are learned",
                 f"ratio if all {edge}^3 counted": ratio * (patch_size / edge) ** 3,
-                f"ratio if no learnt voxel saw padding (computed, {whole}^3 in)": ratio * (whole / edge) ** 3,
+                f"ratio if no learned voxel saw padding (computed, {whole}^3 in)": ratio * (whole / edge) ** 3,
                 "peak memory in MiB": f"{memory[size]:,.0f} against {memory[u_net]:,.0f}",
             }
             name = f"training step, batch {batch_size}, {patch_size}^3"
@@ -179,36 +162,28 @@ def multi_task_step(
     labeled = [torch.randn(batch_sizes[0], 1, *shape, device=device) for shape in shapes]
     unlabeled = [torch.randn(batch_sizes[1], 1, *shapes[level], device=device) for level in levels]
     label = torch.randint(NUM_CLASSES, (batch_sizes[0], *3 * [patch_size]), device=device)
-    loss = ReconstructionLoss(reduction="mean")
-    optimizer = torch.optim.Adam(network.parameters(), 3e-4)
+    reconstruction_loss = ReconstructionLoss(reduction="mean")
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits, *reconstructions = network(*labeled, unlabeled=unlabeled)
-        segmentation_loss = F.cross_entropy(logits.float(), label)
-        (segmentation_loss + loss([level.float() for level in reconstructions], unlabeled)).backward()
-        optimizer.step()
+        reconstructed = [level.float() for level in reconstructions]
+        return F.cross_entropy(logits.float(), label) + reconstruction_loss(reconstructed, unlabeled)
 
-    return step
+    return adam_step(network, loss, 3e-4)
 
 
-def multi_task_rows(
-    size: FNetSize, patch_size: int, batch_sizes: tuple[int, int], device: str, repeats: int
-) -> list[Row]:
+def multi_task_rows(size: FNetSize, patch_size: int, batch_sizes: tuple[int, int], timer: Timer) -> list[Row]:
     """Compare a step of multi-task learning with one of F-Net alone on as many labeled patches.
 
     Args:
-        size: of the F-Net.
         patch_size: voxels of output along each axis.
         batch_sizes: labeled and unlabeled patches in a step; the paper's are 5 and 8.
-        device: `cpu` or `cuda`.
-        repeats: of each step.
     """
     choices = [[0], [0, 1], list(range(size.num_levels))]
-    steps = [training_step(size, patch_size, batch_sizes[0], device)]
-    steps += [multi_task_step(size, levels, patch_size, batch_sizes, device) for levels in choices]
-    alone, *together = time_interleaved(steps, repeats, device)
+    steps = [training_step(size, patch_size, batch_sizes[0], timer.device)]
+    steps += [multi_task_step(size, levels, patch_size, batch_sizes, timer.device) for levels in choices]
+    alone, *together = timer.time(steps)
     name = f"multi-task step, {batch_sizes[0]} + {batch_sizes[1]} patches of {patch_size}^3"
     rows = []
     for levels, seconds in zip(choices, together, strict=True):
@@ -218,22 +193,17 @@ def multi_task_rows(
     return rows
 
 
-def inference_rows(
-    size: FNetSize, volume_size: int, patch_size: int, device: str, repeats: int, tile_size: int = 96
-) -> list[Row]:
+def inference_rows(size: FNetSize, volume_size: int, patch_size: int, timer: Timer, tile_size: int = 96) -> list[Row]:
     """Compare dense with overlapped inference (50 %) of one volume; the probabilities must be the same.
 
     Args:
-        size: of the F-Net.
         volume_size: voxels of the volume along each axis.
         patch_size: voxels of the overlapped patches along each axis.
-        device: `cpu` or `cuda`.
-        repeats: of either mode.
         tile_size: voxels of the dense tiles along each axis.
     """
     torch.manual_seed(0)
-    network = size.network().to(device).eval()
-    volume = torch.randn(1, 1, *3 * [volume_size], device=device)
+    network = size.network().to(timer.device).eval()
+    volume = torch.randn(1, 1, *3 * [volume_size], device=timer.device)
     inferers = [FNetInferer(tile_size), FNetInferer(mode="overlap", patch_size=patch_size)]
     results: list[torch.Tensor] = [volume, volume]
 
@@ -245,13 +215,13 @@ def inference_rows(
         f"dense, tiles of {tile_size}": partial(infer, 0),
         f"overlap 50 %, patches of {patch_size}": partial(infer, 1),
     }
-    row = compare_steps(f"inference of {volume_size}^3, {size}", steps, repeats, device)
+    row = timer.compare(f"inference of {volume_size}^3, {size}", steps)
     row.notes["largest difference of the probabilities"] = _difference(*results)
     return [row]
 
 
 def decoder_rows(
-    features: int, kernel_size: int, patch_size: int, num_winners: int, batch_size: int, device: str, repeats: int
+    features: int, kernel_size: int, patch_size: int, num_winners: int, batch_size: int, timer: Timer
 ) -> list[Row]:
     """Compare the sparse with the dense decoder of an autoencoder, forward alone and with backward.
 
@@ -261,13 +231,11 @@ def decoder_rows(
         patch_size: voxels of the patch along each axis.
         num_winners: activations that are kept of each map.
         batch_size: patches in a step.
-        device: `cpu` or `cuda`.
-        repeats: of either decoder.
     """
     torch.manual_seed(0)
-    decoder = SparseDecoder(features, 1, kernel_size).to(device)
+    decoder = SparseDecoder(features, 1, kernel_size).to(timer.device)
     edges = 3 * [patch_size - kernel_size + 1]
-    maps = torch.rand(batch_size, features, *edges, device=device)
+    maps = torch.rand(batch_size, features, *edges, device=timer.device)
     activations, positions = (value.detach() for value in winner_take_all(maps, num_winners))
     del maps
     weights = list(decoder.parameters())
@@ -291,7 +259,7 @@ def decoder_rows(
             f"sparse, {features} x {num_winners} winners": partial(decode, "sparse", has_backward),
             f"dense, kernel {kernel_size}": partial(decode, "dense", has_backward),
         }
-        row = compare_steps(name, steps, repeats, device)
+        row = timer.compare(name, steps)
         differences = [_difference(*both) for both in zip(results["sparse"], results["dense"], strict=True)]
         row.notes["largest difference of the reconstruction"] = differences[0]
         if has_backward:
@@ -300,28 +268,25 @@ def decoder_rows(
     return rows
 
 
-def sampler_rows(size: FNetSize, patch_size: int, batch_size: int, device: str, repeats: int) -> list[Row]:
+def sampler_rows(size: FNetSize, patch_size: int, batch_size: int, timer: Timer) -> list[Row]:
     """Compare the patches that one process cuts with those that training takes in the same time.
 
     Args:
-        size: of the F-Net.
         patch_size: voxels of output along each axis.
         batch_size: patches in a step.
-        device: `cpu` or `cuda`.
-        repeats: of a minibatch and of a step.
     """
     torch.manual_seed(0)
     volume = torch.randn(1, *3 * [2 * patch_size])
     cases: list[Any] = [{"image": volume, "label": (volume > 1).float()}]
     dataset = PatchDataset(cases, Compose([]), size.geometry, patch_size)
-    sampler = PatchBatchSampler(dataset, batch_size, num_batches=repeats + 1, foreground_fraction=0.3)
+    sampler = PatchBatchSampler(dataset, batch_size, num_batches=timer.repeats + 1, foreground_fraction=0.3)
     batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
     steps: dict[str, Step] = {
         "sampler, no workers": lambda: next(batches),
-        f"training step, {size}": training_step(size, patch_size, batch_size, device),
+        f"training step, {size}": training_step(size, patch_size, batch_size, timer.device),
     }
     name = f"patch sampler, batch {batch_size}, {patch_size}^3"
-    return [compare_steps(name, steps, repeats, device, "patches/s", batch_size)]
+    return [timer.compare(name, steps, "patches/s", batch_size)]
 
 
 def _u_net(name: str, features: Sequence[int], spatial_dims: int = 3) -> nn.Module:
@@ -331,7 +296,7 @@ def _u_net(name: str, features: Sequence[int], spatial_dims: int = 3) -> nn.Modu
 
 
 def _linearize(network: nn.Module) -> None:
-    """Make every output depend on its whole receptive field, in place."""
+    """Make a network linear, in place: every output depends on its whole receptive field."""
     for name, module in network.named_children():
         if isinstance(module, (nn.InstanceNorm1d, nn.PReLU, nn.LeakyReLU, nn.Dropout)):
             setattr(network, name, nn.Identity())

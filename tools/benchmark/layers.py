@@ -1,4 +1,4 @@
-"""What layer decomposition costs: its simulation beside the published way, and beside a training step."""
+"""Benchmark of layer decomposition: its simulation beside the published way, and beside a training step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from monai.transforms import GaussianSmooth, Rand3DElastic
 
 from common.layers import LAYERS, LayerDecompositionLoss, LayerUNet, RandStarShape, RandTumorLayers
 from common.training import MixedPrecisionInferer
-from tools.benchmark.measure import Row, Step, compare_steps
+from tools.benchmark.measure import Row, Step, Timer, adam_step
 from tools.benchmark.mesh import MeshRasterizer
 
-__all__ = ["LayersSize", "all_rows", "shape_rows", "simulation_rows", "stage_rows", "training_rows"]
+__all__ = ["all_rows"]
 
 PUBLISHED_SECONDS = 4.5  # of one CPU core for a sample of 128^3, as measured for the authors' pipeline
 
@@ -51,31 +51,25 @@ class LayersSize(NamedTuple):
         }
 
 
-def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+def all_rows(timer: Timer, quick: bool) -> list[Row]:
     """Return all rows of layer decomposition, in the sizes of the paper on CUDA; on a CPU the network is smaller."""
     size = LayersSize(patch_size=64 if quick else 128)
-    if device == "cpu":
+    if timer.device == "cpu":
         size = size._replace(features=(16, 32, 64, 128))
-    rows = simulation_rows(size, device, repeats)
+    rows = simulation_rows(size, timer)
     if find_spec("itk"):
-        rows += shape_rows(size, device, repeats)
-    rows += stage_rows(size, device, repeats)
-    rows += training_rows(size, device, repeats)
+        rows += shape_rows(size, timer)
+    rows += stage_rows(size, timer)
+    rows += training_rows(size, timer)
     return rows
 
 
-def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+def simulation_rows(size: LayersSize, timer: Timer) -> list[Row]:
     """Compare simulated samples with the deformation and the blur of whole scans, most of the published pipeline.
 
-    The latter are MONAI's; the shapes of the published pipeline, see `shape_rows`, come on top.
-
-    Args:
-        size: of the samples.
-        device: `cpu` or `cuda`.
-        repeats: of either side.
-    """
-    batch = size.batch(device)
-    deform = Rand3DElastic((5, 8), (100, 200), prob=1.0, device=torch.device(device))
+    The latter are MONAI's; the shapes of the published pipeline, see `shape_rows`, come on top."""
+    batch = size.batch(timer.device)
+    deform = Rand3DElastic((5, 8), (100, 200), prob=1.0, device=torch.device(timer.device))
     blur = GaussianSmooth(1.0)
     deform.set_random_state(0)
 
@@ -84,71 +78,51 @@ def simulation_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
             blur(deform(donor))
 
     steps = {"simulated sample, whole": _simulation(batch), "deformed and blurred whole scan (MONAI)": published}
-    row = compare_steps(f"simulation, {size.patch_size}^3", steps, repeats, device, "samples/s", size.batch_size)
-    if device == "cpu" and size.patch_size == 128:
+    row = timer.compare(f"simulation, {size.patch_size}^3", steps, "samples/s", size.batch_size)
+    if timer.device == "cpu" and size.patch_size == 128:
         row.notes["times as fast as 4.5 s per sample"] = PUBLISHED_SECONDS * row.median_a
     return [row]
 
 
-def shape_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
+def shape_rows(size: LayersSize, timer: Timer) -> list[Row]:
     """Compare shapes that are filled voxel by voxel with the same ones as meshes that ITK rasterizes on the CPU.
 
     Args:
         size: of the samples; a shape has a hundredth of their volume, in voxels of 1 mm.
-        device: `cpu` or `cuda`, of the former.
-        repeats: of either side.
     """
     volume = size.patch_size**3 / 100
     shape, same = (RandStarShape((volume, volume)).set_random_state(0) for _ in range(2))
     steps: dict[str, Step] = {
-        "voxel by voxel": lambda: shape((1.0, 1.0, 1.0), device),
+        "voxel by voxel": lambda: shape((1.0, 1.0, 1.0), timer.device),
         "mesh, rasterized by ITK": MeshRasterizer(same),
     }
-    return [compare_steps(f"shape of {volume:.0f} voxels", steps, repeats, device, "shapes/s", 1)]
+    return [timer.compare(f"shape of {volume:.0f} voxels", steps, "shapes/s", 1)]
 
 
-def stage_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
-    """Compare the simulation with its shapes alone, which nothing else is needed for.
-
-    Args:
-        size: of the samples.
-        device: `cpu` or `cuda`.
-        repeats: of either side.
-    """
+def stage_rows(size: LayersSize, timer: Timer) -> list[Row]:
+    """Compare the simulation with the drawing of its shapes alone."""
     shape = RandStarShape().set_random_state(0)
     steps: dict[str, Step] = {
-        "shape, place, texture and composition": _simulation(size.batch(device)),
-        "shape alone": lambda: [shape((1.0, 1.0, 1.0), device) for _ in range(size.batch_size)],
+        "shape, place, texture and composition": _simulation(size.batch(timer.device)),
+        "shape alone": lambda: [shape((1.0, 1.0, 1.0), timer.device) for _ in range(size.batch_size)],
     }
     name = f"stages of the simulation, {size.patch_size}^3"
-    row = compare_steps(name, steps, repeats, device, "samples/s", size.batch_size)
+    row = timer.compare(name, steps, "samples/s", size.batch_size)
     row.notes["share of the shapes in %"] = 100 * row.median_a / row.median_b
     return [row]
 
 
-def training_rows(size: LayersSize, device: str, repeats: int) -> list[Row]:
-    """Compare a step of pretraining with the simulation of its minibatch, which comes before it on the same device.
-
-    Args:
-        size: of the pretraining.
-        device: `cpu` or `cuda`.
-        repeats: of either side.
-    """
+def training_rows(size: LayersSize, timer: Timer) -> list[Row]:
+    """Compare a step of pretraining with the simulation of its minibatch, which comes before it on the same device."""
     torch.manual_seed(0)
-    batch = size.batch(device)
-    network = LayerUNet(features=size.features).to(device).train()
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    inferer, loss = MixedPrecisionInferer(), LayerDecompositionLoss()
+    batch = size.batch(timer.device)
+    network = LayerUNet(features=size.features).to(timer.device).train()
+    inferer, compute_loss = MixedPrecisionInferer(), LayerDecompositionLoss()
     target = RandTumorLayers().make_batch({**batch, "seed": range(size.batch_size)})
     image = target[:, LAYERS.index("image"), None].clone()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(inferer(image, network), target).backward()
-        optimizer.step()
-
+    step = adam_step(network, lambda: compute_loss(inferer(image, network), target), 1e-3)
     steps = {"simulation": _simulation(batch), "training step": step}
-    row = compare_steps(f"pretraining, {size}", steps, repeats, device, "samples/s", size.batch_size)
+    row = timer.compare(f"pretraining, {size}", steps, "samples/s", size.batch_size)
     row.notes["share of the simulation in %"] = 100 * np.divide(row.median_b, row.median_a + row.median_b)
     return [row]
 

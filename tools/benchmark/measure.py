@@ -1,4 +1,4 @@
-"""Timing two sides against each other, and printing what came out."""
+"""Timing of two sides in turn, peak memory, and a table of the results."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-__all__ = ["Row", "compare", "compare_steps", "format_table", "peak_memory", "time_interleaved", "to_json"]
+__all__ = ["Row", "Step", "Timer", "adam_step", "compare", "format_table", "peak_memory", "to_json"]
 
 Step = Callable[[], Any]
 
 
 @dataclass
 class Row:
-    """One comparison of side A against side B.
+    """Comparison of side A with side B.
 
     Args:
         name: what is compared.
@@ -50,25 +51,66 @@ class Row:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def time_interleaved(sides: Sequence[Step], repeats: int, device: str) -> list[list[float]]:
-    """Return the seconds of each repeat of each side; the sides take turns, so that all meet the same load.
+def adam_step(network: nn.Module, loss: Callable[[], torch.Tensor], learning_rate: float, **options: Any) -> Step:
+    """Return a training step (forward, backward, Adam).
 
     Args:
-        sides: what to time; each runs once before the clock starts.
-        repeats: of each side.
-        device: `cpu` or `cuda`.
+        network: on its device, in training mode.
+        loss: runs the network, and returns its scalar loss.
+        learning_rate: of Adam.
+        options: further ones of Adam.
     """
-    for side in sides:
-        side()
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(repeats):
-        for side, taken in zip(sides, seconds, strict=True):
-            _synchronize(device)
-            start = time.perf_counter()
+    optimizer = torch.optim.Adam(network.parameters(), learning_rate, **options)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+class Timer(NamedTuple):
+    """Clock of sides that take turns, so that all meet the same load.
+
+    Args:
+        device: `cpu` or `cuda`.
+        repeats: of each side, after one before the clock starts.
+    """
+
+    device: str
+    repeats: int
+
+    def time(self, sides: Sequence[Step]) -> list[list[float]]:
+        """Return the seconds of each repeat of each side."""
+        for side in sides:
             side()
-            _synchronize(device)
-            taken.append(time.perf_counter() - start)
-    return seconds
+        seconds: list[list[float]] = [[] for _ in sides]
+        for _ in range(self.repeats):
+            for side, taken in zip(sides, seconds, strict=True):
+                self._synchronize()
+                start = time.perf_counter()
+                side()
+                self._synchronize()
+                taken.append(time.perf_counter() - start)
+        return seconds
+
+    def compare(self, name: str, sides: Mapping[str, Step], unit: str = "s", amount: float | None = None) -> Row:
+        """Time two sides, and return their row.
+
+        Args:
+            name: what is compared.
+            sides: A and B, by what they are.
+            unit: of the medians.
+            amount: what either side does in one repeat, in the unit's numerator; the medians are then rates.
+        """
+        side_a, side_b = sides
+        amounts = None if amount is None else (amount, amount)
+        return compare(name, (side_a, side_b), self.time([*sides.values()]), unit, amounts)
+
+    def _synchronize(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
 def compare(
@@ -97,24 +139,6 @@ def compare(
     return Row(name, *sides, unit, *medians, share * b / a, spread, len(ratios), dict(notes or {}))
 
 
-def compare_steps(
-    name: str, steps: Mapping[str, Step], repeats: int, device: str, unit: str = "s", amount: float | None = None
-) -> Row:
-    """Time two sides in turn, and return their row.
-
-    Args:
-        name: what is compared.
-        steps: A and B, by what they are.
-        repeats: of either side.
-        device: `cpu` or `cuda`.
-        unit: of the medians.
-        amount: what either side does in one repeat, in the unit's numerator; the medians are then rates.
-    """
-    side_a, side_b = steps
-    seconds = time_interleaved([*steps.values()], repeats, device)
-    return compare(name, (side_a, side_b), seconds, unit, None if amount is None else (amount, amount))
-
-
 def peak_memory(make_step: Callable[..., Step], arguments: tuple[Any, ...], device: str) -> float:
     """Return the memory in MiB that a step needs at its peak, beyond what the process had before.
 
@@ -137,7 +161,7 @@ def peak_memory(make_step: Callable[..., Step], arguments: tuple[Any, ...], devi
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the machine and the software, on which the numbers depend."""
     return {
         "device": device,
         "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
@@ -195,11 +219,6 @@ def _processor() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _align(cells: Sequence[str], widths: Sequence[int]) -> str:

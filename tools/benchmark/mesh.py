@@ -1,4 +1,4 @@
-"""Shapes as the published pipeline of layer decomposition makes them: a mesh that is moved, then rasterized."""
+"""Meshes that are rasterized, as the published pipeline of layer decomposition makes its shapes."""
 
 from __future__ import annotations
 

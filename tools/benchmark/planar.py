@@ -1,4 +1,4 @@
-"""What descriptors of voxels cost: a step of their pretraining, their extraction, and the search among them."""
+"""Benchmark of planar descriptors: a step of their pretraining, their extraction, and the search for neighbors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
 
 from common.planar import (
     LearnedDescriptor,
@@ -19,18 +19,9 @@ from common.planar import (
     extract_descriptors,
     nearest_neighbors,
 )
-from tools.benchmark.measure import Row, Step, compare, compare_steps, peak_memory, time_interleaved
+from tools.benchmark.measure import Row, Step, Timer, adam_step, compare, peak_memory
 
-__all__ = [
-    "PlanarSize",
-    "all_rows",
-    "brute_force",
-    "extraction_rows",
-    "neighbor_rows",
-    "pretraining_rows",
-    "search",
-    "volume_rows",
-]
+__all__ = ["all_rows"]
 
 
 class PlanarSize(NamedTuple):
@@ -58,40 +49,34 @@ class PlanarSize(NamedTuple):
         return {"half_width": 41 / 102, "half_depth": 6 / 102, "mode": "nearest", "padding_mode": "border"}
 
 
-def all_rows(device: str, repeats: int, quick: bool) -> list[Row]:
+def all_rows(timer: Timer, quick: bool) -> list[Row]:
     """Return all rows of planar descriptors, in the sizes of the paper on CUDA, and in smaller ones on a CPU.
 
     The paper's volume has 192,720 positions.
     """
-    is_cuda = device == "cuda"
+    is_cuda = timer.device == "cuda"
     size = PlanarSize(batch_size=8 if quick else 64) if is_cuda else PlanarSize()
     num_queries, num_references = (2000, 5000) if quick else (4000, 45000)
-    rows = pretraining_rows(size, device, repeats)
-    rows += extraction_rows(size, 400 if quick else 4000, device, repeats)
-    rows += neighbor_rows(num_queries, num_references, device, repeats)
+    rows = pretraining_rows(size, timer)
+    rows += extraction_rows(size, 400 if quick else 4000, timer)
+    rows += neighbor_rows(num_queries, num_references, timer)
     spatial_size = (243, 176, 293) if is_cuda and not quick else (48, 48, 48)
-    rows += volume_rows(spatial_size, 4, num_references, device, repeats)
+    rows += volume_rows(spatial_size, 4, num_references, timer)
     return rows
 
 
-def pretraining_rows(size: PlanarSize, device: str, repeats: int) -> list[Row]:
-    """Compare steps that describe both slabs of all pairs in one pass with steps of two passes, and with the sampling.
-
-    Args:
-        size: of the pretraining.
-        device: `cpu` or `cuda`.
-        repeats: of each side.
-    """
+def pretraining_rows(size: PlanarSize, timer: Timer) -> list[Row]:
+    """Compare steps that describe both slabs of a pair in one pass with steps of two passes, and with the sampling."""
     torch.manual_seed(0)
-    volumes = size.volumes(device)
+    volumes = size.volumes(timer.device)
     pairs = RandSlabPair(**size.slabs())
 
     def sample() -> tuple[torch.Tensor, torch.Tensor]:
         drawn = np.arange(size.batch_size) % len(volumes)
         return pairs([volumes[index] for index in drawn])
 
-    steps = [_training_step(sample, is_fused, device) for is_fused in (True, False)]
-    fused, apart, alone = time_interleaved([*steps, sample], repeats, device)
+    steps = [_training_step(sample, is_fused, timer.device) for is_fused in (True, False)]
+    fused, apart, alone = timer.time([*steps, sample])
     name = f"pretraining of three planes, {size}"
     rows = [compare(name, ("one pass for both slabs", "two passes"), (fused, apart), "steps/s", (1, 1))]
     row = compare(name, ("sampling of the pairs", "step with it"), (alone, fused), "steps/s", (1, 1))
@@ -102,17 +87,12 @@ def pretraining_rows(size: PlanarSize, device: str, repeats: int) -> list[Row]:
 def _training_step(sample: Step, is_fused: bool, device: str) -> Step:
     torch.manual_seed(0)
     network = TriplanarPretext().to(device)
-    optimizer = torch.optim.Adam(network.parameters(), 5e-5)
-    loss = nn.MSELoss()
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         pairs, target = sample()
-        optimizer.zero_grad()
-        predicted = network(pairs) if is_fused else _two_passes(network, pairs)
-        loss(predicted, target).backward()
-        optimizer.step()
+        return F.mse_loss(network(pairs) if is_fused else _two_passes(network, pairs), target)
 
-    return step
+    return adam_step(network, loss, 5e-5)
 
 
 def _two_passes(network: TriplanarPretext, pairs: torch.Tensor) -> torch.Tensor:
@@ -125,20 +105,17 @@ def _two_passes(network: TriplanarPretext, pairs: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts, dim=1)
 
 
-def extraction_rows(size: PlanarSize, num_places: int, device: str, repeats: int) -> list[Row]:
+def extraction_rows(size: PlanarSize, num_places: int, timer: Timer) -> list[Row]:
     """Compare the extraction in batches with one of patch after patch by `grid_sample`.
 
     Args:
-        size: of the volume.
         num_places: that are described.
-        device: `cpu` or `cuda`.
-        repeats: of each side.
     """
-    volume = size.volumes(device)[0]
-    centers = (1.2 * torch.rand(num_places, 3, generator=torch.Generator().manual_seed(1)) - 0.6).to(device)
+    volume = size.volumes(timer.device)[0]
+    centers = (1.2 * torch.rand(num_places, 3, generator=torch.Generator().manual_seed(1)) - 0.6).to(timer.device)
     torch.manual_seed(0)
-    batched = LearnedDescriptor(**size.slabs()).to(device)
-    single = LearnedDescriptor(**{**size.slabs(), "mode": "bilinear"}).to(device)
+    batched = LearnedDescriptor(**size.slabs()).to(timer.device)
+    single = LearnedDescriptor(**{**size.slabs(), "mode": "bilinear"}).to(timer.device)
     single.load_state_dict(batched.state_dict())
     count = max(num_places // 20, 1)
     sides = [
@@ -147,7 +124,7 @@ def extraction_rows(size: PlanarSize, num_places: int, device: str, repeats: int
     ]
     name = f"descriptors of {num_places} places, {size.edge}^3"
     labels = ("in batches, slabs as slices", "patch after patch, grid_sample")
-    row = compare(name, labels, time_interleaved(sides, repeats, device), "descriptors/s", (num_places, count))
+    row = compare(name, labels, timer.time(sides), "descriptors/s", (num_places, count))
     exact, other = (extract_descriptors(volume, single, centers[:count], batch) for batch in (None, 1))
     row.notes["largest difference, both by grid_sample"] = (exact - other).abs().max().item()
     return [row]
@@ -170,52 +147,46 @@ def brute_force(
     return distances.square(), indices
 
 
-def neighbor_rows(
-    num_queries: int, num_references: int, device: str, repeats: int, num_neighbors: int = 21
-) -> list[Row]:
+def neighbor_rows(num_queries: int, num_references: int, timer: Timer, num_neighbors: int = 21) -> list[Row]:
     """Compare the search with brute force; the notes have the memory of both and the recall.
 
     Args:
         num_queries: random descriptors.
         num_references: random descriptors.
-        device: `cpu` or `cuda`.
-        repeats: of each side.
         num_neighbors: for each query.
     """
-    sizes = (num_queries, num_references, num_neighbors, device)
+    sizes = (num_queries, num_references, num_neighbors, timer.device)
     steps = {"nearest_neighbors": search(*sizes), "matrix of all distances": search(*sizes, is_brute=True)}
     name = f"{num_neighbors} neighbors of {num_queries} among {num_references} descriptors"
-    row = compare_steps(name, steps, repeats, device, "queries/s", num_queries)
+    row = timer.compare(name, steps, "queries/s", num_queries)
     found, expected = (step()[1].sort(dim=1).values for step in steps.values())
     row.notes["recall"] = (found == expected).double().mean().item()
-    row.notes["peak memory of A in MiB"] = peak_memory(search, sizes, device)
-    row.notes["peak memory of B in MiB"] = peak_memory(search, (*sizes, True), device)
+    row.notes["peak memory of A in MiB"] = peak_memory(search, sizes, timer.device)
+    row.notes["peak memory of B in MiB"] = peak_memory(search, (*sizes, True), timer.device)
     return [row]
 
 
-def volume_rows(spatial_size: Sequence[int], step: int, num_references: int, device: str, repeats: int) -> list[Row]:
+def volume_rows(spatial_size: Sequence[int], step: int, num_references: int, timer: Timer) -> list[Row]:
     """Compare the segmentation of a volume with the extraction of its descriptors alone.
 
     Args:
         spatial_size: of the volume in voxels.
         step: between described voxels.
         num_references: voxels of the atlas.
-        device: `cpu` or `cuda`.
-        repeats: of each side.
     """
     torch.manual_seed(0)
-    volume = torch.randn(1, *spatial_size, device=device)
+    volume = torch.randn(1, *spatial_size, device=timer.device)
     descriptor = LearnedDescriptor()
-    atlas = PlanarAtlas(descriptor, 7, step=step).to(device)
+    atlas = PlanarAtlas(descriptor, 7, step=step).to(timer.device)
     grid = VoxelGrid(spatial_size, step)
-    centers = grid.centers(grid.indices()).to(device)
-    atlas.descriptors = torch.randn(num_references, descriptor.out_channels, device=device).half()
-    atlas.centers = torch.rand(num_references, 3, device=device)
-    atlas.labels = (torch.arange(num_references, device=device) % 7).to(atlas.labels)
+    centers = grid.centers(grid.indices()).to(timer.device)
+    atlas.descriptors = torch.randn(num_references, descriptor.out_channels, device=timer.device).half()
+    atlas.centers = torch.rand(num_references, 3, device=timer.device)
+    atlas.labels = (torch.arange(num_references, device=timer.device) % 7).to(atlas.labels)
     atlas.class_counts = atlas.labels.long().bincount(minlength=7)
     steps: dict[str, Step] = {
         "segmentation, end to end": partial(atlas, volume[None]),
         "descriptors alone": partial(extract_descriptors, volume, descriptor, centers),
     }
     name = f"volume of {len(centers)} positions, atlas of {num_references}"
-    return [compare_steps(name, steps, repeats, device, "positions/s", len(centers))]
+    return [timer.compare(name, steps, "positions/s", len(centers))]

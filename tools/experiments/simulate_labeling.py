@@ -1,4 +1,4 @@
-"""Simulate labeling: how good is an atlas of scans that were chosen one after the other, and one of random scans?
+"""Simulate active learning: how good is an atlas of scans that were chosen one by one, and one of random scans?
 
 python -m tools.experiments.simulate_labeling BUNDLE WEIGHTS DATASET_DIR OUTPUT_DIR [--max_labeled 8] [--num_draws 20]
     [--split test] [--step 3] [--share 0.5] [--override_files configs/small.yaml] [--name value]
@@ -50,7 +50,7 @@ def simulate_labeling(
     override_files: str = "",
     **options: Any,
 ) -> str:
-    """Compare the criteria with random scans, over numbers of labeled scans.
+    """Compare the criteria of active learning with random scans, over numbers of labeled scans.
 
     Args:
         bundle: folder of the bundle.
@@ -118,7 +118,7 @@ def simulate_labeling(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A scan to segment, compared with each of `S` scans to learn from.
+    """Comparison of a scan to segment with each of `S` scans to learn from.
 
     Args:
         truth: class of each of `N` voxels that are near to the organs of one of them.

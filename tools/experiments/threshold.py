@@ -1,4 +1,4 @@
-"""Segment tumors by a threshold alone: what any method without masks must beat.
+"""Segment tumors by a threshold alone, the baseline of all methods without masks.
 
 python -m tools.experiments.threshold DATASET_DIR --output_dir DIR [--organ brain] [--clip -40,160] [--side above]
 
@@ -44,7 +44,7 @@ def threshold(
     clip: Sequence[float] | None = None,
     side: str = "above",
 ) -> str:
-    """Score three thresholds on the test scans.
+    """Segment the test scans by three thresholds, and score them.
 
     Args:
         dataset_dir: folder with a dataset.json.

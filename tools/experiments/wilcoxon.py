@@ -1,4 +1,4 @@
-"""Test whether the scores of one evaluation are better than those of another, case by case.
+"""Test by Wilcoxon's signed ranks whether the scores of one evaluation are better than those of another.
 
 python -m tools.experiments.wilcoxon FIRST.csv SECOND.csv [--column mean] [--alternative greater] [--class_name muscle]
     [--absolute]
@@ -25,7 +25,7 @@ def wilcoxon(
     class_name: str | None = None,
     absolute: bool = False,
 ) -> str:
-    """Compare two files of scores by Wilcoxon's signed-rank test, with one side.
+    """Compare two files of scores by Wilcoxon's one-sided signed-rank test.
 
     Args:
         first: a table with a row for each case, such as `mean_dice_raw.csv`.

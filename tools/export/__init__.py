@@ -1,1 +1,1 @@
-"""The parts of `tools.export`."""
+"""Parts of an exported bundle: configs, library, networks, weights, and all of its files."""

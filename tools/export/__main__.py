@@ -1,4 +1,4 @@
-"""Make a bundle that needs nothing of this repository: configs, weights, and the part of the library that they use.
+"""Export a bundle that needs nothing of this repository: configs, weights, and the part of the library that they use.
 
 python -m tools.export BUNDLE --output DIR [--zip] [--override_files configs/small.yaml] [--ckpt_dir DIR]
     [--pretrained null] [--zero_shot] [--torchscript] [--onnx]
@@ -28,7 +28,7 @@ def export(
     torchscript: bool = False,
     onnx: bool = False,
 ) -> str:
-    """Write `output`/<name of the bundle>: configs as JSON, weights, documents, and the library's part in `scripts/`.
+    """Export a bundle to `output`/<its name>, with its configs as JSON and the library's part in `scripts/`.
 
     It runs wherever the packages of its `configs/metadata.json` are installed, from any folder with `--bundle_root`,
     and in MONAI Label. Its `SHA256SUMS` holds the checksum of every file. The same input gives the same bytes.

@@ -33,7 +33,7 @@ def write_bundle(
     torchscript: bool = False,
     onnx: bool = False,
 ) -> str:
-    """Write a bundle, with what else of it is wanted.
+    """Write a bundle as a folder, with what else is wanted.
 
     Args:
         source: folder of the bundle in this repository.

@@ -1,4 +1,4 @@
-"""The part of the library that a bundle uses, as a package of its own."""
+"""Library of an exported bundle: the part that it uses, as a package of its own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def used_modules(components: Iterable[str]) -> dict[str, str]:
 
 
 class _Library:
-    """The modules of a package that are needed so far."""
+    """Modules of a package that are needed so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

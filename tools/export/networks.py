@@ -1,4 +1,4 @@
-"""A trained network as TorchScript and as ONNX, compared with the original on inputs that it was not traced with."""
+"""TorchScript and ONNX of a trained network, compared with it on inputs that it was not traced with."""
 
 from __future__ import annotations
 

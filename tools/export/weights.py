@@ -1,4 +1,4 @@
-"""What a bundle has learned, and what its weights expect."""
+"""Weights of a bundle, with the classes and the preprocessing that lie beside them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What MONAI Label is given beside a bundle; only `strategy` imports `monailabel`."""
+"""App and strategy for MONAI Label, which runs them in an environment of its own."""

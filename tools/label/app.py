@@ -1,4 +1,4 @@
-"""The app that MONAI Label runs, which serves the bundles in its folder `model`; tools/label.sh puts it there.
+"""App of MONAI Label, which serves the bundles in its folder `model`; tools/label.sh puts it there.
 
 It imports nothing of this repository, so that it runs where only MONAI Label and the bundles' packages are installed.
 """

@@ -1,4 +1,4 @@
-"""The next scan to label in MONAI Label: the one that tells most about those without a label.
+"""Active learning in MONAI Label: the next scan is the one that tells most about those without a label.
 
     def init_strategies(self):
         load = functools.cache(lambda: load_describer(bundle_root))
@@ -28,8 +28,8 @@ class NextScan(Strategy):
     """Choose the next scan by how it differs from those that have a label.
 
     As with MONAI Label's random strategy, a scan that was handed out comes again only when there is no other, the one
-    handed out longest ago first. Until then it counts as labeled: two clients are not given twins, and one that skips a
-    scan is given another. A scan that cannot be described comes after those that can.
+    handed out longest ago first. Until then it counts as labeled: two clients are given scans that differ, and one that
+    skips a scan is given another. A scan that cannot be described comes after those that can.
 
     The first request describes all scans, in seconds each; `python -m tools.next_scan` does so in advance.
 

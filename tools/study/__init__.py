@@ -1,1 +1,1 @@
-"""Parts of `tools.study`: the plan of a study, its conduct, and its report."""
+"""Parts of a study: its plan, its conduct, its report, and the test that the report has."""

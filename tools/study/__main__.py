@@ -1,4 +1,4 @@
-"""Compare ways to train over label counts, folds and seeds.
+"""Run a study: compare ways to train over label counts, folds and seeds.
 
     python -m tools.study STUDY.yaml --workers 2
 
@@ -58,7 +58,7 @@ def study(
     """Run a study and report it.
 
     Args:
-        study_file: YAML file; `tools/study.py` begins with one.
+        study_file: YAML file; `tools/study/__main__.py` begins with one.
         workers: number of runs at a time; the cores are shared among them.
         resume: keep what is finished; otherwise move it aside and run everything again.
         dry_run: only print the commands.

@@ -79,7 +79,7 @@ class Runner:
 
 @dataclass
 class Outcome:
-    """How a job ended; `problem` is None when it succeeded."""
+    """End of a job; `problem` is None when it succeeded."""
 
     seconds: float
     problem: str | None
@@ -228,7 +228,7 @@ def _last_line(path: Path, num_bytes: int = 65536) -> str:
 
 
 class _Progress:
-    """One line per job that ends, with the time so far and an estimate of the rest."""
+    """Progress in the terminal: a line for each job that ends, with the time so far and an estimate of the rest."""
 
     def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> None:
         self.began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a study file says, and the commands that follow from it."""
+"""Plan of a study: its file, and the commands that follow from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.cli import InputError, KindError, MissingFileError
 
 __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known", "plan_runs", "read_study"]
 
-Entry = TypeVar("Entry", bound="Pretraining | Arm | Study")
+Entry = TypeVar("Entry", bound="Training | Study")
 
 SPLITS = ("test", "validation")
 _FIRST_FILE = {"training": "train.yaml", "pretraining": "pretrain.yaml"}  # by the workflow that is given it
@@ -32,44 +32,46 @@ KINDS: dict[str, type] = {
 SET_BY_THE_DRAW = ("num_labeled", "fold", "seed", "split")
 
 
-@dataclass(frozen=True)
-class Pretraining:
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training of a bundle, with or without labels.
+
+    Args:
+        bundle: folder of the bundle; the study's when empty.
+        override_files: configs given last, relative to the bundle; the study's when None.
+        options: overrides on top of the study's.
+    """
+
+    bundle: str = ""
+    override_files: Sequence[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Training):
     """A pretraining that arms share.
 
     Args:
         weights: file that it leaves, relative to its `ckpt_dir`.
-        bundle: folder of the bundle; the study's when empty.
-        override_files: configs given last, relative to the bundle; the study's when None.
-        options: overrides of this pretraining, on top of the study's.
         per_fold: run once per fold instead of once, with fold 0, for all.
     """
 
     weights: str
-    bundle: str = ""
-    override_files: Sequence[str] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
     per_fold: bool = False
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to train.
+@dataclass(frozen=True, kw_only=True)
+class Arm(Training):
+    """One way to train. In an option that is text, `{fold}` and `{seed}` are those of the draw.
 
     Args:
         pretraining: name of the pretraining it starts from.
-        bundle: folder of the bundle; the study's when empty.
-        override_files: configs given last, relative to the bundle; the study's when None.
-        options: overrides of this arm, on top of the study's. In one that is text, `{fold}` and `{seed}` are those of
-            the draw.
         workflow: what is run with the draw's seed before the evaluation: `training`, or `pretraining` for what is
             evaluated without any label.
         evaluation_files: configs that the evaluation is given after `evaluate.yaml`, relative to the bundle.
     """
 
     pretraining: str | None = None
-    bundle: str = ""
-    override_files: Sequence[str] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
     workflow: str = "training"
     evaluation_files: Sequence[str] = ()
 
@@ -102,7 +104,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """One command of a study.
+    """Command of a workflow, with the files that it leaves and the jobs that it needs.
 
     Args:
         name: what the progress lines call it.
@@ -142,7 +144,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one label count in one draw, which is a fold and a seed."""
+    """Arm with one label count in one draw, which is a fold and a seed."""
 
     arm: str
     num_labeled: int
@@ -289,12 +291,12 @@ def _fitting(options: Mapping[str, Any], config_files: Sequence[str]) -> dict[st
     return {name: value for name, value in options.items() if _head(name) in known}
 
 
-def _config_files(study: Study, entry: Pretraining | Arm, *names: str) -> tuple[str, ...]:
+def _config_files(study: Study, entry: Training, *names: str) -> tuple[str, ...]:
     overrides = study.override_files if entry.override_files is None else entry.override_files
     return _bundle_files(study, entry, [*(f"configs/{name}" for name in names), *overrides])
 
 
-def _bundle_files(study: Study, entry: Pretraining | Arm, names: Sequence[str]) -> tuple[str, ...]:
+def _bundle_files(study: Study, entry: Training, names: Sequence[str]) -> tuple[str, ...]:
     bundle = Path(entry.bundle or study.bundle)
     return tuple(str(bundle / name) for name in names)
 
@@ -323,7 +325,7 @@ def _head(name: str) -> str:
 
 
 def _check_ids(options: Mapping[str, Any], known: Collection[str], config_files: Sequence[str]) -> None:
-    """MONAI adds an unknown id in silence: a misspelt option would change nothing."""
+    """Refuse options that no config has: MONAI adds an unknown id in silence, and it would change nothing."""
     for name in options:
         check_known(_head(name), known, f"option of {' + '.join(config_files)}")
 
@@ -350,7 +352,7 @@ def _build(entry: type[Entry], content: Any, where: str) -> Entry:
     return entry(**content)
 
 
-def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) -> None:
+def _check_entry(study: Study, entry: Training, name: Any, where: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
     if not (entry.bundle or study.bundle):
@@ -364,7 +366,7 @@ def _check_entry(study: Study, entry: Pretraining | Arm, name: Any, where: str) 
     _check_options(entry.options, f"{where}.options", SET_BY_THE_DRAW)
     if isinstance(entry, Pretraining):
         _check_values(entry.weights, f"{where}.weights")
-    elif entry.pretraining is not None:
+    elif isinstance(entry, Arm) and entry.pretraining is not None:
         check_known(entry.pretraining, study.pretrainings, f"{where}.pretraining")
         _check_options({**study.options, **entry.options}, f"{where}.options", ["pretrained"])
 

@@ -1,4 +1,4 @@
-"""Tables, tests and a curve from the runs of a study."""
+"""Report of a study: its tables, tests and curve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Cell = tuple[str, int]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run has measured.
+    """Dice and durations of a finished run.
 
     Args:
         run: the run.
@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against the reference, on the draws and cases that both have.
+    """Paired differences between an arm and the reference, on the draws and cases that both have.
 
     Args:
         differences: per draw, the difference of the means over cases.
@@ -142,7 +142,7 @@ def write_files(
 
 
 def _format_csv(results: Sequence[Result]) -> str:
-    """One row per run and case."""
+    """Return a CSV table with one row for each run and case."""
     classes = list(dict.fromkeys(key for result in results for row in result.dice.values() for key in row))
     classes = [*(name for name in classes if name != "mean"), "mean"]
     text = io.StringIO()
@@ -158,7 +158,7 @@ def _format_csv(results: Sequence[Result]) -> str:
 
 
 def format_table(results: Sequence[Result], runs: Sequence[Run], name: str, reference: str | None, notes: str) -> str:
-    """Markdown: the mean of every arm and label count, then every arm against the reference.
+    """Return a Markdown table: the mean of every arm and label count, then every arm against the reference.
 
     Args:
         results: finished runs.

@@ -1,1 +1,1 @@
-"""The parts of `tools.verify`."""
+"""Checks of a bundle, each in a module, and the findings of them all."""

@@ -35,7 +35,7 @@ _BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 
 def verify(*bundles: str) -> None:
-    """Print what is wrong with bundles, and end with status 1 when anything is.
+    """Check bundles, print what is wrong with them, and end with status 1 when anything is.
 
     Args:
         bundles: names of folders in bundles/, or paths of bundles; none: all of bundles/.

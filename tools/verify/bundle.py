@@ -1,4 +1,4 @@
-"""A bundle as it lies on disk, read once."""
+"""Bundle on disk: its configs and metadata, read once, and its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST = 200  # characters of a summary
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """What the files in `configs/` say.
+    """Contents of the files in `configs/`.
 
     Args:
         root: folder of the bundle.
@@ -41,7 +41,7 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
-        """What inference uses, when it is there."""
+        """Weights that inference uses, which may be missing."""
         return self.root / "models" / "model.pt"
 
     @property

@@ -1,4 +1,4 @@
-"""What the configs call: components that exist, with arguments that they take, and expressions without logic."""
+"""Components and expressions of configs: each component exists and takes its arguments, no expression holds logic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ids of a config, and the references between them, as `ConfigParser` reads them."""
+"""Ids of a config, and the references between them, as `ConfigParser` reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consistency of training, evaluation and inference in what each must state, since MONAI Label reads one file."""
+"""Consistency of training, evaluation and inference in what each of them states, since MONAI Label reads one file."""
 
 from __future__ import annotations
 

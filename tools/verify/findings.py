@@ -1,4 +1,4 @@
-"""Findings of all checks in some bundles."""
+"""Findings of all checks of some bundles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the metadata must say, without a network."""
+"""Metadata of a bundle: the schema, and the changelog of their version."""
 
 from __future__ import annotations
 

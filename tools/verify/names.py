@@ -1,4 +1,4 @@
-"""The ids by which commands drive a workflow are the same in all bundles."""
+"""Names of the ids by which commands drive a workflow, the same in all bundles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network does what the metadata say, takes its weights, and can be exported."""
+"""Network of a bundle: it does what the metadata say, takes its weights, and can be exported."""
 
 from __future__ import annotations
 

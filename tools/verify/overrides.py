@@ -1,4 +1,4 @@
-"""Ids that are named exist: those that a reference wants, and those that an override replaces."""
+"""Overrides and references: the ids that they name exist."""
 
 from __future__ import annotations
 

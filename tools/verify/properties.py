@@ -1,4 +1,4 @@
-"""What applications such as MONAI Label ask a workflow for."""
+"""Properties of a workflow that MONAI and applications such as MONAI Label ask for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["check_properties"]
 
 
 class _Declared(ConfigWorkflow):
-    """A workflow whose properties are looked for and not made, which would take its data."""
+    """Workflow whose properties are looked for and not made, which would take its data."""
 
     def _get_property(self, name: str, property: dict[str, Any]) -> None:
         if property[BundlePropertyConfig.ID] not in self.parser:

@@ -15,6 +15,7 @@ from tools.benchmark.context import (
     slice_loader_rows,
     training_step,
 )
+from tools.benchmark.measure import Timer
 
 TINY = ContextSize(image_size=16, batch_size=2, features=(2, 4), num_groups=2, in_channels=1, patch_size=4)
 
@@ -32,7 +33,7 @@ def test_bridson_draws_as_many_disjoint_patches_at_a_distance(image_size, patch_
 
 
 def test_masks_of_both_samplers_cover_a_quarter():
-    rows = mask_rows(32, (8, 4), repeats=2)
+    rows = mask_rows(32, (8, 4), Timer("cpu", 2))
     assert [row.name for row in rows] == ["Poisson-disc masks of 32^2, K=8", "Poisson-disc masks of 32^2, K=4"]
     for row in rows:
         assert (row.unit, row.repeats) == ("masks/s", 2)
@@ -53,7 +54,7 @@ def test_only_the_corrupted_step_draws_and_it_draws_anew_each_time(is_corrupted,
 
 
 def test_corruption_rows_tell_the_share_of_the_step():
-    training, *corruptions = corruption_rows(TINY, (4, 2), "cpu", repeats=1, aim=0.1)
+    training, *corruptions = corruption_rows(TINY, (4, 2), Timer("cpu", 1), aim=0.1)
     assert (training.side_a, training.side_b) == ("swapped patches, K=4", "uncorrupted images")
     assert [row.side_a for row in corruptions] == ["draw and swap, K=4", "draw and swap, K=2"]
     for row in corruptions:
@@ -63,12 +64,12 @@ def test_corruption_rows_tell_the_share_of_the_step():
 
 
 def test_loader_row_is_in_slices_per_second():
-    (row,) = slice_loader_rows(TINY, "cpu", repeats=2)
+    (row,) = slice_loader_rows(TINY, Timer("cpu", 2))
     assert (row.unit, row.repeats) == ("slices/s", 2)
 
 
 def test_inference_of_whole_slices_and_that_of_monai_agree():
-    (row,) = slice_inference_rows(TINY, 3, "cpu", repeats=1)
+    (row,) = slice_inference_rows(TINY, 3, Timer("cpu", 1))
     assert row.unit == "s"
     assert row.notes["largest difference of the logits"] < 1e-5 < row.notes["largest logit"]
 
@@ -81,7 +82,7 @@ def test_sizes_are_the_papers_unless_quick(quick, device, batch_size, aim, monke
         monkeypatch.setattr(
             context, name, lambda *values, name=name, **named: asked.update({name: (values, named)}) or []
         )
-    assert context.all_rows(device, 3, quick) == []
+    assert context.all_rows(Timer(device, 3), quick) == []
     (size, patch_sizes, *_), named = asked["corruption_rows"]
     assert len(asked) == 4
     assert (size.batch_size, size.in_channels, named["aim"]) == (batch_size, 3, aim)

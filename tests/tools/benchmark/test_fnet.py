@@ -14,6 +14,7 @@ from tools.benchmark.fnet import (
     training_rows,
     training_step,
 )
+from tools.benchmark.measure import Timer
 
 TINY = FNetSize(kernel_size=3, features=2, num_levels=3)
 
@@ -40,7 +41,7 @@ def test_receptive_fields_of_the_u_nets_are_at_least_that_of_fnet():
 
 def test_training_rows_compare_every_fnet_with_both_u_nets(monkeypatch):
     monkeypatch.setattr("tools.benchmark.fnet.peak_memory", lambda *arguments: 1.0)
-    rows = training_rows([TINY, TINY._replace(features=3)], 32, 1, "cpu", repeats=1)
+    rows = training_rows([TINY, TINY._replace(features=3)], 32, 1, Timer("cpu", 1))
     assert [(row.side_a, row.side_b) for row in rows] == [
         (f"F-Net k=3, {features} maps", u_net) for features in (2, 3) for u_net in ("BasicUNet", "UNet")
     ]
@@ -49,25 +50,25 @@ def test_training_rows_compare_every_fnet_with_both_u_nets(monkeypatch):
 
 
 def test_dense_and_overlapped_inference_agree():
-    (row,) = inference_rows(TINY, 20, 8, "cpu", repeats=1, tile_size=12)
+    (row,) = inference_rows(TINY, 20, 8, Timer("cpu", 1), tile_size=12)
     assert row.unit == "s"
     assert row.notes["largest difference of the probabilities"] < 1e-6
 
 
 def test_sparse_and_dense_decoders_agree():
-    forward, backward = decoder_rows(3, 5, 12, 2, batch_size=2, device="cpu", repeats=1)
+    forward, backward = decoder_rows(3, 5, 12, 2, batch_size=2, timer=Timer("cpu", 1))
     assert forward.notes["largest difference of the reconstruction"] < 1e-5
     assert backward.notes["largest difference of a gradient"] < 1e-5
 
 
 def test_multi_task_rows_tell_the_cost_in_steps_of_fnet_alone():
-    rows = multi_task_rows(TINY, 8, (2, 3), "cpu", repeats=1)
+    rows = multi_task_rows(TINY, 8, (2, 3), Timer("cpu", 1))
     assert [row.side_a for row in rows] == [f"autoencoders on levels {levels}" for levels in ([0], [0, 1], [0, 1, 2])]
     assert all(row.notes["cost in steps of F-Net alone"] == pytest.approx(1 / row.ratio) for row in rows)
 
 
 def test_sampler_row_is_in_patches_per_second():
-    (row,) = sampler_rows(TINY, 8, 2, "cpu", repeats=2)
+    (row,) = sampler_rows(TINY, 8, 2, Timer("cpu", 2))
     assert (row.unit, row.repeats) == ("patches/s", 2)
 
 

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from tools.benchmark.measure import compare, compare_steps, format_table, peak_memory, time_interleaved
+from tools.benchmark.measure import Timer, compare, format_table, peak_memory
 
 
 def test_sides_take_turns_after_a_warm_up():
     calls = []
-    seconds = time_interleaved([lambda: calls.append("a"), lambda: calls.append("b")], repeats=2, device="cpu")
+    seconds = Timer("cpu", 2).time([lambda: calls.append("a"), lambda: calls.append("b")])
     assert "".join(calls) == "ab" * 3
     assert [len(taken) for taken in seconds] == [2, 2]
 
@@ -26,11 +26,11 @@ def test_ratio_tells_how_many_times_better_the_first_side_is():
 def test_steps_are_compared_by_name_and_do_the_same_amount():
     calls = []
     steps = {name: partial(calls.append, name) for name in ("first", "second")}
-    row = compare_steps("x", steps, 2, "cpu", "voxels/s", 30)
+    row = Timer("cpu", 2).compare("x", steps, "voxels/s", 30)
     assert calls == ["first", "second"] * 3
     assert (row.side_a, row.side_b, row.unit, row.repeats) == ("first", "second", "voxels/s", 2)
     assert row.ratio == pytest.approx(row.median_a / row.median_b)
-    assert compare_steps("x", steps, 1, "cpu").unit == "s"
+    assert Timer("cpu", 1).compare("x", steps).unit == "s"
 
 
 def test_peak_memory_on_a_cpu_is_that_of_a_process_of_its_own():

@@ -7,6 +7,7 @@ import torch
 
 from common.planar import TriplanarPretext
 from tools.benchmark import planar
+from tools.benchmark.measure import Timer
 from tools.benchmark.planar import (
     PlanarSize,
     _two_passes,
@@ -28,14 +29,14 @@ def test_one_pass_and_two_give_the_same():
 
 
 def test_pretraining_rows_tell_the_share_of_the_sampling():
-    passes, sampling = pretraining_rows(TINY, "cpu", repeats=1)
+    passes, sampling = pretraining_rows(TINY, Timer("cpu", 1))
     assert (passes.side_a, passes.side_b) == ("one pass for both slabs", "two passes")
     assert sampling.median_b == passes.median_a
     assert sampling.notes["share of the step in %"] == pytest.approx(100 / sampling.ratio)
 
 
 def test_batches_and_single_patches_are_described_alike():
-    (row,) = extraction_rows(TINY, 40, "cpu", repeats=1)
+    (row,) = extraction_rows(TINY, 40, Timer("cpu", 1))
     assert row.unit == "descriptors/s"
     assert row.notes["largest difference, both by grid_sample"] < 1e-4
 
@@ -43,14 +44,14 @@ def test_batches_and_single_patches_are_described_alike():
 def test_the_search_finds_what_brute_force_finds():
     found, expected = search(50, 200, 5, "cpu")(), search(50, 200, 5, "cpu", is_brute=True)()
     torch.testing.assert_close(found[0], expected[0].double(), atol=1e-2, rtol=1e-4)
-    (row,) = neighbor_rows(50, 200, "cpu", repeats=1, num_neighbors=5)
+    (row,) = neighbor_rows(50, 200, Timer("cpu", 1), num_neighbors=5)
     assert row.notes["recall"] == 1
     assert {"peak memory of A in MiB", "peak memory of B in MiB"} <= row.notes.keys()
     assert brute_force(torch.zeros(1, 4), torch.eye(4), 2)[0].tolist() == [[1, 1]]
 
 
 def test_a_volume_is_segmented_end_to_end():
-    (row,) = volume_rows((20, 16, 24), 8, 30, "cpu", repeats=1)
+    (row,) = volume_rows((20, 16, 24), 8, 30, Timer("cpu", 1))
     assert row.name == "volume of 12 positions, atlas of 30"
     assert row.unit == "positions/s"
 
@@ -61,7 +62,7 @@ def test_the_volume_is_the_papers_on_cuda(quick, device, monkeypatch):
     asked = {}
     for name in ("pretraining_rows", "extraction_rows", "neighbor_rows", "volume_rows"):
         monkeypatch.setattr(planar, name, lambda *values, name=name: asked.update({name: values}) or [])
-    assert planar.all_rows(device, 3, quick) == []
+    assert planar.all_rows(Timer(device, 3), quick) == []
     assert len(asked) == 4
     spatial_size, step, *_ = asked["volume_rows"]
     positions = 1
