@@ -14,6 +14,7 @@ from .options import (
     SHARED_OPTIONS,
     Option,
     check_choice,
+    check_each,
     check_flags,
     check_options,
     check_whole_numbers,

@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "Option",
     "check_choice",
+    "check_each",
     "check_flags",
     "check_options",
     "check_whole_numbers",
@@ -237,6 +238,12 @@ def is_scratch(pretrained: str | Path | None) -> bool:
 def has_weights(pretrained: str | Path | None) -> bool:
     """Tell whether an option names a file of weights: it is neither null nor random."""
     return pretrained != RANDOM and not is_scratch(pretrained)
+
+
+def check_each(kind: Kind, **values: Any) -> None:
+    """Refuse the arguments of a constructor that are not of a kind, by their names, see `Kind.check`."""
+    for name, value in values.items():
+        kind.check(name, value)
 
 
 def check_flags(**flags: Any) -> None:

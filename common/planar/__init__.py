@@ -22,8 +22,9 @@ from .networks import (
     SiameseNetwork,
     TriplanarPretext,
 )
-from .pairs import Lattice, PairLoader, RandPatchPair, sample_patches
-from .pictures import EmbeddingPicture, PairPicture
+from .options import PLANAR_OPTIONS, check_options
+from .pairs import Lattice, PairLoader, PairTask, RandPatchPair, sample_patches
+from .pictures import CubePicture, EmbeddingPicture, SlabPicture
 from .slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .training import AtlasCheckpoint, AtlasUpdate
 from .voting import vote, vote_confidence

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from monai.utils import convert_to_tensor
 
-from common.cli import InputError, check_choice, check_options
+from common.cli import InputError, check_choice, check_each
+from common.cli.options import NON_NEGATIVE, POSITIVE, POSITIVE_INT
 from common.training import load_network
 
 from .descriptor_cache import DescriptorCache
@@ -90,12 +91,10 @@ class PlanarAtlas(AtlasStorage):
         super().__init__(descriptor, num_classes, search_radius, max_voxels)
         check_choice("voting", voting, WEIGHTINGS)
         check_choice("normalization", normalization, NORMALIZATIONS)
-        check_options(
-            counts={"num_neighbors": num_neighbors},
-            counts_or_null={"max_background": max_background},
-            non_negative_numbers={"position_weight": position_weight, "smoothing": smoothing},
-            positive_numbers={"background_weight": background_weight},
-        )
+        check_each(POSITIVE_INT, num_neighbors=num_neighbors)
+        check_each(POSITIVE_INT.or_null, max_background=max_background)
+        check_each(NON_NEGATIVE, position_weight=position_weight, smoothing=smoothing)
+        check_each(POSITIVE, background_weight=background_weight)
         self.step = step
         self.num_neighbors = num_neighbors
         self.voting = voting

@@ -15,8 +15,9 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from common.cli import RANDOM, InputError, check_options, is_scratch
-from common.training import load_weights
+from common.cli import InputError, check_each, has_weights
+from common.cli.options import POSITIVE, POSITIVE_INT
+from common.training import copy_weights, load_weights, match_parts
 
 from .cubes import sample_cubes
 from .networks import CubicDescriptor, PlanarDescriptor
@@ -166,7 +167,8 @@ class GrayValueDifference(VoxelDescriptor):
         padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
-        check_options(counts={"out_channels": out_channels}, positive_numbers={"sigma": sigma})
+        check_each(POSITIVE_INT, out_channels=out_channels)
+        check_each(POSITIVE, sigma=sigma)
         self.out_channels = out_channels
         self.mode = mode
         self.padding_mode = padding_mode
@@ -242,7 +244,7 @@ def extract_descriptors(
     """
     if batch_size is None:
         batch_size = _CPU_BATCH_SIZE if volume.device.type == "cpu" else _GPU_BATCH_SIZE
-    check_options(counts={"batch_size": batch_size})
+    check_each(POSITIVE_INT, batch_size=batch_size)
     output = torch.empty((len(centers), descriptor.out_channels), device=volume.device)
     with torch.no_grad():
         for rows, places in zip(output.split(batch_size), centers.split(batch_size), strict=True):
@@ -266,7 +268,7 @@ def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> Vo
         FileNotFoundError: when there are no weights.
         ValueError: when the weights do not fit.
     """
-    if is_scratch(path) or path == RANDOM:
+    if not has_weights(path):
         logger.info("descriptors: initial weights, nothing transferred")
         return descriptor
     if isinstance(descriptor, JointDescriptor):
@@ -274,15 +276,6 @@ def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> Vo
             if list(part.parameters()):
                 load_descriptors(part, path)
         return descriptor
-    target, weights = descriptor.state_dict(), load_weights(path)
-    for name, value in target.items():
-        expected, found = tuple(value.shape), tuple(weights[name].shape) if name in weights else "nothing"
-        if found != expected:
-            raise InputError(f"{path}: {name} must have shape {expected}, got {found}")
-    prefixes = tuple({name.split(".")[0] + "." for name in target})
-    beyond = [name for name in weights if name.startswith(prefixes) and name not in target]
-    if beyond:
-        raise InputError(f"{path}: weights must have no tensor that the descriptor lacks, got {beyond[0]}")
-    descriptor.load_state_dict({name: weights[name] for name in target})
-    logger.info("descriptors: %d of %d tensors transferred from %s", len(target), len(target), path)
+    prefixes = {name.split(".")[0] + "." for name in descriptor.state_dict()}
+    copy_weights(descriptor, match_parts(descriptor, load_weights(path), sorted(prefixes), path), path, "descriptors")
     return descriptor

@@ -27,8 +27,8 @@ from monai.utils import ensure_tuple_rep
 from scipy.ndimage import center_of_mass, uniform_filter
 from scipy.signal import correlate
 
-from common.cli import RANDOM, InputError, MissingFileError, is_scratch
-from common.data import is_main_process, write_atomically
+from common.cli import InputError, MissingFileError, has_weights
+from common.data import write_atomically
 
 __all__ = ["CropFieldOfViewd", "FieldOfView", "Place", "fit_field_of_view", "load_field_of_view"]
 
@@ -79,6 +79,10 @@ class FieldOfView:
     similarity: float = 1.0
     template: np.ndarray | None = None
 
+    def save_beside(self, weights: str | Path) -> None:
+        """Write `field_of_view.nii.gz`, a volume that any viewer shows, into the folder of a file of weights."""
+        write_atomically(Path(weights).with_name(_FILE_NAME), lambda path: nib.save(_to_nifti(self), path))
+
     def locate(self, image: torch.Tensor, spacing: Sequence[float]) -> Place:
         """Find the box in a scan: where the edges of both correlate most.
 
@@ -101,13 +105,12 @@ class FieldOfView:
 
 def fit_field_of_view(
     data: Sequence[Mapping[str, str]],
-    save_dir: str | Path,
     size: float | Sequence[float] | None,
     clip: Sequence[float],
     step: float = 8.0,
-    like: str | Path | None = None,
+    from_weights: str | Path | None = None,
 ) -> FieldOfView:
-    """Find the common field of view of scans without labels, and store it beside the weights.
+    """Find the common field of view of scans without labels.
 
     The scans are first aligned with one of them: of a few, the one that the others resemble most. On average over the
     scans, the box then lies at the center of mass of the edges. In turn, the edges inside of the boxes are averaged,
@@ -116,40 +119,38 @@ def fit_field_of_view(
 
     Args:
         data: cases, each with `image`.
-        save_dir: folder for `field_of_view.nii.gz`, a volume that any viewer shows.
         size: of the box in mm, one number or one for each axis; `None`: scans are taken whole, as suits those that were
             cropped alike.
         clip: lower and upper intensity, in the units of the scans.
         step: size of a voxel of the template in mm.
-        like: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`, `null` or
-            `random`: fit.
+        from_weights: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`,
+            `null` or `random`: fit.
 
     Raises:
         FileNotFoundError: when there is none beside the pretrained weights.
         ValueError: when there are no cases, they show nothing, or a number is out of range.
     """
-    if like != RANDOM and not is_scratch(like):
-        field = load_field_of_view(Path(str(like)).parent)
+    if has_weights(from_weights):
+        field = load_field_of_view(str(from_weights))
         wanted = None if size is None else _check_size(size, step)
         if wanted != field.size:
-            raise InputError(f"field_of_view must be that of the pretraining of {like}, {field.size} mm, got {size}")
-    else:
-        if not data:
-            raise InputError("data must hold at least one case, got none")
-        field = FieldOfView(None) if size is None else _align(data, _check_size(size, step), step, (clip[0], clip[1]))
-    if is_main_process():
-        write_atomically(Path(save_dir) / _FILE_NAME, lambda path: nib.save(_to_nifti(field), path))
-    return field
+            raise InputError(
+                f"field_of_view must be that of the pretraining of {from_weights}, {field.size} mm, got {size}"
+            )
+        return field
+    if not data:
+        raise InputError("data must hold at least one case, got none")
+    return FieldOfView(None) if size is None else _align(data, _check_size(size, step), step, (clip[0], clip[1]))
 
 
-def load_field_of_view(save_dir: str | Path) -> FieldOfView:
+def load_field_of_view(weights: str | Path) -> FieldOfView:
     """Read the field of view that `fit_field_of_view` stored.
 
     Raises:
         FileNotFoundError: when the folder has none.
         ValueError: when the file is damaged.
     """
-    path = Path(save_dir) / _FILE_NAME
+    path = Path(weights).with_name(_FILE_NAME)
     if not path.is_file():
         raise MissingFileError(f"{path}: the field of view must lie beside the weights; train first")
     try:

@@ -6,18 +6,20 @@ feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.transforms import Randomizable, Transform
+from torch import nn
 
 from common.cli import InputError, check_choice, check_whole_numbers
 from common.data import DeviceCacheDataset, VolumeLoader
+from common.training import PretextTask
 
-__all__ = ["Lattice", "PairLoader", "RandPatchPair", "sample_patches"]
+__all__ = ["Lattice", "PairLoader", "PairTask", "RandPatchPair", "sample_patches"]
 
 _HALFWAY = 1e-5  # to the right of halfway between voxels, far more than the rounding of a coordinate
 
@@ -238,6 +240,27 @@ def _outside(centers: np.ndarray, lattice: Lattice) -> np.ndarray:
     for axis, offset in enumerate(lattice.offsets()):
         inside *= (np.abs(centers[..., axis, None] + offset.numpy()) <= 1).mean(axis=-1)
     return 1 - inside
+
+
+class PairTask(PretextTask):
+    """Pretext task on pairs of patches: where does the second one lie, seen from the first one?
+
+    Args:
+        network: that learns it.
+        pairs: draws the patches and what is to be predicted.
+        loss: of its output and that.
+        handlers: of this task alone, such as its picture.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pairs: RandPatchPair,
+        loss: Callable[[Any, Any], torch.Tensor],
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(network, loss, handlers=handlers)
+        self.pairs = pairs
 
 
 class PairLoader(VolumeLoader):

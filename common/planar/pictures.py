@@ -18,33 +18,48 @@ from common.training import PLANES, OutputPicture, save_figure, show_slice
 from .atlas import PlanarAtlas
 from .slabs import displacement_heatmap
 
-__all__ = ["EmbeddingPicture", "PairPicture", "save_cube_pairs", "save_embedding", "save_slab_pairs"]
+__all__ = ["CubePicture", "EmbeddingPicture", "SlabPicture", "save_cube_pairs", "save_embedding", "save_slab_pairs"]
 
 
-class PairPicture(OutputPicture):
-    """Picture of pairs of patches of the last minibatch: where the second one lies, and where the network puts it.
+class SlabPicture(OutputPicture):
+    """Picture of pairs of slabs of the last minibatch: where the second one lies, and where the network puts it.
 
-    The trainer's output has `image`, `label` and `pred` as `RandSlabPair` and `TriplanarPretext`, or `RandCubePair` and
-    `SiameseNetwork`, return them.
+    The trainer's output has `image`, `label` and `pred` as `RandSlabPair` and `TriplanarPretext` return them.
 
     Args:
         path: PNG file.
         interval: epochs between two drawings; the last epoch is always drawn.
+        target: what is predicted, `heatmap` or `displacement`.
         axes: normal axes of the slabs.
     """
 
-    def __init__(self, path: str | Path, interval: int = 10, axes: Sequence[int] = (0, 1, 2)) -> None:
+    def __init__(
+        self, path: str | Path, interval: int = 10, target: str = "heatmap", axes: Sequence[int] = (0, 1, 2)
+    ) -> None:
         super().__init__(path, interval)
+        self.target = target
         self.axes = tuple(axes)
 
     def _save(self, output: Mapping[str, Any]) -> None:
         image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
-        if label.ndim == 1:
-            save_cube_pairs(image, label.long(), pred.argmax(1), self.path)
-            return
-        if label.ndim == 3:  # displacements
+        if self.target == "displacement":
             label, pred = displacement_heatmap(label), displacement_heatmap(pred)
         save_slab_pairs(image, label, pred, self.path, self.axes)
+
+
+class CubePicture(OutputPicture):
+    """Picture of pairs of cubes of the last minibatch: on which side the second one lies, and where it is put.
+
+    The trainer's output has `image`, `label` and `pred` as `RandCubePair` and `SiameseNetwork` return them.
+
+    Args:
+        path: PNG file.
+        interval: epochs between two drawings; the last epoch is always drawn.
+    """
+
+    def _save(self, output: Mapping[str, Any]) -> None:
+        image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
+        save_cube_pairs(image, label.long(), pred.argmax(1), self.path)
 
 
 class EmbeddingPicture:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.cli import InputError, check_options, check_whole_numbers
+from common.cli import InputError, check_each, check_whole_numbers
+from common.cli.options import POSITIVE, POSITIVE_INT
 
 from .descriptors import VoxelDescriptor
 
@@ -73,9 +74,8 @@ class AtlasStorage(nn.Module):
         check_whole_numbers(num_classes=num_classes)
         if not 2 <= num_classes <= 2**15:
             raise InputError(f"num_classes must be from 2 to {2**15}, got {num_classes}")
-        check_options(
-            positive_numbers_or_null={"search_radius": search_radius}, counts_or_null={"max_voxels": max_voxels}
-        )
+        check_each(POSITIVE.or_null, search_radius=search_radius)
+        check_each(POSITIVE_INT.or_null, max_voxels=max_voxels)
         self.descriptor = descriptor
         self.search_radius = search_radius
         self.max_voxels = max_voxels

@@ -180,13 +180,17 @@ class SaveSnapshots(SaveLast):
         path: file of the weights; those of epoch 20 go to `weights_0020.pt` beside a `weights.pt`.
         network: its weights are written without the prefix of a parallel wrapper.
         interval: epochs between two files; `None`: nothing is written.
+        records: what belongs to the weights, written with them.
 
     Raises:
         ValueError: when a weight is not finite.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module, interval: int | None = None) -> None:
-        super().__init__(path, network)
+    def __init__(
+        self, path: str | Path, network: nn.Module, interval: int | None = None, records: Sequence[Sidecar] = ()
+    ) -> None:
+        super().__init__(path, network, records)
+        self.stem = self.path.stem
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
@@ -194,7 +198,8 @@ class SaveSnapshots(SaveLast):
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save)
 
     def _save(self, engine: Engine) -> None:
-        _save_weights(self.path.with_stem(f"{self.path.stem}_{engine.state.epoch:04d}"), self.network)
+        self.path = self.path.with_stem(f"{self.stem}_{engine.state.epoch:04d}")
+        super()._save(engine)
 
 
 def _save_weights(path: Path, network: nn.Module) -> None:
