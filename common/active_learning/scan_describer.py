@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError, MissingFileError, is_scratch
-from common.data import write_atomically
+from common.data import Record, write_atomically
+from common.data.record import find_record
 from common.training import load_network
 
 from .next_scans import next_scans
@@ -139,7 +139,8 @@ def load_describer(
         labels = {0: "background", 1: "anything"}  # the classes are not known yet, and nothing is segmented
         training["labels"] = labels
         network = training.get_parsed_content("transfer")
-        _override(inference, {"classes": SimpleNamespace(labels=labels, modality="")})
+        if find_record(weights.parent) is None:  # beside pretrained weights, earlier versions left none for slices
+            _override(inference, {"record": Record(labels)})
         _override(inference, {"ckpt_dir": str(weights.parent), "weights": str(weights)})
     else:
         weights = models / "model.pt"

@@ -82,7 +82,8 @@ def make_record(
     numbers = {name: _plain(value) for name, value in numbers.items()}
     if has_weights(from_weights):
         check_same(load_record(str(from_weights)), numbers, str(from_weights))
-    return Record(labels=dict(labels or {}), modality=modality, settings=dict(settings or {}), **numbers)
+    options = {name: _without_folder(value) for name, value in (settings or {}).items()}
+    return Record(labels=dict(labels or {}), modality=modality, settings=options, **numbers)
 
 
 def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None:
@@ -145,6 +146,11 @@ def _is_same(value: Any, stored: Any) -> bool:
     return len(first) == len(second) and all(
         math.isclose(*pair, rel_tol=1e-5) for pair in zip(first, second, strict=True)
     )
+
+
+def _without_folder(value: Any) -> Any:
+    """Return the name of a file alone: a record travels with its weights, and its folders stay."""
+    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 def _plain(value: Any) -> Any:

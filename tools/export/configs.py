@@ -12,8 +12,9 @@ from monai.bundle import ConfigParser
 
 from common.cli import InputError
 from tools.export.library import SOURCE, rename
+from tools.options import option_table
 
-__all__ = ["components", "read_configs", "relocate", "to_json"]
+__all__ = ["components", "read_configs", "relocate", "show_options", "to_json"]
 
 _WORKFLOWS = ("pretrain", "train", "inference")  # each is complete on its own; the other files are overrides
 _PATH_ID = "_scripts"
@@ -32,6 +33,14 @@ def read_configs(bundle: Path, override_files: Sequence[Path] = ()) -> dict[str,
         path.stem: _merge(path, override_files) if path.stem in _WORKFLOWS else ConfigParser.load_config_file(path)
         for path in paths
     }
+
+
+def show_options(inference: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of an inference whose options MONAI Label shows to its clients, as `displayable_configs`."""
+    table = option_table(inference)
+    shown = {name: inference[name] for name, option in table.items() if option.is_shown and name in inference}
+    references = {name: f"@displayable_configs::{name}" for name in shown}
+    return {**inference, **references, "displayable_configs": shown}
 
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

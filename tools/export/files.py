@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data import write_atomically, write_folder
-from tools.export.configs import components, relocate, to_json
+from tools.export.configs import components, relocate, show_options, to_json
 from tools.export.library import PACKAGE, used_modules
 from tools.export.networks import save_onnx, save_torchscript
 from tools.export.weights import list_weights, load_trained, parse, read_classes
@@ -55,6 +55,7 @@ def write_bundle(
     )
     if "train" in configs:
         configs["train"]["dataset_dir"] = "@bundle_root"  # whose dataset.json names the classes; see _write_texts
+    configs = {**configs, "inference": show_options(configs["inference"])}
     done = [f"{output}/{source.name}"]
 
     def write(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from common.cli import RANDOM, InputError, MissingFileError, is_scratch
+from common.cli import InputError, MissingFileError, has_weights
+from common.data import load_record
+from common.data.record import find_record
 from common.training import load_network
 
 __all__ = ["list_weights", "load_trained", "parse", "read_classes", "write_untrained"]
 
-_RECORDS = ("preprocessing.json", "classes.json", "field_of_view.nii.gz")
+_FIELD_OF_VIEW = "field_of_view.nii.gz"  # of planar_heatmap_descriptor
 
 
 def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
@@ -25,11 +26,11 @@ def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
     Raises:
         FileNotFoundError: when there is no trained network.
     """
-    for name in ("preprocessing.json", "classes.json"):
-        if (ckpt_dir / "model.pt").is_file() and (ckpt_dir / name).is_file():
-            record = json.loads((ckpt_dir / name).read_text(encoding="utf-8"))
-            return dict(record["labels"]), str(record["modality"])
-    raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and what lies beside it; train first")
+    weights = ckpt_dir / "model.pt"
+    if not weights.is_file() or find_record(ckpt_dir) is None:
+        raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and record.json; train first")
+    record = load_record(weights)
+    return {str(value): name for value, name in record.labels.items()}, record.modality
 
 
 def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
@@ -43,19 +44,18 @@ def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
         FileNotFoundError: when training starts from pretrained weights, and there are none in the folder.
         ValueError: when the trained network expects another preprocessing than the pretrained one.
     """
-    files = [Path(name) for name in ("model.pt", *_RECORDS)]
+    files = [ckpt_dir / "model.pt", *_records(ckpt_dir)]
     pretrained = parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained") if "pretrained" in train else None
-    if not (pretrained == RANDOM or is_scratch(pretrained)):
+    if has_weights(pretrained):
         path = Path(str(pretrained))
         if not path.is_file() or not path.is_relative_to(ckpt_dir):
             raise MissingFileError(
                 f"{path}: the pretrained weights from which training starts must lie in {ckpt_dir}; "
                 "if the network was trained without them, pass --pretrained null"
             )
-        _check_same_preprocessing(ckpt_dir, path.parent)
-        folder = path.parent.relative_to(ckpt_dir)
-        files += [path.relative_to(ckpt_dir), *(folder / name for name in _RECORDS)]
-    return [file for file in files if (ckpt_dir / file).is_file()]
+        _check_same_preprocessing(ckpt_dir / "model.pt", path)
+        files += [path, *_records(path.parent)]
+    return [file.relative_to(ckpt_dir) for file in files]
 
 
 def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> str:
@@ -76,10 +76,10 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
     if "transferred" not in train:
         raise InputError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
     pretrained = Path(str(parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained")))
-    record = pretrained.parent / "preprocessing.json"
-    if not record.is_file():
-        raise MissingFileError(f"{record}: must lie beside pretrained weights; pretrain first")
-    labels = json.loads(record.read_text(encoding="utf-8"))["labels"]
+    record = find_record(pretrained.parent)
+    if record is None:
+        raise MissingFileError(f"{pretrained.parent}: record.json must lie beside pretrained weights; pretrain first")
+    labels = load_record(pretrained).labels
     known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": labels}
     try:
         network = parse({**train, **known}, "transfer")
@@ -111,14 +111,19 @@ def parse(content: Mapping[str, Any], id: str) -> Any:
     return ConfigParser(dict(content)).get_parsed_content(id)
 
 
+def _records(folder: Path) -> list[Path]:
+    """Return what lies beside the weights in a folder and belongs to them."""
+    return [path for path in (find_record(folder), folder / _FIELD_OF_VIEW) if path is not None and path.is_file()]
+
+
 def _check_same_preprocessing(trained: Path, pretrained: Path) -> None:
-    records = [folder / "preprocessing.json" for folder in (trained, pretrained)]
-    if not all(record.is_file() for record in records):
+    if find_record(pretrained.parent) is None:
         return
-    first, second = (json.loads(record.read_text(encoding="utf-8")) for record in records)
+    first, second = load_record(trained), load_record(pretrained)
     for name in ("spacing", "clip", "normalization", "organ"):
-        if first.get(name) != second.get(name):
+        expected, found = getattr(second, name), getattr(first, name)
+        if expected != found:
             raise InputError(
-                f"{records[0]}: {name} must be that of the pretrained weights in {pretrained}, {second.get(name)}, "
-                f"got {first.get(name)}; if the network was trained without them, pass --pretrained null"
+                f"{trained}: {name} must be that of the pretrained weights in {pretrained}, {expected}, got {found}; "
+                "if the network was trained without them, pass --pretrained null"
             )

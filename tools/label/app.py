@@ -88,7 +88,9 @@ class FewLabelsTrainTask(BundleTrainTask):
             overrides["resume"] = False  # it starts from the served weights, whatever was interrupted
         if "preprocessing_like" in config:
             overrides["preprocessing_like"] = weights
-        elif "fitted" in config:
+        elif "from_weights" in config.get("record", {}):
+            overrides["record#from_weights"] = weights
+        elif "fitted" in config:  # of a bundle that an earlier version has exported
             overrides["fitted#like"] = weights
         if "unlabeled_dataset" in config["train"]:
             overrides["train#unlabeled_dataset#data"] = self.images
