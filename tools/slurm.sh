@@ -2,7 +2,7 @@
 # Run a bundle on all GPUs of some machines under SLURM. From the folder of the repository, which all machines see:
 #
 #   sbatch --nodes=2 --gpus-per-node=4 --cpus-per-task=32 --time=24:00:00 tools/slurm.sh \
-#     fnet_wtacae_stl training train.yaml,multi_gpu_train.yaml --dataset_dir /data/ct --ckpt_dir /data/models
+#     fnet_wtacae_stl training train.yaml --dataset_dir /data/ct --ckpt_dir /data/models
 #
 # The name of the bundle, the workflow, the files in configs/, and options. The same again goes on after an interruption.
 #SBATCH --ntasks-per-node=1

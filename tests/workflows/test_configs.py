@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from tools.verify.__main__ import find_all
+from tools.verify.findings import find_all
 from tools.verify.bundle import read_bundle
 from tools.verify.names import check_names
 
@@ -19,7 +20,7 @@ WORKFLOWS = ["pretrain.yaml", "train.yaml", "inference.yaml"]
 TRAININGS = ["pretrain.yaml", "train.yaml"]
 REQUIRED = {
     *("train.yaml", "inference.yaml", "demo.yaml", "small.yaml", "evaluate.yaml"),
-    *("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "multi_gpu_inference.yaml"),
+    "multi_gpu_train.yaml",
 }
 KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "liver.yaml", "joint.yaml", "mr.yaml", "zero_shot.yaml"}
 F_NET_TWINS = ["features", "kernel_size", "patch_size", "air", "normalization"]
@@ -79,49 +80,27 @@ def test_files_are_those_whose_use_is_known(bundle):
     assert names >= REQUIRED and names <= KNOWN
 
 
-CHECK = "common.cli.check_options"
-CHECKED_BY_ITS_USER = {"axis", "phi"}  # whose own error has the option's name
-
-
-def initializers(*contents: dict) -> list:
-    return [entry for content in contents for id in ("initialize", "+initialize") for entry in content.get(id, [])]
-
-
-@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: present(bundle, [*WORKFLOWS, "evaluate.yaml"])))
-def test_every_number_and_flag_is_checked_by_its_own_name_before_it_is_used(bundle, name):
-    """Text for a number ended in a traceback from where it was used, which did not name the option."""
-    content = load(bundle, name)
-    users = [entry for entry in initializers(content) if "@" in str(entry).replace("@bundle_root", "")]
-    checks = [entry for entry in users if isinstance(entry, dict) and entry["_target_"] == CHECK]
-    assert users[0] == checks[0]
-    checked = {
-        name: value
-        for check in checks
-        for kind, options in check.items()
-        if kind != "_target_"
-        for name, value in options.items()
-    }
-    assert checked == {name: f"@{name}" for name in checked}
-    assert checked.keys() <= content.keys()
-    options = {name for name, value in content.items() if isinstance(value, (int, float)) and "::" not in name}
-    assert options - CHECKED_BY_ITS_USER <= checked.keys()
+@every_bundle
+def test_the_options_are_checked_before_anything_else_and_processes_join_last(bundle):
+    for name in present(bundle, WORKFLOWS):
+        content = load(bundle, name)
+        first, second, *_, last = content["initialize"]
+        assert first == {"_target_": "common.cli.explain_errors"}
+        assert (second, last) == ("@settings", "@processes")
+        assert content["settings"]["_target_"].endswith(".check_options")
+        assert content["processes"]["_target_"] == "common.training.join_processes"
+        assert content["finalize"] == [{"_target_": "common.training.leave_processes"}]
 
 
 @every_bundle
-def test_several_processes_check_the_options_before_they_join(bundle):
-    trainings = [[name, "multi_gpu_train.yaml"] for name in present(bundle, TRAININGS)]
-    evaluation, inference = (
-        ["train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml"],
-        ["inference.yaml", "multi_gpu_inference.yaml"],
-    )
-    for names in (*trainings, evaluation, inference):
-        targets = [
-            entry["_target_"] if isinstance(entry, dict) else entry
-            for entry in initializers(*(load(bundle, name) for name in names))
-        ]
-        assert targets[:2] == ["common.cli.explain_errors", "common.cli.check_command_line"]
-        assert targets[-1] == "common.training.join_processes"
-        assert CHECK in targets
+def test_a_reader_sees_ten_options_and_the_papers_numbers_apart(bundle):
+    for name in present(bundle, WORKFLOWS):
+        text = (bundle / "configs" / name).read_text(encoding="utf-8")
+        headings = re.findall(r"^# ---- (.*?) -+$", text, flags=re.MULTILINE)
+        assert len(headings) == 4 and headings[0] == "change these" and headings[1].startswith("the paper's numbers")
+        first = text.split("# ---- ")[1]
+        assert 3 <= len(re.findall(r"^\w+:", first, flags=re.MULTILINE)) <= 11
+        assert len(text.splitlines()) <= 200
 
 
 @pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: TWINS[bundle.name]))

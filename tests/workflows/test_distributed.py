@@ -81,9 +81,7 @@ def test_two_processes_learn_what_one_does_with_twice_the_minibatch(
     """The same patches in every step, and so the same losses and weights. The first process writes them."""
     options = train_as_one(bundle, name, phantoms, tmp_path / "one", **options)
     launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
-    done = bundle_run(
-        "run", bundle, name, "multi_gpu_train.yaml", launcher=launcher, ckpt_dir=tmp_path / "two", **options
-    )
+    done = bundle_run("run", bundle, name, launcher=launcher, ckpt_dir=tmp_path / "two", **options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
@@ -102,7 +100,7 @@ def test_two_machines_under_slurm_learn_what_one_process_does_with_twice_the_min
         port = free.getsockname()[1]
     job = {"SLURM_JOB_ID": str(port - 10000), "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
     environment = {**os.environ, **job, "PATH": f"{command.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    arguments = ["fnet_wtacae_stl", "training", "train.yaml,multi_gpu_train.yaml,demo.yaml"]
+    arguments = ["fnet_wtacae_stl", "training", "train.yaml,demo.yaml"]
     for name, value in {**options, "ckpt_dir": tmp_path / "two"}.items():
         arguments += [f"--{name}", str(value)]
     done = subprocess.run(
@@ -138,12 +136,12 @@ def test_several_processes_write_the_tables_and_segmentations_of_one(bundle, pha
         return bundle_run(id, bundle, *names, launcher=launcher, **{**common, **options})
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(expected))
-    done = launch("evaluation", 2, "train.yaml", "evaluate.yaml", "multi_gpu_evaluate.yaml", evaluation_dir=written)
+    done = launch("evaluation", 2, "train.yaml", "evaluate.yaml", evaluation_dir=written)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in expected.glob("*.csv")} == TABLES[bundle.name]
     images = {"dataset_dir": str(phantoms / "imagesTs")}
     run(bundle, "inference.yaml", kind="infer", **{**common, **images}, output_dir=str(expected))
-    done = launch("inference", 3, "inference.yaml", "multi_gpu_inference.yaml", **images, output_dir=written)
+    done = launch("inference", 3, "inference.yaml", **images, output_dir=written)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list(written.glob("*_seg.nii.gz"))) == 2
     files, same = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (expected, written))
@@ -162,7 +160,7 @@ def test_a_scan_that_one_of_several_processes_cannot_read_ends_all_in_one_senten
     nib.save(nib.Nifti1Image(values, scan.affine), path)
     launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
     folders = {"dataset_dir": scans, "ckpt_dir": options["ckpt_dir"], "output_dir": tmp_path / "output"}
-    done = bundle_run("inference", CONTEXT, "inference.yaml", "multi_gpu_inference.yaml", launcher=launcher, **folders)
+    done = bundle_run("inference", CONTEXT, "inference.yaml", launcher=launcher, **folders)
     assert done.returncode == 1
     sentence = f"error: {path}: every voxel must be finite, got 1 NaN"
     assert f"[rank1]: {sentence}" in done.stderr and f"traceback : {sentence}" in done.stderr
@@ -178,8 +176,6 @@ def test_two_processes_learn_beside_simulations_what_one_does(lesions, tmp_path,
     launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
     two = {**common, "dataset_dir": lesions, "batch_size": 2, "normal_batch_size": 1}
     del two["device"]
-    done = bundle_run(
-        *("run", LAYERS_BUNDLE, *files, "multi_gpu_train.yaml"), launcher=launcher, ckpt_dir=tmp_path / "two", **two
-    )
+    done = bundle_run(*("run", LAYERS_BUNDLE, *files), launcher=launcher, ckpt_dir=tmp_path / "two", **two)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "one", tmp_path / "two")
