@@ -3,7 +3,6 @@ from .findings import KeepLargestd
 from .inferer import MaskInferer, SplitLayersd
 from .losses import LayerDecompositionLoss, selection_loss
 from .network import EncoderClassifier, LayerEncoder, LayerUNet
-from .noise import draw_permutation, fractal_noise, simplex_noise
 from .organ import ORGAN_FINDERS, FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
 from .patches import PatchLoader
 from .pictures import LayerPicture, SimulationPicture
@@ -15,6 +14,6 @@ from .pretext import (
     RandRelativeLocation,
     RandRotationTask,
 )
-from .shape import RandStarShape
+from .shape import RandStarShape, draw_permutation, fractal_noise, simplex_noise
 from .simulation import LAYERS, RandTumorLayers, RandTumorLayersd, TumorParameters, compose_layers
 from .transfer import transfer_unet
