@@ -1,8 +1,8 @@
 """Random star-shaped bodies: a sphere whose surface is moved in and out by simplex noise, stretched to an ellipsoid.
 
-Sources: bodies, F. Perez-Garcia et al., *A self-supervised learning strategy for postoperative brain cavity segmentation
-simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv 2021
-(https://arxiv.org/abs/2109.03230); noise, K. Perlin, *Improving noise*, SIGGRAPH 2002
+Sources: bodies, F. Perez-Garcia et al., *A self-supervised learning strategy for postoperative brain cavity
+segmentation simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv
+2021 (https://arxiv.org/abs/2109.03230); noise, K. Perlin, *Improving noise*, SIGGRAPH 2002
 (https://doi.org/10.1145/566654.566636), in the simplex form of S. Gustavson, *Simplex noise demystified*, 2005.
 
 They move the vertices of a mesh and rasterize it. A point of the unit sphere moves along its radius only, so that a
