@@ -15,5 +15,5 @@ from .pretext import (
     RandRotationTask,
 )
 from .shape import RandStarShape, draw_permutation, fractal_noise, simplex_noise
-from .simulation import LAYERS, RandTumorLayers, RandTumorLayersd, TumorParameters, compose_layers
+from .simulation import LAYERS, RandTumorLayers, TumorParameters, compose_layers
 from .transfer import transfer_unet
