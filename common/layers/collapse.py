@@ -1,12 +1,11 @@
 """Collapse of a layer decomposition to its trivial solutions, nothing is tumor or everything is, and its guards.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
-arXiv 2021 (https://arxiv.org/abs/2109.03230), whose composition loss both of them minimize.
+arXiv 2021 (https://arxiv.org/abs/2109.03230), whose composition loss both solutions minimize.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +21,6 @@ from .losses import LayerDecompositionLoss
 from .simulation import LAYERS
 
 __all__ = ["DelayComposition", "StopOnCollapsedMask"]
-
-logger = logging.getLogger(__name__)
 
 
 class DelayComposition:

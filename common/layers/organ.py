@@ -1,4 +1,4 @@
-"""Where tumors may lie, found from the scan itself when nobody gave a mask."""
+"""Organ in which tumors lie: found in a scan without a mask of it, the scale of intensities, the bounds of findings."""
 
 from __future__ import annotations
 
@@ -19,26 +19,20 @@ from common.transforms import InvertProbabilitiesd
 __all__ = ["FindOrgand", "KeepOrgand", "NormalizeByOrgand", "ORGAN_FINDERS", "find_body", "find_brain"]
 
 _AIR_HU = -500.0
-
-_SCALP_MM = 6.0  # skin and skull, at least
-
-_SKULL_MM = 14.0  # depth to which the skull reaches, at most
-
-_SKULL_SHARE = 0.07  # dark share between these two: from 0.13 with a skull, to 0.07 without (46 patients, FLAIR)
-
-_OPENING_MM = 6.0  # narrower bridges do not belong to the brain
-
+# of the head
 _HEAD_CLOSING_MM = 3.0
-
+_SCALP_MM = 6.0  # skin and skull, at least
+_SKULL_MM = 14.0  # depth to which the skull reaches, at most
+_SKULL_SHARE = 0.07  # dark share between these two: from 0.13 with a skull, to 0.07 without (46 patients, FLAIR)
+# of the brain
+_OPENING_MM = 6.0  # narrower bridges do not belong to it
 _CLOSING_MM = 4.0
-
 _CORE_MM = 8.0  # what is thinner than twice as much is muscle of the face, orbits or neck
-
-_RIM_MM = 3.0  # beyond the opened core that belongs to the brain
+_RIM_MM = 3.0  # beyond the opened core that belongs to it
 
 
 def find_body(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """Return the patient's body in a CT: the largest connected part above air, filled slice by slice.
+    """Return the mask of the body in a CT: the largest component above air, filled slice by slice.
 
     Args:
         image: HU, of shape `(H, W, D)`.
@@ -48,7 +42,7 @@ def find_body(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> 
 
 
 def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """Return about the brain in an MR scan of the head with axial slices, tumors included.
+    """Return a rough mask of the brain, tumors included, in an MR scan of the head with axial slices.
 
     The head is what is brighter than the air around it. The median deep inside of it is taken for that of the brain,
     and the brain is what has at least about half of that intensity, a distance from the skin, and a connection to the
@@ -89,7 +83,7 @@ ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain
 
 
 class FindOrgand(MapTransform):
-    """Give every scan a mask of where tumors may lie: the one that it came with, or else one found by a method.
+    """Mask of the organ for every scan: the one that it came with, or else one found by a method.
 
     Args:
         keys: the image, of shape `(1, H, W, D)` in RAS orientation.
@@ -127,7 +121,7 @@ class FindOrgand(MapTransform):
 
 
 class NormalizeByOrgand(MapTransform):
-    """Bring intensities to a scale on which 0 is nothing and 1 the median of the organ.
+    """Normalization of intensities: 0 is nothing, and 1 the median of the organ.
 
     Args:
         keys: images of shape `(1, H, W, D)`.
@@ -171,7 +165,7 @@ class NormalizeByOrgand(MapTransform):
 
 
 class KeepOrgand(MapTransform):
-    """Make everything background that lies outside of the organ, on the scan's own grid.
+    """Bounds of findings: all is background that lies outside of the organ, on the scan's own grid.
 
     Args:
         keys: label maps of shape `(1, H, W, D)`, on the grid of the original image.
