@@ -1,20 +1,19 @@
 from .collapse import DelayComposition, StopOnCollapsedMask
-from .findings import KeepLargestd
 from .inferer import MaskInferer, SplitLayersd
 from .losses import LayerDecompositionLoss, selection_loss
 from .network import EncoderClassifier, LayerEncoder, LayerUNet
-from .noise import draw_permutation, fractal_noise, simplex_noise
+from .options import LAYERS_OPTIONS, check_options
 from .organ import ORGAN_FINDERS, FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
 from .patches import PatchLoader
 from .pictures import LayerPicture, SimulationPicture
 from .pretext import (
-    PrepareJointLabels,
-    PrepareLayers,
-    RandDistortion,
-    RandJigsaw,
-    RandRelativeLocation,
-    RandRotationTask,
+    JigsawPuzzle,
+    JointSegmentation,
+    LayerDecomposition,
+    RelativeLocation,
+    Restoration,
+    RotationPrediction,
 )
-from .shape import RandStarShape
-from .simulation import LAYERS, RandTumorLayers, RandTumorLayersd, TumorParameters, compose_layers
+from .shape import RandStarShape, draw_permutation, fractal_noise, simplex_noise
+from .simulation import LAYERS, RandTumorLayers, TumorParameters, compose_layers
 from .transfer import transfer_unet

@@ -1,12 +1,11 @@
-"""What keeps a layer decomposition from its trivial solutions: nothing is tumor, or everything is.
+"""Collapse of a layer decomposition to its trivial solutions, nothing is tumor or everything is, and its guards.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
-arXiv 2021 (https://arxiv.org/abs/2109.03230), whose composition loss both of them minimize.
+arXiv 2021 (https://arxiv.org/abs/2109.03230), whose composition loss both solutions minimize.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,46 +15,44 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from common.cli import DivergenceError
-from common.training import register_state
+from common.training import register_state, registered_states
 
 from .losses import LayerDecompositionLoss
 from .simulation import LAYERS
 
 __all__ = ["DelayComposition", "StopOnCollapsedMask"]
 
-logger = logging.getLogger(__name__)
-
 
 class DelayComposition:
-    """Leave the composition loss out of the first epochs, until organ, tumor and mask are there.
+    """Delay of the composition loss by the first epochs, until organ, tumor and mask are there.
+
+    The losses without it are smaller: a scheduler of `ScheduleLR` that waits for the training loss to fall forgets
+    them.
 
     Args:
-        loss: other losses than `LayerDecompositionLoss` are left as they are.
+        loss: of the training.
         epochs: number of them.
-        lr_scheduler: where it waits for the training loss to fall, it forgets the losses without the composition, which
-            are smaller.
     """
 
-    def __init__(self, loss: Any, epochs: int = 0, lr_scheduler: Any = None) -> None:
+    def __init__(self, loss: LayerDecompositionLoss, epochs: int = 0) -> None:
         self.loss = loss
         self.epochs = epochs
-        self.lr_scheduler = lr_scheduler
 
     def attach(self, engine: Engine) -> None:
-        if isinstance(self.loss, LayerDecompositionLoss):
-            engine.add_event_handler(Events.EPOCH_STARTED, self._switch)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._switch)
 
     def _switch(self, engine: Engine) -> None:
         self.loss.is_composed = engine.state.epoch > self.epochs
-        if engine.state.epoch == self.epochs + 1 and isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            self.lr_scheduler.best, self.lr_scheduler.num_bad_epochs = self.lr_scheduler.mode_worse, 0
+        lr_scheduler: Any = registered_states(engine).get("lr_scheduler")
+        if engine.state.epoch == self.epochs + 1 and isinstance(lr_scheduler, ReduceLROnPlateau):
+            lr_scheduler.best, lr_scheduler.num_bad_epochs = lr_scheduler.mode_worse, 0
 
 
 class StopOnCollapsedMask:
-    """Log how large the predicted tumors are beside the simulated ones, and stop when they stay nothing or everything.
+    """Guard against a collapsed mask: it ends a training whose predicted tumors stay nothing or everything.
 
-    The ratio of the volumes in an epoch becomes the metric `mask_ratio` of the trainer, whose output has `label` as
-    `RandTumorLayers` and `pred` as `LayerUNet` return them; of other tasks, nothing is logged.
+    The ratio of the volumes of predicted and simulated tumors in an epoch becomes the metric `mask_ratio` of the
+    trainer, whose output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.
 
     Args:
         limit: a ratio above this, or below its inverse, counts as collapsed.
@@ -86,12 +83,9 @@ class StopOnCollapsedMask:
         self.volumes = torch.zeros(2, dtype=torch.float64)  # predicted and simulated
 
     def _add(self, engine: Engine) -> None:
-        pred, label = engine.state.output["pred"], engine.state.output["label"]
-        if pred.ndim != 5 or label.ndim != 5 or label.shape[1] != len(LAYERS):
-            return
-        mask = label[:, LAYERS.index("mask")]
+        mask = engine.state.output["label"][:, LAYERS.index("mask")]
         is_simulated = mask.flatten(1).amin(1) >= 0
-        predicted = pred[is_simulated, LAYERS.index("mask")].detach() > 0
+        predicted = engine.state.output["pred"][is_simulated, LAYERS.index("mask")].detach() > 0
         self.volumes += torch.stack((predicted.sum(), (mask[is_simulated] > 0.5).sum())).cpu()
 
     def _check(self, engine: Engine) -> None:

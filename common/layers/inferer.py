@@ -1,4 +1,4 @@
-"""From layers to the two classes of a segmentation."""
+"""Inference without labels: the mask of the layers becomes a segmentation, and the other layers images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["MaskInferer", "SplitLayersd"]
 
 
 class MaskInferer(Inferer):
-    """Run another inferer and give the mask as logits of background, which are 0, and of tumor.
+    """Inferer of two classes from layers: their mask as logits of background, which are 0, and of tumor.
 
-    The softmax of the two is the sigmoid of the mask, and the tumor is where that is above one half.
+    It runs another inferer. The softmax of the two is the sigmoid of the mask, and the tumor is where that is above one
+    half.
 
     Args:
         inferer: such as MONAI's sliding window.
@@ -41,7 +42,7 @@ class MaskInferer(Inferer):
 
 
 class SplitLayersd(MapTransform):
-    """Take what `MaskInferer` gives with layers apart.
+    """Split of what `MaskInferer` returns with layers: logits, organ and tumor.
 
     Args:
         keys: tensor of shape `(4, H, W, D)`: logits of background and tumor, the organ and the tumor. The logits stay.

@@ -1,4 +1,4 @@
-"""The losses of a network that takes simulated scans apart.
+"""Losses of layer decomposition: of the training, and the one by which its weights are chosen.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.3. The composition loss is that of equation 5, by which the
@@ -20,7 +20,7 @@ __all__ = ["LayerDecompositionLoss", "selection_loss"]
 
 
 class LayerDecompositionLoss(nn.Module):
-    """Compare the predicted organ, tumor and mask with the simulated ones, and their composition with the scan.
+    """Loss of the predicted organ, tumor and mask beside the simulated ones, and of their composition beside the scan.
 
     Real scans have no layers to compare with: where the mask of the target is negative, only their composition counts,
     with opacity 1 (adaptation, section 3.3).
@@ -32,8 +32,7 @@ class LayerDecompositionLoss(nn.Module):
             without a tumor has its share.
         composition_weight: of the mean absolute error of the composition of what was predicted (L3).
         cross_entropy_weight: of the binary cross entropy of the mask beside its Dice loss; 0 in the paper. With the
-            Dice
-            loss alone, the mask of a short training easily becomes nothing or everything.
+            Dice loss alone, the mask of a short training easily becomes nothing or everything.
 
     Attributes:
         is_composed: whether the composition loss counts; see `DelayComposition`.
@@ -98,7 +97,7 @@ class LayerDecompositionLoss(nn.Module):
 
 
 def selection_loss(loss: LayerDecompositionLoss) -> LayerDecompositionLoss:
-    """Return what the weights of an epoch are chosen by, on simulations in scans that are held out.
+    """Return the loss by which the weights of an epoch are chosen, on simulations in scans that are held out.
 
     It is the error of the layers that are learned, with weights of 1 and without the mask: Dice on simulations prefers
     a network that sees pasted edges. Where only the mask is learned, the layers tell nothing, and it is the loss of the

@@ -1,4 +1,4 @@
-"""The 3D U-Net that takes a scan apart into an organ without its tumor, the tumor, and the mask between them.
+"""3D U-Net that takes a scan apart into the organ without its tumor, the tumor, and the mask between them.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230). The backbone is that of Models Genesis: Z. Zhou et al., MICCAI 2019
@@ -9,7 +9,6 @@ do not.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,15 +23,13 @@ from common.cli import InputError, KindError, check_whole_numbers
 
 __all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet"]
 
-logger = logging.getLogger(__name__)
-
 NUM_LAYERS = 3  # organ, tumor and logit of the mask
 
 _Size = tuple[int, int, int]
 
 
 class LayerEncoder(nn.ModuleList):
-    """The half of the U-Net that is transferred: a block for each level, and the pooling between them.
+    """Encoder of the U-Net, which is transferred: a block for each level, and the pooling between them.
 
     Args:
         in_channels: channels of the scan.
@@ -65,8 +62,7 @@ class LayerEncoder(nn.ModuleList):
 
         Args:
             image: tensor of shape `(B, in_channels, H, W, D)` of any size. At its far ends it is padded with zeros up
-                to
-                multiples of `stride`.
+                to multiples of `stride`.
         """
         lack = [-length % stride for length, stride in zip(image.shape[2:], self.stride, strict=True)]
         maps: list[torch.Tensor] = []
@@ -77,7 +73,7 @@ class LayerEncoder(nn.ModuleList):
 
 
 class LayerUNet(nn.Module):
-    """Give every voxel the intensity of the organ, that of the tumor, and a logit of belonging to the tumor.
+    """3D U-Net whose voxels are the intensity of the organ, that of the tumor, and a logit of belonging to the tumor.
 
     Args:
         in_channels: channels of the scan.
@@ -191,7 +187,7 @@ def _norm(norm: Any, channels: int) -> nn.Module:
 
 
 class EncoderClassifier(nn.Module):
-    """Average the coarsest features of one patch or several, and tell a class from them.
+    """Classifier on the encoder of a U-Net: it tells a class from the mean coarsest features of one patch or several.
 
     Args:
         unet: its encoder is used; under the same names, `transfer_unet` finds it in the weights.

@@ -1,4 +1,4 @@
-"""Pictures made while a network trains or is evaluated."""
+"""Pictures of a layer decomposition: the simulated tumors, and what a network takes scans apart into."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["LayerPicture", "SimulationPicture", "save_layers"]
 
 
 class LayerPicture(OutputPicture):
-    """Draw scans of the last minibatch with their simulated layers and the predicted ones.
+    """Picture of the last minibatch: scans with their simulated layers and the predicted ones.
 
     The trainer's output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.
 
@@ -30,15 +30,13 @@ class LayerPicture(OutputPicture):
     """
 
     def _save(self, output: Mapping[str, Any]) -> None:
-        if output["pred"].shape[1] == 3 and output["label"].ndim == 5:  # other tasks have other pictures
-            save_layers(output["label"], output["pred"], self.path)
+        save_layers(output["label"], output["pred"], self.path)
 
 
 class SimulationPicture:
-    """Draw three planes through the first scan with a simulated tumor, when a training begins.
+    """Picture of the first scan with a simulated tumor, three planes through it, when a training begins.
 
-    The trainer's output has `label` as `RandTumorLayers` returns it, and its batch the `spacing`, as that of
-    `PatchLoader`. Of other tasks, nothing is drawn.
+    The trainer's output has `label` as `RandTumorLayers` returns it, and its batch is one of `LayerDecomposition`.
 
     Args:
         path: PNG file.
@@ -53,9 +51,9 @@ class SimulationPicture:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
 
     def _draw(self, engine: Engine) -> None:
-        layers, batch = engine.state.output["label"], engine.state.batch
-        if self.is_drawn or layers.ndim != 5 or layers.shape[1] != len(LAYERS):
+        if self.is_drawn:
             return
+        layers, batch = engine.state.output["label"], engine.state.batch
         masks, images = (layers[:, LAYERS.index(name)].cpu().numpy() for name in ("mask", "image"))
         for mask, image, spacing in zip(masks, images, batch.get("normal", batch)["spacing"].tolist(), strict=False):
             if (mask > 0.5).any():

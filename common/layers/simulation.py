@@ -9,23 +9,22 @@ around the tumor only, where the authors' code deforms the whole scan.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor
 from monai.networks.layers import gaussian_1d, separable_filtering
-from monai.transforms import Randomizable, RandomizableTransform, Transform
+from monai.transforms import RandomizableTransform
 
 from common.cli import InputError, check_whole_numbers
 
 from .shape import RandStarShape, keep_joined
 
-__all__ = ["LAYERS", "RandTumorLayers", "RandTumorLayersd", "TumorParameters", "compose_layers"]
+__all__ = ["LAYERS", "RandTumorLayers", "TumorParameters", "compose_layers"]
 
 LAYERS = ("organ", "tumor", "mask", "alpha", "image")  # channels of what a simulation returns
 
@@ -70,7 +69,7 @@ class TumorParameters:
 
 
 class RandTumorLayers(RandomizableTransform):
-    """Put simulated tumors into a patch of a scan without any.
+    """Simulated tumors in a patch of a scan without any.
 
     Args:
         shape: draws the bodies; `RandStarShape()` if not given.
@@ -295,52 +294,6 @@ class RandTumorLayers(RandomizableTransform):
 def compose_layers(organ: torch.Tensor, tumor: torch.Tensor, mask: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Lay a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
     return torch.lerp(organ, tumor, alpha * mask)
-
-
-class RandTumorLayersd(Randomizable, Transform):
-    """Dictionary version of `RandTumorLayers`, for one scan at a time.
-
-    Args:
-        image_key: scan without a tumor, of shape `(1, H, W, D)`; replaced by the one with tumors.
-        organ_key: where tumors may lie.
-        donor_key: another scan.
-        layers_key: where the layers go, see `LAYERS`.
-        parameters_key: where the drawn parameters go, a list of mappings.
-        transform: see `RandTumorLayers`.
-    """
-
-    def __init__(
-        self,
-        image_key: str = "image",
-        organ_key: str = "organ",
-        donor_key: str = "donor",
-        layers_key: str = "layers",
-        parameters_key: str = "tumors",
-        transform: RandTumorLayers | None = None,
-    ) -> None:
-        self.keys = (image_key, organ_key, donor_key)
-        self.layers_key = layers_key
-        self.parameters_key = parameters_key
-        self.transform = RandTumorLayers() if transform is None else transform
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandTumorLayersd:
-        self.transform.set_random_state(seed, state)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of the mapping with the simulated scan, its layers and their parameters."""
-        image, organ, donor = (data[key] for key in self.keys)
-        spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
-        layers = self.transform(_plain(image), _plain(organ), _plain(donor), spacing)
-        simulated = layers[LAYERS.index("image")][None]
-        if isinstance(image, MetaTensor):
-            simulated = MetaTensor(simulated, meta=image.meta)
-        parameters = [asdict(tumor) for tumor in self.transform.parameters]
-        return {**data, self.keys[0]: simulated, self.layers_key: layers, self.parameters_key: parameters}
-
-
-def _plain(volume: torch.Tensor) -> torch.Tensor:
-    return volume.as_tensor() if isinstance(volume, MetaTensor) else volume
 
 
 def _overlap(

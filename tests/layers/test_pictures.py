@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from ignite.engine import Engine
 from picture_checks import assert_seen_as_by_a_radiologist, is_picture
 
-from common.layers import LayerPicture
+from common.layers import LayerPicture, SimulationPicture
 from common.layers.pictures import save_layers
 
 
@@ -69,10 +70,25 @@ def test_the_patients_right_is_on_the_left_and_the_front_up(tmp_path, monkeypatc
     assert_seen_as_by_a_radiologist(figures[0], 12 * [2])
 
 
-def test_real_scans_and_empty_masks_are_drawn_and_other_tasks_are_not(tmp_path):
+def test_real_scans_and_empty_masks_are_drawn(tmp_path):
     target, pred = make_layers()
     target[0, 2], target[1, 2] = -1, 0
     draw(tmp_path / "real.png", target, pred * 0 - 1)
-    draw(tmp_path / "classes.png", torch.zeros(2), torch.zeros(2, 4))
-    draw(tmp_path / "restoration.png", torch.zeros(2, 1, 4, 4, 4), torch.zeros(2, 1, 4, 4, 4))
-    assert [path.name for path in tmp_path.iterdir()] == ["real.png"]
+    assert is_picture(tmp_path / "real.png")
+
+
+@pytest.mark.parametrize("stream", [None, "normal"])
+def test_the_first_simulated_tumor_of_a_training_is_drawn_once(stream, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("common.layers.pictures.save_overlay", lambda *args, **options: drawn.append(args))
+    target, _ = make_layers()
+    target[0, 2] = 0
+    target = torch.cat((target, target[:1].clone().index_fill_(1, torch.tensor(2), -1)))  # a real scan
+    minibatch = {"spacing": torch.tensor([[1.0, 1, 1], [1.0, 2, 3]])}
+    labels = [target[[0, 2]], target, target]  # no tumor at first
+    engine = Engine(lambda engine, batch: {"label": labels[engine.state.iteration - 1]})
+    SimulationPicture(tmp_path / "simulation.png").attach(engine)
+    engine.run([minibatch if stream is None else {stream: minibatch}] * 3)
+    ((image, spacing, segmentations, path),) = drawn
+    assert (image == target[1, 4].numpy()).all() and spacing == [1, 2, 3] and path == tmp_path / "simulation.png"
+    assert (segmentations["simulated tumor"] == target[1, 2].numpy()).all()

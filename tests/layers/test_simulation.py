@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 from scipy import ndimage
 
-from common.layers import LAYERS, RandStarShape, RandTumorLayers, RandTumorLayersd, compose_layers
+from common.layers import LAYERS, RandStarShape, RandTumorLayers, compose_layers
 
 SIZE = (24, 26, 22)
 SPACING = (1.0, 1.25, 1.5)
@@ -463,34 +462,6 @@ def test_a_gpu_simulates_the_same_tumors_where_the_scans_are(scans, target, opti
     differing = (out.cpu() - expected).abs().amax(1) > 1e-3
     assert differing.sum() <= 0.005 * (expected[:, 2] > 0).sum()  # voxels that lie on the surface
     torch.testing.assert_close(compose_layers(*out[:, :4].unbind(1)), out[:, 4], atol=1e-5, rtol=0)
-
-
-# ---- dictionaries --------------------------------------------------------------------------------
-
-
-def test_the_dictionary_version_returns_scan_layers_and_parameters_and_keeps_the_metadata(scans):
-    affine = torch.diag(torch.tensor([*SPACING, 1.0], dtype=torch.float64))
-    image, organ, donor = (MetaTensor(scan, affine, meta={"filename_or_obj": "a"}) for scan in scans)
-    item = {"image": image, "organ": organ, "donor": donor, "other": 5}
-    out = RandTumorLayersd(transform=simulation()).set_random_state(3)(item)
-    alone = simulation(3)
-    expected = alone(*scans, SPACING)  # with the spacing of the affine
-    assert torch.equal(out["layers"], expected) and type(out["layers"]) is torch.Tensor
-    assert torch.equal(out["image"].as_tensor(), expected[4:])
-    assert torch.equal(out["image"].affine, affine) and out["image"].meta["filename_or_obj"] == "a"
-    (parameters,) = out["tumors"]
-    assert parameters == vars(alone.parameters[0])
-    assert torch.equal(item["image"], image) and torch.equal(image.as_tensor(), scans[0])
-    assert out["other"] == 5 and out["organ"] is organ and out["donor"] is donor
-
-
-def test_the_dictionary_version_finds_and_leaves_things_under_other_names(scans):
-    item = dict(zip(("scan", "brain", "foreign"), scans, strict=True))
-    names = {"image_key": "scan", "organ_key": "brain", "donor_key": "foreign"}
-    out = RandTumorLayersd(**names, layers_key="target", parameters_key="drawn", transform=simulation())
-    out = out.set_random_state(3)(item)
-    assert [*out] == ["scan", "brain", "foreign", "target", "drawn"]
-    assert torch.equal(out["target"], simulation(3)(*scans))  # voxels of 1 mm
 
 
 # ---- refusals ------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_from_scratch_nothing_is_transferred(path):
     ("options", "message"),
     [
         ({"features": (4, 8, 16)}, r"encoder.2.0.weight must have shape \(8, 8, 3, 3, 3\), got \(6, 8, 3, 3, 3\)"),
-        ({"features": (4, 8)}, "encoder.2.0.weight must have shape nothing, got"),
+        ({"features": (4, 8)}, "must have no tensor that the network lacks, got encoder.2.0.weight"),
         ({"features": (4, 8, 12, 16)}, "encoder.3.0.weight must have shape .*, got nothing"),
     ],
 )
