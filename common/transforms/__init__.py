@@ -1,4 +1,3 @@
-from .base import SharedRandomd
 from .check import CheckVolumed
 from .crop import CropBodyd, padded_crop
 from .ensure_volume import EnsureVolume, EnsureVolumed

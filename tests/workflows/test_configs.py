@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from tools.verify.findings import find_all
 from tools.verify.bundle import read_bundle
+from tools.verify.findings import find_all
 from tools.verify.names import check_names
 
 ROOT = Path(__file__).resolve().parents[2]
