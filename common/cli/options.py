@@ -187,10 +187,13 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     from monai.bundle import ConfigExpression
 
     from .command_line import check_command_line
+    from .former_names import update_names
 
     check_command_line()
     config = running_config()
     content = config.get()
+    if update_names(content):
+        config.parse(reset=True)
     _check_bundle_root(content["bundle_root"])
     names = [name for name in table if name in content]
     names.sort(key=lambda name: ConfigExpression.is_expression(content[name]))
