@@ -114,6 +114,73 @@ def test_a_row_of_the_table_is_used_says_what_it_means_and_has_an_example_that_f
         option.kind.check(name, None if option.example == "$None" else option.example)
 
 
+OUT_OF_RANGE = {  # what text and numbers out of range are given for
+    "max_epochs": 0,
+    "iterations_per_epoch": 0,
+    "val_interval": 0,
+    "val_iterations": 0.5,
+    "batch_size": 0,
+    "unlabeled_batch_size": -1,
+    "num_workers": -1,
+    "learning_rate": 0,
+    "transferred_learning_rate": -1,
+    "patience": 0,
+    "freeze_epochs": -1,
+    "seed": -1,
+    "num_labeled": 1.5,
+    "num_validation": 0,
+    "num_unlabeled": -1,
+    "num_pictures": -1,
+    "tile_size": 0,
+    "kernel_size": 2.5,
+    "gain": 0,
+    "features": [8, 0],
+    "image_channels": 0,
+    "in_channels": 0,
+    "num_groups": 0,
+    "cache_rate": 2,
+    "step": 0,
+    "num_neighbors": 0,
+    "half_width": 0,
+    "half_depth": -1,
+    "cube_half_width": 0,
+    "position_weight": -1,
+    "search_radius": 0,
+    "smoothing": -1,
+    "background_weight": 0,
+    "max_background": 0,
+    "max_voxels": 0.5,
+    "snapshot_interval": 0,
+    "field_of_view": [100, 0, 100],
+    "softmax": 1,
+    "save_probabilities": 1,
+    "layers": 1,
+    "organ_margin": -1,
+    "max_findings": 0,
+    "roi_size": 0,
+    "overlap": 2,
+    "kernel_sizes": [0],
+    "strides": [0],
+    "roughness": 2,
+    "tumor_prob": 2,
+    "composition_delay": -1,
+    "organ_weight": -1,
+    "foreground_fraction": 2,
+}
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS.values())))
+def test_text_and_what_is_out_of_range_are_refused_option_by_option(method):
+    options = getattr(import_module(f"common.{method}"), f"{method.upper()}_OPTIONS")
+    tried = [name for name in OUT_OF_RANGE if name in options]
+    for name in tried:
+        for value in ("abc", OUT_OF_RANGE[name]):
+            with pytest.raises((TypeError, ValueError)) as raised:
+                options[name].kind.check(name, value)
+            assert str(raised.value).startswith(f"{name} must be ") and str(raised.value).endswith(f", got {value!r}")
+    assert len(tried) >= 30
+
+
 # ---- the check of a config -----------------------------------------------------------------------
 
 
