@@ -128,7 +128,7 @@ def test_a_data_set_without_cases_to_learn_from_ends_in_what_to_look_at(
         (
             "train.yaml",
             {"transferred_parts": "head"},
-            "transferred_parts must be one of encoder, encoder_decoder, statistics, got 'head'",
+            "transferred_parts must be one of encoder, encoder_decoder, statistics",
         ),
         ("train.yaml", {"freeze_epochs": -1}, "freeze_epochs must be a whole number from 0, got -1"),
         ("inference.yaml", {"save_probabilities": "no"}, "save_probabilities must be True or False, got 'no'"),
