@@ -86,16 +86,23 @@ def test_an_adaptation_does_not_go_on_with_other_scans_or_weights(lesions, tmp_p
         assert line.startswith("error: ") and f"checkpoint must be of the same settings, got {name} " in line
 
 
-def test_weights_keep_their_preprocessing_until_others_replace_them(lesions, tmp_path, quiet_hooks):
-    """A second pretraining that ended before its first weights left its own preprocessing beside those of the first."""
-    common = {"dataset_dir": str(lesions), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "val_iterations": 1}
-    run(LAYERS_BUNDLE, "pretrain.yaml", **common)
-    stored = tmp_path / "pretrained" / "preprocessing.json"
-    assert json.loads(stored.read_text(encoding="utf-8"))["clip"] == [0, 200]
-    interrupt(workflow(LAYERS_BUNDLE, "pretrain.yaml", **common, clip=[-200, 400]), epoch=1)
-    assert json.loads(stored.read_text(encoding="utf-8"))["clip"] == [0, 200]
-    run(LAYERS_BUNDLE, "pretrain.yaml", **common, clip=[-200, 400])
-    assert json.loads(stored.read_text(encoding="utf-8"))["clip"] == [-200, 400]
+@every_bundle
+def test_weights_keep_their_record_until_others_replace_them(bundle, phantoms, tmp_path, quiet_hooks):
+    """A second training that ended before its first weights left its own preprocessing beside those of the first."""
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu", **SHORT, "num_validation": 1}
+    common |= {"num_labeled": 1, **scratch(bundle)}
+    if bundle == PLANAR:
+        common |= {"preprocessing_like": "null", "resume": False}
+
+    def seed() -> int:
+        return json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["settings"]["seed"]
+
+    run(bundle, "train.yaml", **common, seed=0)
+    assert seed() == 0
+    interrupt(workflow(bundle, "train.yaml", **common, seed=1), epoch=1)
+    assert seed() == 0
+    run(bundle, "train.yaml", **common, seed=1)
+    assert seed() == 1
 
 
 def test_an_adaptation_keeps_the_preprocessing_of_its_weights(lesions, tmp_path, quiet_hooks, capsys):
@@ -120,7 +127,7 @@ def test_a_fine_tuning_beside_simulations_is_given_both_and_goes_on_with_the_sam
     changed = (images[1:] - batch["normal"]["image"]).abs() > 1e-6
     assert not (labels[1:].bool() & ~changed).any()  # what counts as a tumor was put into the scan
     interrupt(workflow(LAYERS_BUNDLE, *files, **common), epoch=2)
-    for options, name in (({"alpha": [0.2, 0.3]}, "simulation"), ({"normal_batch_size": 1}, "normal_batch_size")):
+    for options, name in (({"alpha": [0.2, 0.3]}, "alpha"), ({"normal_batch_size": 1}, "normal_batch_size")):
         (line,) = last_words(workflow(LAYERS_BUNDLE, *files, **{**common, **options}), capsys)
         assert line.startswith("error: ") and f"checkpoint must be of the same settings, got {name} " in line
     run(LAYERS_BUNDLE, *files, **common)
