@@ -198,7 +198,7 @@ def test_half_of_the_weights_are_not_carried_over(tmp_path):
         load_descriptors(LearnedCubeDescriptor(**SIZES), path)
     weights = LearnedDescriptor(**SIZES).state_dict()
     torch.save({**weights, "descriptors.0.9.conv.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"no tensor that the descriptor lacks, got descriptors\.0\.9\.conv\.weight"):
+    with pytest.raises(ValueError, match=r"no tensor that the network lacks, got descriptors\.0\.9\.conv\.weight"):
         load_descriptors(LearnedDescriptor(**SIZES), path)
 
 

@@ -12,8 +12,9 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, LoadImaged
 
 from common.data import DeviceCacheDataset
-from common.planar import Lattice, PairLoader, RandCubePair, RandSlabPair, TriplanarPretext, sample_patches
+from common.planar import Lattice, PairLoader, PairTask, RandCubePair, RandSlabPair, TriplanarPretext, sample_patches
 from common.planar import pairs as patch_pairs
+from common.training import PrepareTask
 
 SIZE = (7, 5, 9)
 LATTICE = Lattice((0.3, 0.2, 0.1), (4, 2, 3))
@@ -227,6 +228,22 @@ def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(volumes
             assert own["case"] == batch["case"][rank::3]
             assert torch.equal(own["image"], batch["image"][rank::3])
             assert torch.equal(own["label"], batch["label"][rank::3])
+
+
+def test_a_task_shows_the_patches_and_wants_the_target_of_its_pairs(volumes):
+    network, pairs, loss, handler = (
+        TriplanarPretext((2,), "displacement"),
+        RandSlabPair((2,), "displacement"),
+        torch.nn.L1Loss(),
+        object(),
+    )
+    task = PairTask(network, pairs, loss, [handler])
+    assert task.network is network and task.pairs is pairs and task.handlers == [handler]
+    assert task.loss is loss and task.selection_loss is loss
+    (batch,) = loader(volumes, task.pairs, num_batches=1)
+    image, target = PrepareTask(task)(batch, "cpu", False)
+    assert image is batch["image"] and target is batch["label"]
+    assert task.loss(task.network(image), target).isfinite()
 
 
 def test_displacements_become_more_diverse_from_the_first_to_the_last_minibatch(volumes):

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine
 from picture_checks import is_picture
 
-from common.planar import PairPicture, RandCubePair, RandSlabPair
+from common.planar import CubePicture, RandCubePair, RandSlabPair, SlabPicture
 from common.planar.pictures import save_embedding
 
 
@@ -18,7 +18,8 @@ def draw_pairs(path, target):
     image, label = pairs.set_random_state(0)(volumes)
     pred = torch.eye(6)[(label + 1) % 6] if target == "neighbor" else label + 0.1
     engine = Engine(lambda engine, batch: {"image": image, "label": label, "pred": pred})
-    PairPicture(path).attach(engine)
+    picture = CubePicture(path) if target == "neighbor" else SlabPicture(path, target=target)
+    picture.attach(engine)
     engine.run([0])
     return image, label
 

@@ -208,7 +208,7 @@ def test_pairs_of_the_bundle_share_no_voxel_across_the_gap(task):
     """Nearest voxels are up to half a voxel off, which a gap must leave room for."""
     config = ConfigParser()
     config.read_config(str(ROOT / "bundles" / "planar_heatmap_descriptor" / "configs" / "pretrain.yaml"))
-    pair = config.get_parsed_content(f"pairs::{task}").set_random_state(0)
+    pair = config.get_parsed_content(f"tasks::{task}::pairs").set_random_state(0)
     for axis in range(3):
         shape = [-1 if other == axis else 1 for other in range(3)]
         volume = torch.arange(103.0).view(1, *shape).expand(1, 103, 103, 103)
