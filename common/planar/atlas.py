@@ -253,7 +253,9 @@ class PlanarAtlas(AtlasStorage):
     def _extract(self, descriptor: VoxelDescriptor, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         descriptors = extract_descriptors(volume, descriptor, centers).half()
         if not descriptors.isfinite().all():
-            raise InputError("image must be finite and normalized, got descriptors of NaN or Inf in half precision")
+            raise InputError(
+                "image must be finite and normalized, got descriptors that are NaN or Inf in half precision"
+            )
         return descriptors
 
 

@@ -107,7 +107,7 @@ def _rounding_of_factors() -> float:
 
 
 class _Search:
-    """The search among references of shape `(M, F)` in float32."""
+    """Search among references of shape `(M, F)` in float32."""
 
     def __init__(self, references: torch.Tensor, num_neighbors: int) -> None:
         self.references = references

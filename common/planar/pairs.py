@@ -169,7 +169,7 @@ class PairTask(PretextTask):
 
 
 class PairLoader(VolumeLoader):
-    """Minibatches of random pairs of patches.
+    """Loader of minibatches of random pairs of patches.
 
     A minibatch has `image` and `label`, what `pairs` returns for its volumes, and `case`, their files. See
     `VolumeLoader` for seeds, epochs and processes.

@@ -19,17 +19,15 @@ __all__ = ["VoxelGrid", "choose_voxels", "within_radius"]
 
 
 class VoxelGrid:
-    """Every `step`-th voxel of an image along each axis, as far from both ends as possible.
-
-    Attributes:
-        spatial_size: `(H, W, D)` of the image in voxels.
-        step: distance of neighbors along each axis in voxels.
-        size: number of grid points along each axis: that of the voxels divided by the step, rounded down, at least 1.
-        first: index of the first voxel of the grid along each axis.
+    """Grid of every `step`-th voxel of an image along each axis, as far from both ends as possible.
 
     Args:
         spatial_size: `(H, W, D)` of the image in voxels.
         step: distance of neighbors in voxels, one for all axes or one for each.
+
+    Attributes:
+        size: number of grid points along each axis: that of the voxels divided by the step, rounded down, at least 1.
+        first: index of the first voxel of the grid along each axis.
     """
 
     def __init__(self, spatial_size: Sequence[int], step: int | Sequence[int]) -> None:

@@ -7,8 +7,15 @@ import torch
 from ignite.engine import Engine
 from picture_checks import is_picture
 
-from common.planar import CubePicture, RandCubePair, RandSlabPair, SlabPicture
-from common.planar.pictures import save_embedding
+from common.planar import (
+    CubePicture,
+    EmbeddingPicture,
+    GrayValueDifference,
+    PlanarAtlas,
+    RandCubePair,
+    RandSlabPair,
+    SlabPicture,
+)
 
 
 def draw_pairs(path, target):
@@ -65,7 +72,11 @@ def test_the_embedding_shows_what_varies_most(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     descriptors = torch.randn(3000, 5, generator=generator) * torch.tensor([0.1, 3, 0.1, 1, 0.1])
     labels = (torch.arange(3000) >= 2500).long()
-    save_embedding(descriptors, labels, tmp_path / "embedding.png", {0: "background", 1: "liver"})
+    atlas = PlanarAtlas(GrayValueDifference(5))
+    atlas.descriptors, atlas.labels = descriptors, labels
+    engine = Engine(lambda engine, batch: None)
+    EmbeddingPicture(tmp_path / "embedding.png", atlas, {0: "background", 1: "liver"}).attach(engine)
+    engine.run([0])
     assert {name: len(places) for name, places in points.items()} == {"background": 1250, "liver": 500}
     spread = np.abs(np.corrcoef(points["liver"].T, descriptors[2500:, [1, 3]].numpy().T)[:2, 2:])
     np.testing.assert_allclose(spread, np.eye(2), atol=0.1)
