@@ -1,7 +1,6 @@
 """Segmentation with few labels: every voxel takes the classes of the most similar voxels of labeled volumes.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
 """
 
 from __future__ import annotations
@@ -58,15 +57,10 @@ class PlanarAtlas(AtlasStorage):
             atlas has all voxels of the organs, and often but a sample of the background.
         max_background: voxels of the background that are kept of one added volume, evenly in space; `None`: all.
         max_voxels: of the whole atlas; `None`: any number.
-        batch_size: voxels described at once, see `extract_descriptors`.
         cache_dir: folder in which descriptors are kept, see `DescriptorCache`; `None`: nothing is kept.
         seed: of the choice of background voxels.
         weights: state dict of the atlas, loaded where the file exists: `monai.bundle.load` would leave out what has
             another size than in an empty atlas.
-
-    Raises:
-        TypeError: when a number is of another type.
-        ValueError: when an argument is out of range.
     """
 
     def __init__(
@@ -83,7 +77,6 @@ class PlanarAtlas(AtlasStorage):
         background_weight: float = 1.0,
         max_background: int | None = None,
         max_voxels: int | None = None,
-        batch_size: int | None = None,
         cache_dir: str | Path | None = None,
         seed: int = 0,
         weights: str | Path | None = None,
@@ -103,7 +96,6 @@ class PlanarAtlas(AtlasStorage):
         self.smoothing = smoothing
         self.background_weight = background_weight
         self.max_background = max_background
-        self.batch_size = batch_size
         self.seed = seed
         self.caches: list[DescriptorCache] = []
         if cache_dir is not None:  # the parts of a joint descriptor are kept each by itself, and serve other ones
@@ -125,9 +117,6 @@ class PlanarAtlas(AtlasStorage):
         Returns:
             Votes of shape `(B, num_classes, H, W, D)`, which add up to 1 in each voxel: the largest one tells its
             class, see also `vote_confidence`.
-
-        Raises:
-            ValueError: when the image has another shape.
         """
         if image.ndim != 5 or image.shape[1] != 1:
             raise InputError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
@@ -149,7 +138,7 @@ class PlanarAtlas(AtlasStorage):
         Args:
             image: normalized intensities of shape `(1, H, W, D)`.
             label: classes of the same shape.
-            volume_id: of the volume.
+            volume_id: by which the volume is known.
 
         Returns:
             The number of its voxels in the atlas.
@@ -262,7 +251,7 @@ class PlanarAtlas(AtlasStorage):
         return volume.expand(-1, *(max(edge, 2) for edge in volume.shape[1:]))
 
     def _extract(self, descriptor: VoxelDescriptor, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        descriptors = extract_descriptors(volume, descriptor, centers, self.batch_size).half()
+        descriptors = extract_descriptors(volume, descriptor, centers).half()
         if not descriptors.isfinite().all():
             raise InputError(
                 "image must be finite and normalized, got descriptors that are NaN or Inf in half precision"

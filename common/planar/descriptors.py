@@ -1,8 +1,7 @@
 """Descriptors of voxels: learned ones, those that they are compared with, and combinations.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The position alone is
-not among the paper's descriptors.
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision).
+The position alone is not among the paper's descriptors.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from common.cli import InputError, check_each, has_weights
+from common.cli import check_each, has_weights
 from common.cli.options import POSITIVE, POSITIVE_INT
 from common.training import copy_weights, load_weights, match_parts
 
@@ -71,16 +70,12 @@ class VoxelDescriptor(nn.Module):
 class LearnedDescriptor(VoxelDescriptor):
     """Learned descriptor of the slabs around a place: a planar network for each normal axis, side by side.
 
-    With the weights of the pretext tasks it is the paper's HEATMAP or REG2D, with initial ones its XAVIER.
+    With the weights of the pretext tasks it is the paper's HEATMAP or REG2D, with initial ones its XAVIER. The slabs
+    are those of the pretraining: for the other arguments, see `sample_slabs`.
 
     Args:
         out_channels: numbers from each of the three networks.
         features: see `PlanarDescriptor`.
-        half_width: see `sample_slabs`; the slabs are those of the pretraining.
-        half_depth: see `sample_slabs`.
-        num_planes: see `sample_slabs`.
-        mode: `bilinear` or `nearest`, see `sample_slabs`.
-        padding_mode: `zeros` or `border`, see `sample_slabs`.
     """
 
     def __init__(
@@ -89,19 +84,17 @@ class LearnedDescriptor(VoxelDescriptor):
         features: int = 32,
         half_width: float = 0.4,
         half_depth: float = 0.05,
-        num_planes: int = 3,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
-        self.descriptors = nn.ModuleList(PlanarDescriptor(num_planes, out_channels, features) for _ in range(3))
+        self.descriptors = nn.ModuleList(PlanarDescriptor(3, out_channels, features) for _ in range(3))
         self.out_channels = 3 * out_channels
-        self.slab = (half_width, PlanarDescriptor.size, half_depth, num_planes, mode, padding_mode)
+        self.slab = (half_width, half_depth, mode, padding_mode)
         widths = {"half_width": float(half_width), "half_depth": float(half_depth)}
         self.settings = {**widths, "sampling": mode, "padding": padding_mode}
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """Describe places of a volume, see `VoxelDescriptor`."""
         parts = [
             descriptor(sample_slabs(volume, centers, axis, *self.slab)).flatten(1)
             for axis, descriptor in enumerate(self.descriptors)
@@ -112,12 +105,11 @@ class LearnedDescriptor(VoxelDescriptor):
 class LearnedCubeDescriptor(VoxelDescriptor):
     """Learned descriptor of the cube around a place, which the paper calls DOERSCH.
 
+    The cubes are those of the pretraining: for the other arguments, see `sample_cubes`.
+
     Args:
         out_channels: numbers for each place.
         features: see `CubicDescriptor`.
-        half_width: see `sample_cubes`; the cubes are those of the pretraining.
-        mode: `bilinear` or `nearest`, see `sample_cubes`.
-        padding_mode: `zeros` or `border`, see `sample_cubes`.
     """
 
     def __init__(
@@ -131,11 +123,10 @@ class LearnedCubeDescriptor(VoxelDescriptor):
         super().__init__()
         self.descriptor = CubicDescriptor(out_channels=out_channels, features=features)
         self.out_channels = out_channels
-        self.cube = (half_width, CubicDescriptor.size, mode, padding_mode)
+        self.cube = (half_width, mode, padding_mode)
         self.settings = {"cube_half_width": float(half_width), "sampling": mode, "padding": padding_mode}
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """Describe places of a volume, see `VoxelDescriptor`."""
         return self.descriptor(sample_cubes(volume, centers, *self.cube)).flatten(1)
 
 
@@ -149,10 +140,6 @@ class GrayValueDifference(VoxelDescriptor):
         seed: of the offsets.
         mode: `bilinear` or `nearest`, see `sample_patches`.
         padding_mode: `zeros` or `border`, see `sample_patches`.
-
-    Raises:
-        TypeError: when `out_channels` or `sigma` is no number.
-        ValueError: when `out_channels` or `sigma` is out of range.
     """
 
     offsets: torch.Tensor
@@ -179,7 +166,6 @@ class GrayValueDifference(VoxelDescriptor):
         self.settings = {"offset_sigma": float(sigma), "sampling": mode, "padding": padding_mode}
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """Describe places of a volume, see `VoxelDescriptor`."""
         places = (centers.view(-1, 1, 1, 3) + self.offsets).view(1, -1, 3)
         values = sample_patches([volume], places, _POINT, self.mode, self.padding_mode)
         first, second = values.view(-1, self.out_channels, 2).unbind(2)
@@ -192,7 +178,6 @@ class PositionDescriptor(VoxelDescriptor):
     out_channels = 4
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """Describe places of a volume, see `VoxelDescriptor`."""
         return torch.cat((centers, torch.ones_like(centers[:, :1])), dim=1)
 
 
@@ -201,23 +186,17 @@ class JointDescriptor(VoxelDescriptor):
 
     Args:
         parts: descriptors, in the order of their numbers.
-
-    Raises:
-        ValueError: when there is no part.
     """
 
     parts: Sequence[VoxelDescriptor]
 
     def __init__(self, parts: Sequence[VoxelDescriptor]) -> None:
         super().__init__()
-        if not parts:
-            raise InputError("parts must hold at least one descriptor, got none")
         self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
         self.out_channels = sum(part.out_channels for part in parts)
         self.settings = dict(item for part in parts for item in part.settings.items())
 
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """Describe places of a volume, see `VoxelDescriptor`."""
         return torch.cat([part(volume, centers) for part in self.parts], dim=1)
 
 
@@ -237,14 +216,9 @@ def extract_descriptors(
 
     Returns:
         Tensor of shape `(N, out_channels)`, in single precision.
-
-    Raises:
-        TypeError: when `batch_size` is no number.
-        ValueError: when `batch_size` is no whole number from 1.
     """
     if batch_size is None:
         batch_size = _CPU_BATCH_SIZE if volume.device.type == "cpu" else _GPU_BATCH_SIZE
-    check_each(POSITIVE_INT, batch_size=batch_size)
     output = torch.empty((len(centers), descriptor.out_channels), device=volume.device)
     with torch.no_grad():
         for rows, places in zip(output.split(batch_size), centers.split(batch_size), strict=True):

@@ -2,9 +2,8 @@
 
 Position is a strong cue for anatomy, as long as it is measured from the patient and not from where the scanner began.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The paper's scans have
-a common crop around the organs; here such a box is found by aligning the scans.
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision).
+The paper's scans have a common crop around the organs; here such a box is found by aligning the scans.
 """
 
 from __future__ import annotations
@@ -91,9 +90,6 @@ class FieldOfView:
         Args:
             image: scan in RAS orientation, in its own intensities, of shape `(1, H, W, D)`.
             spacing: size of its voxels in mm.
-
-        Raises:
-            ValueError: when there is no box, since scans are taken whole.
         """
         if self.template is None:
             raise InputError("field of view must have a template to be located, got one of whole scans")
@@ -144,10 +140,10 @@ def fit_field_of_view(
 
 
 def load_field_of_view(weights: str | Path) -> FieldOfView:
-    """Read the field of view that `fit_field_of_view` stored.
+    """Read the field of view that `FieldOfView.save_beside` stored beside a file of weights.
 
     Raises:
-        FileNotFoundError: when the folder has none.
+        FileNotFoundError: when there is none.
         ValueError: when the file is damaged.
     """
     path = Path(weights).with_name(_FILE_NAME)
@@ -261,14 +257,14 @@ def _edges(
 
 
 def _crop(scan: np.ndarray, center: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Return the box around a center, in voxels from the outer corner; it is 0 outside of the scan."""
+    """Return the box around a center, which is in voxels from the outer corner; outside of the scan it is 0."""
     padded = np.pad(scan, [(edge, edge) for edge in size])
     starts = [round(place + edge / 2) for place, edge in zip(center, size, strict=True)]  # - edge / 2 + padding
     return padded[tuple(slice(start, start + edge) for start, edge in zip(starts, size, strict=True))]
 
 
 class _Scan:
-    """The edges of a scan, and what their correlation with any template of one size needs.
+    """Edges of a scan, and what their correlation with any template of one size needs.
 
     Args:
         edges: of shape `(H, W, D)`.
@@ -279,12 +275,8 @@ class _Scan:
         self.edges = edges
         self.size = np.array(size)
         self.padded = np.pad(edges, [(edge // 2, edge // 2) for edge in size])
-        valid = tuple(
-            slice(edge // 2, total - (edge - 1) // 2) for edge, total in zip(size, self.padded.shape, strict=True)
-        )
-        mean, square = (
-            uniform_filter(values, size, mode="constant")[valid] for values in (self.padded, self.padded**2)
-        )
+        valid = tuple(slice(edge // 2, -((edge - 1) // 2) or None) for edge in size)
+        mean, square = (uniform_filter(part, size, mode="constant")[valid] for part in (self.padded, self.padded**2))
         variances = square - mean**2
         is_empty = variances <= _FAINT * variances.max()
         self.norms = np.sqrt(np.where(is_empty, np.inf, variances) * np.prod(size))
@@ -303,21 +295,12 @@ class CropFieldOfViewd(MapTransform, InvertibleTransform):
 
     Args:
         keys: items to crop, of shape `(C, H, W, D)` in RAS orientation, with cubic voxels.
-        field_of_view: its box is sought in the image; without a box, nothing is cropped.
-        image_key: the image, in its own intensities.
-        allow_missing_keys: skip the keys that an item lacks.
+        field_of_view: its box is sought in `image`, in its own intensities; without a box, nothing is cropped.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        field_of_view: FieldOfView,
-        image_key: str = "image",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, field_of_view: FieldOfView) -> None:
+        super().__init__(keys)
         self.field_of_view = field_of_view
-        self.image_key = image_key
         self.padder = Pad()
         self.cropper = Crop()
 
@@ -325,35 +308,26 @@ class CropFieldOfViewd(MapTransform, InvertibleTransform):
         out = dict(data)
         if self.field_of_view.size is None:
             return out
-        image = out[self.image_key]
+        image = out["image"]
         spacing = image.pixdim.tolist()
         place = self.field_of_view.locate(image, spacing)
-        name = image.meta.get("filename_or_obj", self.image_key)
         if place.similarity < _LEAST_SIMILARITY * self.field_of_view.similarity:
             logger.warning(
                 "%s: looks unlike the scans of the training (correlation %.2f, there %.2f); the field of view may be "
                 "in the wrong place",
-                name,
+                image.meta.get("filename_or_obj", "image"),
                 place.similarity,
                 self.field_of_view.similarity,
             )
-        start = [
-            round(center / step - edge / (2 * step))
-            for center, edge, step in zip(place.center, self.field_of_view.size, spacing, strict=True)
-        ]
-        end = [
-            low + max(round(edge / step), 1)
-            for low, edge, step in zip(start, self.field_of_view.size, spacing, strict=True)
-        ]
+        axes = [*zip(place.center, self.field_of_view.size, spacing, strict=True)]
+        start = [round(center / step - edge / (2 * step)) for center, edge, step in axes]
+        end = [low + max(round(edge / step), 1) for low, (_, edge, step) in zip(start, axes, strict=True)]
         before = [max(-low, 0) for low in start]
         after = [max(high - total, 0) for high, total in zip(end, image.shape[1:], strict=True)]
         inside = tuple(slice(low + extra, high + extra) for low, high, extra in zip(start, end, before, strict=True))
         for key in self.key_iterator(out):
-            padded = self.padder(
-                out[key],
-                to_pad=[(0, 0), *zip(before, after, strict=True)],
-                mode="edge" if key == self.image_key else "constant",
-            )
+            mode = "edge" if key == "image" else "constant"
+            padded = self.padder(out[key], to_pad=[(0, 0), *zip(before, after, strict=True)], mode=mode)
             out[key] = self.cropper(padded, slices=inside)
         return out
 

@@ -1,8 +1,8 @@
 """Nearest neighbors of described voxels: the space in which they are sought, and an exact search with little memory.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). The paper searches
-among descriptors as they are, with a vantage point forest, which is approximate; here the search is exact.
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision).
+The paper searches among descriptors as they are, with a vantage point forest, which is approximate; here the search is
+exact.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import InputError
 
 __all__ = ["NORMALIZATIONS", "FeatureSpace", "nearest_neighbors"]
 
@@ -77,15 +77,8 @@ def nearest_neighbors(
         Squared Euclidean distances, in float64, and indices of references, both of shape `(N, num_neighbors)`.
 
     Raises:
-        TypeError: when `num_neighbors` is no whole number.
-        ValueError: when there are fewer references, the shapes do not fit, or a number is not finite.
+        ValueError: when there are fewer references, or a number is not finite.
     """
-    check_whole_numbers(num_neighbors=num_neighbors)
-    if queries.ndim != 2 or references.ndim != 2 or queries.shape[1] != references.shape[1]:
-        raise InputError(
-            f"queries must have shape (N, F) and references (M, F), got {tuple(queries.shape)}"
-            f" and {tuple(references.shape)}"
-        )
     if not 1 <= num_neighbors <= len(references):
         raise InputError(
             f"num_neighbors must be from 1 to the number of references {len(references)}, got {num_neighbors}"
@@ -114,7 +107,7 @@ def _rounding_of_factors() -> float:
 
 
 class _Search:
-    """The search among references of shape `(M, F)` in float32."""
+    """Search among references of shape `(M, F)` in float32."""
 
     def __init__(self, references: torch.Tensor, num_neighbors: int) -> None:
         self.references = references
@@ -139,8 +132,8 @@ class _Search:
     def _candidates(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the nearest references by products, with errors of rounding, in any order."""
         width = max(1, _NUM_PRODUCTS // len(queries))
-        rough, indices = queries.new_empty((len(queries), 0)), torch.empty((len(queries), 0), dtype=torch.long)
-        indices = indices.to(queries.device)
+        rough = queries.new_empty((len(queries), 0))
+        indices = rough.long()
         for first in range(0, len(self.references), width):
             products = self._products(queries, slice(first, first + width))
             nearest = products.topk(min(self.num_candidates, products.shape[1]), largest=False, sorted=False)

@@ -33,7 +33,7 @@ _NUM_GROUPS = 4  # of channels, in each norm
 
 
 class PlanarDescriptor(nn.Sequential):
-    """Convolutional descriptor of a slab: a stack of a few planes of 42 x 42 samples.
+    """Convolutional descriptor of a slab, a stack of a few planes of 42 x 42 samples.
 
     All convolutions are valid ones, and what is left of the plane is one pixel. A larger image is not described pixel
     by pixel: the norms would take their statistics from all of it.
@@ -57,11 +57,7 @@ class PlanarDescriptor(nn.Sequential):
         _initialize(self)
 
     def forward(self, slabs: torch.Tensor) -> torch.Tensor:
-        """Return the descriptors of slabs of shape `(B, in_channels, 42, 42)`, of shape `(B, out_channels, 1, 1)`.
-
-        Raises:
-            ValueError: when the slabs have another size.
-        """
+        """Return the descriptors of slabs of shape `(B, in_channels, 42, 42)`, of shape `(B, out_channels, 1, 1)`."""
         if slabs.shape[2:] != (self.size, self.size):
             raise InputError(f"slabs must have {self.size} x {self.size} samples, got {tuple(slabs.shape[2:])}")
         if slabs.device.type == "cpu":  # several times as fast there
@@ -92,11 +88,7 @@ class CubicDescriptor(nn.Sequential):
         _initialize(self)
 
     def forward(self, cubes: torch.Tensor) -> torch.Tensor:
-        """Return the descriptors of cubes of shape `(B, in_channels, 25, 25, 25)`, of `(B, out_channels, 1, 1, 1)`.
-
-        Raises:
-            ValueError: when the cubes have another size.
-        """
+        """Return the descriptors of cubes of shape `(B, in_channels, 25, 25, 25)`, of `(B, out_channels, 1, 1, 1)`."""
         if cubes.shape[2:] != (self.size,) * 3:
             raise InputError(f"cubes must have {self.size} samples a side, got {tuple(cubes.shape[2:])}")
         return super().forward(cubes)
@@ -105,46 +97,43 @@ class CubicDescriptor(nn.Sequential):
 class OffsetRegressor(nn.Sequential):
     """Head of REG2D: predicts from the descriptors of two slabs how far the second one is displaced in the plane.
 
+    From descriptors of shape `(B, in_channels, 1, 1)` it returns displacements of shape `(B, 2)`.
+
     Args:
         in_channels: numbers that describe both slabs together.
-        features: feature maps of the layers but the last; multiples of 4.
     """
 
-    def __init__(self, in_channels: int = 128, features: Sequence[int] = (128, 64, 32)) -> None:
-        super().__init__(*_pointwise(nn.Conv2d, (in_channels, *features)), nn.Conv2d(features[-1], 2, 1))
+    def __init__(self, in_channels: int = 128) -> None:
+        super().__init__(*_pointwise(nn.Conv2d, (in_channels, 128, 64, 32)), nn.Conv2d(32, 2, 1), nn.Flatten())
         _initialize(self)
-
-    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Return displacements of shape `(B, 2)`, from descriptors of shape `(B, in_channels, 1, 1)`."""
-        return super().forward(descriptors).flatten(1)
 
 
 class NeighborClassifier(nn.Sequential):
     """Head of DOERSCH: predicts from the descriptors of two cubes which of six neighbors of the first the second is.
 
+    From descriptors of shape `(B, in_channels, 1, 1, 1)` it returns logits of shape `(B, 6)`.
+
     Args:
         in_channels: numbers that describe both cubes together.
-        features: feature maps of the layers but the last; multiples of 4.
     """
 
-    def __init__(self, in_channels: int = 384, features: Sequence[int] = (64, 64, 32)) -> None:
-        super().__init__(*_pointwise(nn.Conv3d, (in_channels, *features)), nn.Conv3d(features[-1], 6, 1))
+    def __init__(self, in_channels: int = 384) -> None:
+        super().__init__(*_pointwise(nn.Conv3d, (in_channels, 64, 64, 32)), nn.Conv3d(32, 6, 1), nn.Flatten())
         _initialize(self)
-
-    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Return logits of shape `(B, 6)`, from descriptors of shape `(B, in_channels, 1, 1, 1)`."""
-        return super().forward(descriptors).flatten(1)
 
 
 class HeatmapDecoder(nn.Sequential):
     """Head of HEATMAP: predicts from the descriptors of two slabs a heatmap of where the second one lies in the plane.
 
+    From descriptors of shape `(B, in_channels, 1, 1)` it returns heatmaps of shape `(B, 1, 19, 19)`.
+
     Args:
         in_channels: numbers that describe both slabs together.
-        size: pixels of the heatmap along each axis; the paper's are 19.
     """
 
-    def __init__(self, in_channels: int = 128, size: int = 19) -> None:
+    size = 19
+
+    def __init__(self, in_channels: int = 128) -> None:
         super().__init__(
             *_pointwise(nn.Conv2d, (in_channels, 64, 32, 16)),
             _block(nn.ConvTranspose2d(16, 16, 5, bias=False)),  # 5 x 5 pixels
@@ -154,14 +143,10 @@ class HeatmapDecoder(nn.Sequential):
             _block(nn.Conv2d(16, 8, 3, bias=False)),  # 13 x 13
             nn.AvgPool2d(3, stride=1, padding=1),
             _block(nn.ConvTranspose2d(8, 4, 5, bias=False)),  # 17 x 17
-            nn.Upsample((size, size), mode="bilinear", align_corners=True),
+            nn.Upsample((self.size, self.size), mode="bilinear", align_corners=True),
             nn.Conv2d(4, 1, 3, padding=1),
         )
         _initialize(self)
-
-    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Return heatmaps of shape `(B, 1, size, size)`, from descriptors of shape `(B, in_channels, 1, 1)`."""
-        return super().forward(descriptors)
 
 
 class SiameseNetwork(nn.Module):
@@ -183,65 +168,37 @@ class SiameseNetwork(nn.Module):
 
 
 class TriplanarPretext(nn.Module):
-    """Siamese networks for the normal axes, trained side by side: they share nothing but the minibatch.
+    """Siamese networks for the three normal axes, trained side by side: they share nothing but the minibatch.
 
     The loss is a mean over the axes, too. Adam takes no notice of the factor, so that each network learns as if it were
     alone.
 
     Args:
-        axes: normal axes of the slabs, as in `RandSlabPair`.
         target: what the heads predict: `heatmap` or `displacement`.
-        in_channels: planes of a slab.
         out_channels: numbers that describe a slab; a multiple of 4.
         features: see `PlanarDescriptor`.
-        heatmap_size: pixels of a heatmap along each axis.
 
     Attributes:
         descriptors: by axis, `"0"` to `"2"`; afterwards, only they are needed.
         heads: by axis.
-
-    Raises:
-        ValueError: when `target` is unknown, or `axes` are not some of 0, 1 and 2, each once and in order.
     """
 
-    def __init__(
-        self,
-        axes: Sequence[int] = (0, 1, 2),
-        target: str = "heatmap",
-        in_channels: int = 3,
-        out_channels: int = 64,
-        features: int = 32,
-        heatmap_size: int = 19,
-    ) -> None:
+    def __init__(self, target: str = "heatmap", out_channels: int = 64, features: int = 32) -> None:
         super().__init__()
-        if not axes or list(axes) != [axis for axis in (0, 1, 2) if axis in axes]:
-            raise InputError(f"axes must be some of [0, 1, 2], each once and in order, got {axes!r}")
         check_choice("target", target, ("heatmap", "displacement"))
-        self.axes = tuple(axes)
+        head = HeatmapDecoder if target == "heatmap" else OffsetRegressor
         self.descriptors = nn.ModuleDict()
         self.heads = nn.ModuleDict()
-        for axis in map(str, axes):
-            self.descriptors[axis] = PlanarDescriptor(in_channels, out_channels, features)
-            self.heads[axis] = (
-                HeatmapDecoder(2 * out_channels, heatmap_size)
-                if target == "heatmap"
-                else OffsetRegressor(2 * out_channels)
-            )
+        for axis in "012":
+            self.descriptors[axis] = PlanarDescriptor(3, out_channels, features)
+            self.heads[axis] = head(2 * out_channels)
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
-        """Return heatmaps or displacements for pairs of slabs.
+        """Return heatmaps of shape `(B, 3, 1, 19, 19)` or displacements of `(B, 3, 2)`.
 
         Args:
-            pairs: tensor of shape `(B, A, 2, in_channels, 42, 42)`, for `A` axes.
-
-        Returns:
-            Tensor of shape `(B, A, 1, heatmap_size, heatmap_size)` or `(B, A, 2)`.
-
-        Raises:
-            ValueError: when the pairs are not those of as many axes.
+            pairs: of slabs, of shape `(B, 3, 2, 3, 42, 42)`, the normal axis first.
         """
-        if pairs.shape[1] != len(self.axes):
-            raise InputError(f"pairs must be those of the {len(self.axes)} axes {self.axes}, got {pairs.shape[1]}")
         networks = zip(self.descriptors.values(), self.heads.values(), pairs.unbind(1), strict=True)
         return torch.stack([_compare(*network) for network in networks], dim=1)
 
@@ -269,7 +226,7 @@ def _pointwise(conv: type[nn.Conv2d] | type[nn.Conv3d], features: Sequence[int])
 def _initialize(network: nn.Module) -> None:
     """Draw the weights from Xavier's normal distribution."""
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)):
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             nn.init.xavier_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -1,7 +1,6 @@
-"""Patches around positions in a volume, random pairs of them, and minibatches of such pairs.
+"""Patches around positions in a volume, random pairs of them, the pretext tasks on these, and their minibatches.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import torch.nn.functional as F
 from monai.transforms import Randomizable, Transform
 from torch import nn
 
-from common.cli import InputError, check_choice, check_whole_numbers
+from common.cli import InputError, check_each
+from common.cli.options import POSITIVE_INT
 from common.data import DeviceCacheDataset, VolumeLoader
 from common.training import PretextTask
 
@@ -23,11 +23,11 @@ __all__ = ["Lattice", "PairLoader", "PairTask", "RandPatchPair", "sample_patches
 
 _HALFWAY = 1e-5  # to the right of halfway between voxels, far more than the rounding of a coordinate
 
-_MAX_DRAWS = 1000
+_MAX_CENTER = 0.5  # largest coordinate of a first center along each axis
 
 
 class Lattice(NamedTuple):
-    """Points of a patch, evenly spaced along each axis, as offsets from its center.
+    """Lattice of the points of a patch, evenly spaced along each axis, as offsets from its center.
 
     Attributes:
         half_widths: normalized length from the center to the outermost points along each axis.
@@ -72,13 +72,8 @@ def sample_patches(
         Tensor of shape `(N, K, *lattice.num_points)`, on the device of the volumes, of the type of the centers.
 
     Raises:
-        ValueError: when the volumes have not one channel and at least 2 voxels along each axis, the centers do not fit
-            their number, or `mode` or `padding_mode` is unknown.
+        ValueError: when the volumes have not one channel and at least 2 voxels along each axis.
     """
-    check_choice("mode", mode, ("bilinear", "nearest"))
-    check_choice("padding_mode", padding_mode, ("zeros", "border"))
-    if centers.ndim != 3 or centers.shape[::2] != (len(volumes), 3):
-        raise InputError(f"centers must have shape ({len(volumes)}, K, 3), got {tuple(centers.shape)}")
     for volume in volumes:
         if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
             raise InputError(f"volumes must be (1, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}")
@@ -98,44 +93,24 @@ def sample_patches(
 class RandPatchPair(Randomizable, Transform):
     """Base class of random pairs of patches: where the patches of the pretext tasks lie.
 
-    The first patch of a pair lies around a uniformly random center. When too much of either patch is outside of the
-    volume, another center is drawn for the same displacement: how displacements are distributed does not change.
+    The first patch of a pair lies around a uniformly random center, with coordinates from -0.5 to 0.5.
 
     Args:
-        max_center: largest coordinate of the first center along each axis, from 0 to 1.
-        max_outside: largest share of a patch's points that may lie outside of the volume.
         mode: `bilinear` or `nearest`, see `sample_patches`.
         padding_mode: `zeros` or `border`, see `sample_patches`. Zeros are mean tissue in a normalized volume, and an
             edge that the network can learn to see.
 
     Attributes:
         centers: normalized coordinates of both patches' centers, in an array whose last axes have lengths 2 and 3.
-
-    Raises:
-        ValueError: when an argument is out of range.
     """
 
-    def __init__(
-        self, max_center: float = 0.5, max_outside: float = 1.0, mode: str = "bilinear", padding_mode: str = "zeros"
-    ) -> None:
-        if not 0 <= max_center <= 1 or not 0 <= max_outside <= 1:
-            raise InputError(f"max_center and max_outside must be in [0, 1], got {max_center} and {max_outside}")
-        self.max_center = max_center
-        self.max_outside = max_outside
+    def __init__(self, mode: str = "bilinear", padding_mode: str = "zeros") -> None:
         self.mode = mode
         self.padding_mode = padding_mode
         self.centers = np.empty((0, 2, 3))
 
     def randomize(self, num_pairs: int, progress: float = 1.0) -> None:  # type: ignore[override]
-        """Draw `centers`.
-
-        Args:
-            num_pairs: pairs to draw.
-            progress: share of the training that is done, from 0 to 1.
-
-        Raises:
-            ValueError: when no center leaves enough of the patches inside of the volume.
-        """
+        """Draw `centers` of some pairs; `progress` is the share of the training that is done, from 0 to 1."""
         raise NotImplementedError
 
     def keep(self, share: slice) -> None:
@@ -155,9 +130,10 @@ class RandPatchPair(Randomizable, Transform):
         if randomize:
             self.randomize(len(volumes), progress)
         device = volumes[0].device
-        return self._sample(volumes, device), self._target().to(device, non_blocking=True)
+        centers = torch.from_numpy(self.centers).float().to(device, non_blocking=True)
+        return self._sample(volumes, centers), self._target().to(device, non_blocking=True)
 
-    def _sample(self, volumes: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    def _sample(self, volumes: Sequence[torch.Tensor], centers: torch.Tensor) -> torch.Tensor:
         """Return the patches, pair by pair."""
         raise NotImplementedError
 
@@ -165,29 +141,72 @@ class RandPatchPair(Randomizable, Transform):
         """Return what is to be predicted, pair by pair, on the CPU."""
         raise NotImplementedError
 
-    def _place(self, displacements: np.ndarray, lattice: Lattice) -> np.ndarray:
-        """Draw both centers of pairs of patches.
+    def _place(self, displacements: np.ndarray) -> np.ndarray:
+        """Return both centers of pairs, of shape `(N, 2, 3)`, given what leads from the first to the second one."""
+        first = self.R.uniform(-_MAX_CENTER, _MAX_CENTER, (len(displacements), 1, 3))
+        return first + np.stack((np.zeros_like(displacements), displacements), axis=1)
 
-        Args:
-            displacements: from the first to the second center, of shape `(N, 3)`.
-            lattice: points of a patch.
 
-        Returns:
-            Array of shape `(N, 2, 3)`.
-        """
-        both = np.stack((np.zeros_like(displacements), displacements), axis=1)
-        centers = np.empty_like(both)
-        is_open = np.ones(len(both), dtype=bool)
-        for _ in range(_MAX_DRAWS):
-            first = self.R.uniform(-self.max_center, self.max_center, (is_open.sum(), 1, 3))
-            centers[is_open] = first + both[is_open]
-            is_open[:] = (_outside(centers, lattice) > self.max_outside).any(axis=1)
-            if not is_open.any():
-                return centers
-        farthest = np.abs(displacements[is_open]).max()
-        raise InputError(
-            f"max_outside must leave room for patches at a distance of {farthest:.2f}, got {self.max_outside}"
-        )
+class PairTask(PretextTask):
+    """Pretext task on pairs of patches: where does the second one lie, seen from the first one?
+
+    Args:
+        network: that learns it.
+        pairs: draws the patches and what is to be predicted.
+        loss: of its output and that.
+        handlers: of this task alone, such as its picture.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pairs: RandPatchPair,
+        loss: Callable[[Any, Any], torch.Tensor],
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(network, loss, handlers=handlers)
+        self.pairs = pairs
+
+
+class PairLoader(VolumeLoader):
+    """Loader of minibatches of random pairs of patches.
+
+    A minibatch has `image` and `label`, what `pairs` returns for its volumes, and `case`, their files. See
+    `VolumeLoader` for seeds, epochs and processes.
+
+    Args:
+        volumes: from which the patches are sampled.
+        pairs: pretext task.
+        batch_size: pairs in a minibatch.
+        num_batches: minibatches in an epoch.
+        max_epochs: epochs of the training, during which the pairs become more diverse.
+        seed: of the draws.
+        fixed: every epoch draws what the first one drew, and pairs are as diverse as at the end of the training.
+    """
+
+    def __init__(
+        self,
+        volumes: DeviceCacheDataset,
+        pairs: RandPatchPair,
+        batch_size: int,
+        num_batches: int,
+        max_epochs: int = 1,
+        seed: int = 0,
+        fixed: bool = False,
+    ) -> None:
+        check_each(POSITIVE_INT, max_epochs=max_epochs)
+        super().__init__(volumes, batch_size, num_batches, seed, fixed)
+        self.pairs = pairs
+        self.max_epochs = max_epochs
+
+    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
+        items = [self.volumes[case] for case in cases[share]]
+        self.pairs.set_random_state(state=R)
+        last = self.max_epochs * self.num_batches - 1
+        self.pairs.randomize(len(cases), 1.0 if self.fixed or number >= last else number / last)
+        self.pairs.keep(share)
+        image, label = self.pairs([item["image"] for item in items], randomize=False)
+        return {"image": image, "label": label, "case": [item["case"] for item in items]}
 
 
 def _sampling_grid(centers: torch.Tensor, offsets: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -232,83 +251,3 @@ def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice
         else:
             patch[tuple(inside)] = volume[0][tuple(outside)]
     return patches
-
-
-def _outside(centers: np.ndarray, lattice: Lattice) -> np.ndarray:
-    """Return the share of the points around centers of shape `(..., 3)` that lie outside of a volume."""
-    inside = np.ones(centers.shape[:-1])
-    for axis, offset in enumerate(lattice.offsets()):
-        inside *= (np.abs(centers[..., axis, None] + offset.numpy()) <= 1).mean(axis=-1)
-    return 1 - inside
-
-
-class PairTask(PretextTask):
-    """Pretext task on pairs of patches: where does the second one lie, seen from the first one?
-
-    Args:
-        network: that learns it.
-        pairs: draws the patches and what is to be predicted.
-        loss: of its output and that.
-        handlers: of this task alone, such as its picture.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        pairs: RandPatchPair,
-        loss: Callable[[Any, Any], torch.Tensor],
-        handlers: Sequence[Any] = (),
-    ) -> None:
-        super().__init__(network, loss, handlers=handlers)
-        self.pairs = pairs
-
-
-class PairLoader(VolumeLoader):
-    """Minibatches of random pairs of patches.
-
-    A minibatch has `image` and `label`, what `pairs` returns for its volumes, and `case`, their files. See
-    `VolumeLoader` for seeds, epochs and processes.
-
-    Args:
-        volumes: from which the patches are sampled.
-        pairs: pretext task.
-        batch_size: pairs in a minibatch.
-        num_batches: minibatches in an epoch.
-        max_epochs: epochs of the training, during which the pairs become more diverse.
-        seed: of the draws.
-        fixed: every epoch draws what the first one drew, and pairs are as diverse as at the end of the training.
-
-    Raises:
-        TypeError: when a number is no whole number, or `fixed` is text.
-        ValueError: when a number is out of range.
-    """
-
-    def __init__(
-        self,
-        volumes: DeviceCacheDataset,
-        pairs: RandPatchPair,
-        batch_size: int,
-        num_batches: int,
-        max_epochs: int = 1,
-        seed: int = 0,
-        fixed: bool = False,
-    ) -> None:
-        check_whole_numbers(max_epochs=max_epochs)
-        if max_epochs < 1:
-            raise InputError(f"max_epochs must be at least 1, got {max_epochs}")
-        super().__init__(volumes, batch_size, num_batches, seed, fixed)
-        self.pairs = pairs
-        self.max_epochs = max_epochs
-
-    def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
-        items = [self.volumes[case] for case in cases[share]]
-        self.pairs.set_random_state(state=R)
-        self.pairs.randomize(len(cases), self._progress(number))
-        self.pairs.keep(share)
-        image, label = self.pairs([item["image"] for item in items], randomize=False)
-        return {"image": image, "label": label, "case": [item["case"] for item in items]}
-
-    def _progress(self, number: int) -> float:
-        """Return the share of the training that is done before a minibatch."""
-        last = self.max_epochs * self.num_batches - 1
-        return 1.0 if self.fixed or number >= last else number / last

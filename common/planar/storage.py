@@ -1,7 +1,6 @@
 """Storage of an atlas: descriptors, positions and classes of the voxels of labeled volumes, as part of a state dict.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
 """
 
 from __future__ import annotations
@@ -47,10 +46,6 @@ class AtlasStorage(nn.Module):
         settings: search radius and settings of the descriptor, as JSON in bytes; a state dict of another descriptor's
             settings is refused.
         recalled: rows of the volumes of an earlier atlas, by recipe.
-
-    Raises:
-        TypeError: when a number is of another type.
-        ValueError: when a number is out of range.
     """
 
     descriptors: torch.Tensor
@@ -84,9 +79,8 @@ class AtlasStorage(nn.Module):
         self.register_buffer("centers", torch.empty((0, 3)))
         self.register_buffer("labels", torch.empty(0, dtype=torch.uint8 if num_classes <= 256 else torch.int16))
         self.register_buffer("volumes", torch.empty(0, dtype=torch.int32))
-        self.register_buffer("volume_ids", torch.empty(0, dtype=torch.int64))
-        self.register_buffer("fingerprints", torch.empty(0, dtype=torch.int64))
-        self.register_buffer("recipes", torch.empty(0, dtype=torch.int64))
+        for name in ("volume_ids", "fingerprints", "recipes"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.int64))
         self.register_buffer("class_counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("settings", self._encoded_settings())
 
@@ -101,9 +95,8 @@ class AtlasStorage(nn.Module):
         Raises:
             ValueError: when the atlas has voxels, but none of some class.
         """
-        missing = self._missing_classes()
-        if missing:
-            raise InputError(_refusal(missing))
+        if refusals := self._lacks():
+            raise InputError(refusals[0])
 
     def recall(self, weights: Mapping[str, torch.Tensor]) -> int:
         """Keep the volumes of an earlier atlas, so that those that are added again need not be described again.
@@ -114,9 +107,7 @@ class AtlasStorage(nn.Module):
         Returns:
             The number of its volumes, 0 when its descriptor is of another kind.
         """
-        if any(name not in weights for name in _BUFFERS):
-            return 0
-        if weights["descriptors"].shape[1:] != self.descriptors.shape[1:]:
+        if not {*_BUFFERS} <= {*weights} or weights["descriptors"].shape[1:] != self.descriptors.shape[1:]:
             return 0
         for index, recipe in enumerate(weights["recipes"].tolist()):
             is_own = weights["volumes"] == index
@@ -126,6 +117,12 @@ class AtlasStorage(nn.Module):
     def _missing_classes(self) -> list[int]:
         """Return the classes of which the atlas has no voxel, unless it is empty."""
         return (self.class_counts == 0).nonzero().flatten().tolist() if len(self.labels) else []
+
+    def _lacks(self) -> list[str]:
+        """Return what is to be said of an atlas without voxels of some class."""
+        missing = self._missing_classes()
+        advice = "add volumes that have them, or describe more voxels (step, search_radius)"
+        return [f"atlas must have voxels of every class, got none of {missing}; {advice}"] if missing else []
 
     def _known_rows(self, recipe: int) -> dict[str, torch.Tensor] | None:
         """Return the rows of a volume that this atlas has, or that an earlier one had and then are given away."""
@@ -173,18 +170,14 @@ class AtlasStorage(nn.Module):
             "recipes": (num_volumes,),
         }
         found = {name: tuple(getattr(self, name).shape) for name in expected}
-        return [
-            f"{name} must have shape {shape}, got {found[name]}"
-            for name, shape in expected.items()
-            if found[name] != shape
-        ]
+        wrong = [name for name in expected if found[name] != expected[name]]
+        return [f"{name} must have shape {expected[name]}, got {found[name]}" for name in wrong]
 
     def _wrong_values(self) -> list[str]:
         """Return what is wrong with the numbers in the buffers."""
         if not len(self.labels):
             return []
-        missing = self._missing_classes()
-        wrong = [_refusal(missing)] if missing else []
+        wrong = self._lacks()
         if int(self.labels.max()) >= self.num_classes or int(self.labels.min()) < 0:
             wrong.append(f"labels must be from 0 to {self.num_classes - 1}, got {self.labels.unique().tolist()}")
         if not 0 <= int(self.volumes.min()) <= int(self.volumes.max()) < len(self.volume_ids):
@@ -210,13 +203,6 @@ class AtlasStorage(nn.Module):
         """Return the search radius and the settings of the descriptor as a text, byte by byte."""
         text = json.dumps({**self.descriptor.settings, "search_radius": self.search_radius}, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-
-def _refusal(missing: list[int]) -> str:
-    return (
-        f"atlas must have voxels of every class, got none of {missing}; add volumes that have them, or describe more "
-        "voxels (step, search_radius)"
-    )
 
 
 def stable_hash(*contents: bytes | torch.Tensor) -> int:

@@ -1,7 +1,6 @@
 """Training of an atlas: the iteration that adds labeled volumes, and the checkpoint by which none is described twice.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision)
 """
 
 from __future__ import annotations
@@ -62,10 +61,6 @@ class AtlasCheckpoint:
         model_path: file of the atlas that an earlier training has left.
         network: `PlanarAtlas`.
         resume: take over volumes; otherwise describe all.
-
-    Raises:
-        TypeError: when `resume` is text.
-        ValueError: when a file is damaged.
     """
 
     def __init__(self, path: str | Path, model_path: str | Path, network: PlanarAtlas, resume: bool = True) -> None:

@@ -1,8 +1,7 @@
 """Voting of nearest neighbors: the share of each class among those of a voxel, and the shares in a whole image.
 
-Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
-feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). Weights by distance,
-the weight of the background and smoothing are not the paper's.
+Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision).
+Weights by distance, the weight of the background and smoothing are not the paper's.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import math
 
 import torch
 from monai.networks.layers import GaussianFilter
-
-from common.cli import check_choice
 
 from .voxels import VoxelGrid
 
@@ -32,11 +29,7 @@ def vote(labels: torch.Tensor, distances: torch.Tensor, num_classes: int, weight
 
     Returns:
         Shares of shape `(N, num_classes)`, which add up to 1 for each query.
-
-    Raises:
-        ValueError: when `weighting` is unknown.
     """
-    check_choice("weighting", weighting, WEIGHTINGS)
     weights = torch.ones_like(distances) if weighting == "majority" else 1 / distances.clamp(min=1e-6)
     weights = weights / weights.sum(dim=1, keepdim=True)
     return torch.stack([(weights * (labels == value)).sum(dim=1) for value in range(num_classes)], dim=1)

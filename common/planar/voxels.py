@@ -12,38 +12,28 @@ import torch
 from monai.utils import ensure_tuple_rep
 from scipy.spatial import KDTree
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import check_each
+from common.cli.options import SIZE
 
 __all__ = ["VoxelGrid", "choose_voxels", "within_radius"]
 
 
 class VoxelGrid:
-    """Every `step`-th voxel of an image along each axis, as far from both ends as possible.
-
-    Attributes:
-        spatial_size: `(H, W, D)` of the image in voxels.
-        step: distance of neighbors along each axis in voxels.
-        size: number of grid points along each axis: that of the voxels divided by the step, rounded down, at least 1.
-        first: index of the first voxel of the grid along each axis.
+    """Grid of every `step`-th voxel of an image along each axis, as far from both ends as possible.
 
     Args:
         spatial_size: `(H, W, D)` of the image in voxels.
         step: distance of neighbors in voxels, one for all axes or one for each.
 
-    Raises:
-        TypeError: when a step is no whole number.
-        ValueError: when a step is below 1, or the image does not have 3 axes.
+    Attributes:
+        size: number of grid points along each axis: that of the voxels divided by the step, rounded down, at least 1.
+        first: index of the first voxel of the grid along each axis.
     """
 
     def __init__(self, spatial_size: Sequence[int], step: int | Sequence[int]) -> None:
-        if len(spatial_size) != 3 or min(spatial_size) < 1:
-            raise InputError(f"spatial_size must be 3 edges of at least 1 voxel, got {tuple(spatial_size)}")
+        check_each(SIZE, step=step)
         self.spatial_size = tuple(spatial_size)
         self.step = tuple(ensure_tuple_rep(step, 3))
-        for hop in self.step:
-            check_whole_numbers(step=hop)
-        if min(self.step) < 1:
-            raise InputError(f"step must be at least 1, got {self.step}")
         axes = list(zip(self.spatial_size, self.step, strict=True))
         self.size = tuple(max(1, edge // hop) for edge, hop in axes)
         self.first = tuple(

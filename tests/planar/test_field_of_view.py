@@ -44,8 +44,8 @@ def cases(anatomy, write_scan):
     ]
 
 
-def test_the_box_stays_at_the_same_anatomy_wherever_the_scan_begins(anatomy, cases, tmp_path):
-    field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+def test_the_box_stays_at_the_same_anatomy_wherever_the_scan_begins(anatomy, cases):
+    field = fit_field_of_view(cases, 48.0, CLIP, step=STEP)
     centers = []
     for before, after in BORDERS:
         place = field.locate(torch.from_numpy(scan_of(anatomy, before, after, 9))[None], SPACING)
@@ -54,7 +54,7 @@ def test_the_box_stays_at_the_same_anatomy_wherever_the_scan_begins(anatomy, cas
     assert np.ptp(centers, axis=0).max() <= STEP
 
 
-def test_scans_that_show_more_on_one_side_have_the_box_at_the_same_anatomy(write_scan, tmp_path):
+def test_scans_that_show_more_on_one_side_have_the_box_at_the_same_anatomy(write_scan):
     """Their average before any alignment showed two bodies, and the scans gathered around either."""
     rng = np.random.default_rng(1)
     body = (gaussian_filter(rng.normal(size=(16, 16, 60)), 2.5) > 0.02).astype(np.float32)
@@ -65,7 +65,7 @@ def test_scans_that_show_more_on_one_side_have_the_box_at_the_same_anatomy(write
         starts.append(24 if index % 2 else 0)
         scan = np.pad(image, 4) + rng.normal(0, 0.01, np.add(image.shape, 8)).astype(np.float32)
         cases.append({"image": write_scan(f"body_{index}.nii.gz", scan, (4.0, 4.0, 4.0))})
-    field = fit_field_of_view(cases, tmp_path, [64.0, 64.0, 120.0], CLIP, step=STEP)
+    field = fit_field_of_view(cases, [64.0, 64.0, 120.0], CLIP, step=STEP)
     centers = []
     for case, start in zip(cases, starts, strict=True):
         scan = torch.from_numpy(np.asarray(nib.load(case["image"]).dataobj, dtype=np.float32))[None]
@@ -73,16 +73,16 @@ def test_scans_that_show_more_on_one_side_have_the_box_at_the_same_anatomy(write
     assert np.ptp(centers) <= STEP
 
 
-def test_a_scan_of_other_voxels_has_its_box_at_the_same_place_in_mm(anatomy, cases, tmp_path):
-    field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+def test_a_scan_of_other_voxels_has_its_box_at_the_same_place_in_mm(anatomy, cases):
+    field = fit_field_of_view(cases, 48.0, CLIP, step=STEP)
     scan = scan_of(anatomy, *BORDERS[0], 9)
     fine = torch.from_numpy(scan.repeat(2, 0).repeat(2, 2))[None]
     coarse = field.locate(torch.from_numpy(scan)[None], SPACING)
     np.testing.assert_allclose(field.locate(fine, (1.0, 2.0, 1.0)).center, coarse.center, atol=STEP / 2)
 
 
-def test_a_box_may_reach_beyond_the_scan_and_its_center_may_not(anatomy, cases, tmp_path):
-    field = fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+def test_a_box_may_reach_beyond_the_scan_and_its_center_may_not(anatomy, cases):
+    field = fit_field_of_view(cases, 48.0, CLIP, step=STEP)
     whole = scan_of(anatomy, *BORDERS[0], 9)
     expected = np.array(field.locate(torch.from_numpy(whole)[None], SPACING).center)
     cut = torch.from_numpy(whole[:, :, 12:].copy())[None]  # its lower end is missing
@@ -93,8 +93,10 @@ def test_a_box_may_reach_beyond_the_scan_and_its_center_may_not(anatomy, cases, 
 
 
 def test_what_is_stored_is_read_again_and_any_viewer_shows_it(cases, tmp_path):
-    fitted = fit_field_of_view(cases, tmp_path, [48, 40, 56], (-200.5, 800.25), step=STEP)
-    read = load_field_of_view(tmp_path)
+    fitted = fit_field_of_view(cases, [48, 40, 56], (-200.5, 800.25), step=STEP)
+    assert not [*tmp_path.glob("**/field_of_view.nii.gz")]  # which a fit does not write
+    fitted.save_beside(tmp_path / "weights.pt")
+    read = load_field_of_view(tmp_path / "others.pt")
     assert read.size == fitted.size == (48.0, 40.0, 56.0)
     assert (read.clip, read.step) == ((-200.5, 800.25), STEP)
     assert read.similarity == pytest.approx(fitted.similarity, abs=1e-6)
@@ -104,65 +106,65 @@ def test_what_is_stored_is_read_again_and_any_viewer_shows_it(cases, tmp_path):
 
 
 def test_without_a_box_scans_are_whole(cases, tmp_path):
-    assert fit_field_of_view(cases, tmp_path, None, CLIP).size is None
-    field = load_field_of_view(tmp_path)
+    field = fit_field_of_view(cases, None, CLIP)
     assert field == FieldOfView(None)
+    field.save_beside(tmp_path / "weights.pt")
+    assert load_field_of_view(tmp_path / "weights.pt") == field
     with pytest.raises(ValueError, match="must have a template to be located"):
         field.locate(torch.zeros(1, 4, 4, 4), SPACING)
 
 
 def test_a_training_takes_over_the_box_of_the_pretraining(cases, tmp_path):
-    first = fit_field_of_view(cases, tmp_path / "pretrained", 48.0, CLIP, step=STEP)
     weights = tmp_path / "pretrained" / "weights.pt"
-    second = fit_field_of_view(cases[:1], tmp_path / "models", 48.0, CLIP, step=STEP, like=weights)
+    first = fit_field_of_view(cases, 48.0, CLIP, step=STEP)
+    first.save_beside(weights)
+    second = fit_field_of_view(cases[:1], 48.0, CLIP, step=STEP, from_weights=weights)
     np.testing.assert_array_equal(second.template, first.template)
-    assert (tmp_path / "models" / "field_of_view.nii.gz").is_file()
     for size in (40.0, None):
         with pytest.raises(ValueError, match="field_of_view must be that of the pretraining"):
-            fit_field_of_view(cases, tmp_path / "other", size, CLIP, step=STEP, like=weights)
+            fit_field_of_view(cases, size, CLIP, step=STEP, from_weights=weights)
     with pytest.raises(FileNotFoundError, match="must lie beside the weights"):
-        fit_field_of_view(cases, tmp_path, 48.0, CLIP, like=tmp_path / "nothing" / "weights.pt")
-    assert fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP, like="random").size == (48.0, 48.0, 48.0)
+        fit_field_of_view(cases, 48.0, CLIP, from_weights=tmp_path / "nothing" / "weights.pt")
+    assert fit_field_of_view(cases, 48.0, CLIP, step=STEP, from_weights="random").size == (48.0, 48.0, 48.0)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.37, -1000.0])
-def test_a_constant_scan_is_refused_by_name(cases, write_scan, tmp_path, value):
+def test_a_constant_scan_is_refused_by_name(cases, write_scan, value):
     """What rounding leaves of the averages of one value counted as edges."""
     scan = write_scan("constant.nii.gz", np.full((23, 21, 29), value, np.float32), SPACING)
     with pytest.raises(ValueError, match=r"constant\.nii\.gz: image must have edges between 0 and 1, got none"):
-        fit_field_of_view([*cases, {"image": scan}], tmp_path, 48.0, CLIP, step=5.0)
+        fit_field_of_view([*cases, {"image": scan}], 48.0, CLIP, step=5.0)
 
 
-def test_boxes_that_do_not_settle_are_warned_of(cases, write_scan, tmp_path, caplog, monkeypatch):
+def test_boxes_that_do_not_settle_are_warned_of(cases, write_scan, caplog, monkeypatch):
     """The last ones were taken in silence."""
     with caplog.at_level(logging.WARNING):
-        fit_field_of_view(cases, tmp_path, 48.0, CLIP, step=STEP)
+        fit_field_of_view(cases, 48.0, CLIP, step=STEP)
     assert caplog.text == ""
     monkeypatch.setattr(field_of_view, "_MAX_ROUNDS", 1)
     noise = np.random.default_rng(0).random((5, 40, 40, 40)).astype(np.float32)
     unlike = [{"image": write_scan(f"noise_{index}.nii.gz", scan, SPACING)} for index, scan in enumerate(noise)]
     with caplog.at_level(logging.WARNING):
-        fit_field_of_view(unlike, tmp_path, 32.0, CLIP, step=STEP)
+        fit_field_of_view(unlike, 32.0, CLIP, step=STEP)
     assert "field of view: boxes still move after 1 round(s); look at field_of_view.nii.gz" in caplog.text
 
 
 def test_what_cannot_be_fitted_or_read_is_refused(cases, write_scan, tmp_path):
     with pytest.raises(ValueError, match="at least one case"):
-        fit_field_of_view([], tmp_path, 48.0, CLIP)
+        fit_field_of_view([], 48.0, CLIP)
     with pytest.raises(ValueError, match="field_of_view must be at least 32 mm along each axis, got 20"):
-        fit_field_of_view(cases, tmp_path, 20.0, CLIP)
+        fit_field_of_view(cases, 20.0, CLIP)
     empty = write_scan("empty.nii.gz", np.zeros((20, 20, 20), np.float32), SPACING)
     with pytest.raises(ValueError, match=r"empty\.nii\.gz: image must have edges between 0 and 1, got none"):
-        fit_field_of_view([{"image": empty}], tmp_path, 32.0, CLIP)
-    assert not (tmp_path / "field_of_view.nii.gz").exists()
+        fit_field_of_view([{"image": empty}], 32.0, CLIP)
     with pytest.raises(FileNotFoundError, match="train first"):
-        load_field_of_view(tmp_path)
+        load_field_of_view(tmp_path / "weights.pt")
     (tmp_path / "field_of_view.nii.gz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="must hold the field of view"):
-        load_field_of_view(tmp_path)
+        load_field_of_view(tmp_path / "weights.pt")
     nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.float32), np.eye(4)), tmp_path / "field_of_view.nii.gz")
     with pytest.raises(ValueError, match="must hold the field of view"):
-        load_field_of_view(tmp_path)
+        load_field_of_view(tmp_path / "weights.pt")
 
 
 def make_anatomy(seed: int = 0) -> torch.Tensor:
@@ -174,9 +176,9 @@ def make_anatomy(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def field(write_scan, tmp_path) -> FieldOfView:
+def field(write_scan) -> FieldOfView:
     path = write_scan("scan.nii.gz", make_anatomy()[0].numpy(), (2.0, 2.0, 2.0))
-    return fit_field_of_view([{"image": path}], tmp_path, [56.0, 48.0, 64.0], (0.0, 1.0), step=STEP)
+    return fit_field_of_view([{"image": path}], [56.0, 48.0, 64.0], (0.0, 1.0), step=STEP)
 
 
 def as_item(scan: torch.Tensor, spacing: float = 2.0) -> dict:

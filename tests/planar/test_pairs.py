@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, LoadImaged
 
 from common.data import DeviceCacheDataset
-from common.planar import Lattice, PairLoader, RandCubePair, RandSlabPair, TriplanarPretext, sample_patches
+from common.planar import Lattice, PairLoader, PairTask, RandCubePair, RandSlabPair, TriplanarPretext, sample_patches
 from common.planar import pairs as patch_pairs
+from common.training import PrepareTask
 
 SIZE = (7, 5, 9)
 LATTICE = Lattice((0.3, 0.2, 0.1), (4, 2, 3))
@@ -103,43 +105,12 @@ def test_volumes_in_half_precision_are_sampled_in_single_precision(volume, latti
     torch.testing.assert_close(patches, sample_patches([volume.half().float()], centers, lattice, mode))
 
 
-def test_limit_on_the_outside_keeps_patches_inside_and_displacements_as_they_are():
-    free, limited = (RandSlabPair((2,), max_outside=limit).set_random_state(0) for limit in (1.0, 0.0))
-    for pair in (free, limited):
-        pair.randomize(2000)
-    reach = torch.tensor([0.4, 0.4, 0.05]).numpy()
-    assert (abs(free.centers) + reach).max() > 1.5
-    assert (abs(limited.centers) + reach).max() <= 1 + 1e-6
-    sizes = [abs(pair.centers[:, 0, 1, :2] - pair.centers[:, 0, 0, :2]) for pair in (free, limited)]
-    assert sizes[0].mean() == pytest.approx(0.35, abs=0.01)
-    assert sizes[1].mean() == pytest.approx(0.35, abs=0.01)
-
-
-def test_a_limit_that_leaves_no_room_is_refused():
-    pair = RandSlabPair((2,), half_width=0.95, max_outside=0.1).set_random_state(0)
-    with pytest.raises(ValueError, match=r"max_outside must leave room for patches at a distance of 0.\d+, got 0.1"):
-        pair([torch.zeros(1, 5, 5, 5)])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mode": "cubic"}, "mode must be one of bilinear, nearest, got 'cubic'"),
-        ({"padding_mode": "reflection"}, "padding_mode must be one of zeros, border, got 'reflection'"),
-        ({"centers": torch.zeros(2, 1, 3)}, r"centers must have shape \(1, K, 3\), got \(2, 1, 3\)"),
-        ({"volumes": [torch.zeros(2, 4, 4, 4)]}, r"volumes must be \(1, H, W, D\) .* got \(2, 4, 4, 4\)"),
-        ({"volumes": [torch.zeros(1, 4, 4, 1)]}, r"volumes must be .* 2 voxels or more a side, got \(1, 4, 4, 1\)"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(volume, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        sample_patches(**{"volumes": [volume], "centers": torch.zeros(1, 1, 3), "lattice": LATTICE, **arguments})
-
-
-@pytest.mark.parametrize("name", ["max_center", "max_outside"])
-def test_shares_out_of_range_are_refused(name):
-    with pytest.raises(ValueError, match=r"max_center and max_outside must be in \[0, 1\], got "):
-        RandSlabPair(**{name: 1.5})
+def test_volumes_that_are_flat_or_have_channels_are_refused():
+    for shape in ((2, 4, 4, 4), (1, 4, 4, 1)):
+        with pytest.raises(
+            ValueError, match=rf"volumes must be .* 2 voxels or more a side, got {re.escape(str(shape))}"
+        ):
+            sample_patches([torch.zeros(shape)], torch.zeros(1, 1, 3), LATTICE)
 
 
 # ---- the loader ----------------------------------------------------------------------------------
@@ -161,7 +132,7 @@ def volumes(data):
 
 
 def loader(volumes, pairs=None, batch_size=2, num_batches=4, **options):
-    return PairLoader(volumes, pairs or RandSlabPair((2,)), batch_size, num_batches, **options)
+    return PairLoader(volumes, pairs or RandSlabPair(), batch_size, num_batches, **options)
 
 
 def images(batches):
@@ -192,7 +163,7 @@ def test_every_volume_is_drawn_as_often_as_any_other(volumes):
 
 
 def test_patches_are_those_of_the_named_volume(volumes):
-    for batch in loader(volumes, RandSlabPair((0,), max_outside=0)):
+    for batch in loader(volumes, RandSlabPair(padding_mode="border")):
         for case, image in zip(batch["case"], batch["image"], strict=True):
             number = int(case.split("scan_")[1][0])  # which is the mean of its intensities
             assert image.mean().item() == pytest.approx(number, abs=0.3)
@@ -219,7 +190,7 @@ def test_a_minibatch_depends_on_its_number_and_not_on_how_epochs_are_cut(volumes
     assert all(map(torch.equal, parts, images(itertools.chain.from_iterable(long for _ in range(2)))))
 
 
-@pytest.mark.parametrize("pairs", [RandSlabPair((1,)), RandCubePair()], ids=lambda pairs: type(pairs).__name__)
+@pytest.mark.parametrize("pairs", [RandSlabPair(), RandCubePair()], ids=lambda pairs: type(pairs).__name__)
 def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(volumes, pairs, deal):
     whole = list(loader(volumes, pairs, batch_size=6, num_batches=5))
     for rank, part in enumerate(deal(lambda: list(loader(volumes, pairs, batch_size=2, num_batches=5)), 3)):
@@ -229,9 +200,25 @@ def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(volumes
             assert torch.equal(own["label"], batch["label"][rank::3])
 
 
+def test_a_task_shows_the_patches_and_wants_the_target_of_its_pairs(volumes):
+    network, pairs, loss, handler = (
+        TriplanarPretext("displacement"),
+        RandSlabPair("displacement"),
+        torch.nn.L1Loss(),
+        object(),
+    )
+    task = PairTask(network, pairs, loss, [handler])
+    assert task.network is network and task.pairs is pairs and task.handlers == [handler]
+    assert task.loss is loss and task.selection_loss is loss
+    (batch,) = loader(volumes, task.pairs, num_batches=1)
+    image, target = PrepareTask(task)(batch, "cpu", False)
+    assert image is batch["image"] and target is batch["label"]
+    assert task.loss(task.network(image), target).isfinite()
+
+
 def test_displacements_become_more_diverse_from_the_first_to_the_last_minibatch(volumes):
-    pairs = RandSlabPair((1,), target="displacement", num_samples=2)
-    batches = loader(volumes, pairs, batch_size=400, num_batches=2, max_epochs=2)
+    pairs = RandSlabPair("displacement")
+    batches = loader(volumes, pairs, batch_size=100, num_batches=2, max_epochs=2)
     labels = [batch["label"].abs() for _ in range(2) for batch in batches]
     assert labels[0].min() >= 0.25 - 1e-6 and labels[0].max() <= 0.3 + 1e-6
     assert labels[1].min() >= 0.1667 - 1e-3 and 0.40 < labels[1].max() <= 0.4334
@@ -239,8 +226,8 @@ def test_displacements_become_more_diverse_from_the_first_to_the_last_minibatch(
 
 
 def test_fixed_minibatches_are_the_same_in_every_epoch_and_as_diverse_as_the_last_ones(volumes):
-    pairs = RandSlabPair((1,), target="displacement", num_samples=2)
-    fixed = loader(volumes, pairs, batch_size=200, num_batches=1, max_epochs=9, fixed=True)
+    pairs = RandSlabPair("displacement")
+    fixed = loader(volumes, pairs, batch_size=60, num_batches=1, max_epochs=9, fixed=True)
     (first,), (second,) = fixed, fixed
     assert torch.equal(first["image"], second["image"])
     assert first["label"].abs().max() > 0.6
@@ -248,8 +235,8 @@ def test_fixed_minibatches_are_the_same_in_every_epoch_and_as_diverse_as_the_las
 
 def test_a_trainer_takes_the_minibatches_as_they_are(volumes):
     torch.manual_seed(0)
-    network = TriplanarPretext((0,), out_channels=8, features=4)
-    batches = loader(volumes, RandSlabPair((0,)), num_batches=3, max_epochs=2)
+    network = TriplanarPretext(out_channels=8, features=4)
+    batches = loader(volumes, RandSlabPair(), num_batches=3, max_epochs=2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),

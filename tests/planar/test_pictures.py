@@ -7,8 +7,15 @@ import torch
 from ignite.engine import Engine
 from picture_checks import is_picture
 
-from common.planar import PairPicture, RandCubePair, RandSlabPair
-from common.planar.pictures import save_embedding
+from common.planar import (
+    CubePicture,
+    EmbeddingPicture,
+    GrayValueDifference,
+    PlanarAtlas,
+    RandCubePair,
+    RandSlabPair,
+    SlabPicture,
+)
 
 
 def draw_pairs(path, target):
@@ -18,7 +25,8 @@ def draw_pairs(path, target):
     image, label = pairs.set_random_state(0)(volumes)
     pred = torch.eye(6)[(label + 1) % 6] if target == "neighbor" else label + 0.1
     engine = Engine(lambda engine, batch: {"image": image, "label": label, "pred": pred})
-    PairPicture(path).attach(engine)
+    picture = CubePicture(path) if target == "neighbor" else SlabPicture(path, target=target)
+    picture.attach(engine)
     engine.run([0])
     return image, label
 
@@ -64,7 +72,11 @@ def test_the_embedding_shows_what_varies_most(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     descriptors = torch.randn(3000, 5, generator=generator) * torch.tensor([0.1, 3, 0.1, 1, 0.1])
     labels = (torch.arange(3000) >= 2500).long()
-    save_embedding(descriptors, labels, tmp_path / "embedding.png", {0: "background", 1: "liver"})
+    atlas = PlanarAtlas(GrayValueDifference(5))
+    atlas.descriptors, atlas.labels = descriptors, labels
+    engine = Engine(lambda engine, batch: None)
+    EmbeddingPicture(tmp_path / "embedding.png", atlas, {0: "background", 1: "liver"}).attach(engine)
+    engine.run([0])
     assert {name: len(places) for name, places in points.items()} == {"background": 1250, "liver": 500}
     spread = np.abs(np.corrcoef(points["liver"].T, descriptors[2500:, [1, 3]].numpy().T)[:2, 2:])
     np.testing.assert_allclose(spread, np.eye(2), atol=0.1)

@@ -26,11 +26,6 @@ def test_in_a_vote_by_distance_an_equal_decides():
     assert shares.isfinite().all() and shares[0, 1] > 0.9999
 
 
-def test_an_unknown_weighting_is_refused():
-    with pytest.raises(ValueError, match="weighting must be one of majority, distance, got 'mean'"):
-        vote(torch.zeros(1, 1), torch.zeros(1, 1), 2, "mean")
-
-
 @pytest.fixture
 def grid():
     return VoxelGrid((14, 11, 9), (2, 3, 1))

@@ -74,17 +74,10 @@ def test_between_grid_points_upsampling_is_the_trilinear_one():
     torch.testing.assert_close(inner, expected[0])
 
 
-@pytest.mark.parametrize(
-    ("size", "step", "error", "message"),
-    [
-        ((4, 4, 4), 0, ValueError, r"step must be at least 1, got \(0, 0, 0\)"),
-        ((4, 4, 4), 2.0, TypeError, "step must be a whole number, got 2.0"),
-        ((4, 4), 2, ValueError, r"spatial_size must be 3 edges of at least 1 voxel, got \(4, 4\)"),
-    ],
-)
-def test_a_grid_that_cannot_be_is_refused(size, step, error, message):
-    with pytest.raises(error, match=message):
-        VoxelGrid(size, step)
+@pytest.mark.parametrize(("step", "error"), [(0, ValueError), (2.0, ValueError), ((4, 0, 4), TypeError)])
+def test_a_step_that_is_no_whole_number_from_one_is_refused(step, error):
+    with pytest.raises(error, match="step must be a whole number from 1, or three of them, got "):
+        VoxelGrid((4, 4, 4), step)
 
 
 def test_places_within_a_radius_are_those_that_all_distances_tell():
