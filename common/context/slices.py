@@ -314,8 +314,9 @@ class SliceLoader(DataLoader):
         dataset = SliceDataset(
             data, own.preprocessing, own.axis, own.slice_size, "center", own.body_contrast, cache_rate
         )
-        options = {"batch_size": sampler.batch_size, "num_batches": num_batches, "seed": sampler.seed}
-        return SliceLoader(dataset, fixed=True, **options)
+        return SliceLoader(
+            dataset, batch_size=sampler.batch_size, num_batches=num_batches, seed=sampler.seed, fixed=True
+        )
 
 
 class SliceSegmentation:
