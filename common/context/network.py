@@ -105,7 +105,7 @@ class ContextUNet(nn.Module):
 
 
 class _DecoderBlock(nn.Module):
-    """Double the size of the features and combine them with those of the encoder."""
+    """Decoder block that doubles the size of the features and combines them with those of the encoder."""
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ class SliceSourced(Transform):
 
 
 class SliceDataset(CacheDataset):
-    """Slices of volumes, one for each `SliceRequest`.
+    """Data set of slices of volumes, one for each `SliceRequest`.
 
     An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one; `seed`, that of
     the request, for whatever is random afterwards; and `case`, the file of the volume. Slices of an RAS volume
@@ -211,7 +211,7 @@ class SliceDataset(CacheDataset):
 
 
 class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
-    """Minibatches of slice requests, each slice as often as any other. See `EpochBatchSampler`.
+    """Sampler of minibatches of slice requests, each slice as often as any other. See `EpochBatchSampler`.
 
     When all volumes are cached, the slices come in one random order. Otherwise the volumes do, and the slices are
     shuffled within groups of `dataset.window` volumes, so that each volume is read once in a pass. Worker processes

@@ -66,7 +66,7 @@ class FNetGeometry:
     def margins(self) -> tuple[int, ...]:
         """Distance in voxels by which the input of each level begins before the output patch."""
         taken = (self.kernel_size - 1) // 2
-        # by the head, by one integration at each level up to this one, together 2^(level + 1) - 2, and by the extraction
+        # by the head, by one integration at each level up to this one (2^(level + 1) - 2 in all) and by the extraction
         head = self.num_head_convs
         return tuple(taken * (head - 2 + (2 + _NUM_CONVS) * 2**level) for level in range(self.num_levels))
 

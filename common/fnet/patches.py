@@ -64,7 +64,7 @@ class PatchSourced(Transform):
 
 
 class PatchDataset(CacheDataset):
-    """Patches of cached volumes, one for each `PatchRequest`.
+    """Data set of patches of cached volumes, one for each `PatchRequest`.
 
     An item has `image`, the input patch of level 0, of shape `(C, *size)`; `context`, the list of those of the coarser
     levels; `label`, of shape `(1, *patch_size)`, where the case has one; and `case`, its file.
@@ -138,7 +138,7 @@ class PatchDataset(CacheDataset):
 
 
 class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
-    """Minibatches of patch requests in which at least a given share demands foreground.
+    """Sampler of minibatches of patch requests, in which at least a given share demands foreground.
 
     Cases come in random order, each as often as any other. See `EpochBatchSampler` for seeds, epochs and processes.
 

@@ -24,7 +24,7 @@ def spatial(slices: Iterable[slice]) -> tuple[Any, ...]:
 
 
 class Pyramid:
-    """Pyramid of a volume averaged over cubes of 1, 2, 4, ... voxels, which patches of any level are strided views of.
+    """Pyramid of a volume averaged over cubes of 1, 2, 4, ... voxels; patches of any level are strided views of it.
 
     Entry `x` of level `r` is the mean of the `2^r` voxels that begin at voxel `x`, along each axis. A stride of `2^r`
     through it is therefore the block average of the volume, for a block grid that may begin at any voxel.
