@@ -14,4 +14,4 @@ from .options import CONTEXT_OPTIONS, check_options
 from .pictures import RestorationPicture
 from .slices import SliceBatchSampler, SliceDataset, SliceLoader, SliceRequest, SliceSegmentation, slice_axis
 from .transfer import UnfreezeAfter, transfer_context
-from .windows import CTWindows, CTWindowsd
+from .windows import CTWindowsd

@@ -1,7 +1,6 @@
-"""What clinicians measure of a segmented tissue: its area, its volume, its density in a CT and its T2.
+"""Clinical metrics of segmented tissues: area, volume, density in a CT and T2, and their errors, as a table.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
-2022 (https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., arXiv 2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
@@ -28,7 +27,9 @@ from common.transforms import EnsureVolume
 
 from .slices import slice_axis
 
-__all__ = ["MEASURES", "SaveClinicalMetrics", "compare_classes", "measure_class"]
+__all__ = ["SaveClinicalMetrics", "compare_classes", "measure_class"]
+
+logger = logging.getLogger(__name__)
 
 MEASURES = ("area_mm2", "volume_mm3", "mean_hu", "mean_t2_ms")
 
@@ -52,8 +53,8 @@ def measure_class(
         where: a mask whose slices the area is averaged over, all that it shows up in; the mask itself if not given.
 
     Returns:
-        `area_mm2`, the mean over slices; `volume_mm3`, NaN for a 2D image; with an image
-        `mean_hu`, with a T2 map `mean_t2_ms`. Of a class that is absent, area and volume are 0 and the means are NaN.
+        `area_mm2`, the mean over slices; `volume_mm3`, NaN for a 2D image; with an image `mean_hu`, with a T2 map
+        `mean_t2_ms`. Of a class that is absent, area and volume are 0 and the means are NaN.
 
     Raises:
         ValueError: when the image or the T2 map has another shape.
@@ -97,11 +98,7 @@ def compare_classes(
     Args:
         prediction: label map of shape `(H, W, D)`.
         reference: label map of the same shape.
-        labels: values of the classes.
-        affine: see `measure_class`, as for the arguments that follow.
-        axis: of the slices.
-        image: Hounsfield units.
-        t2_map: T2 in ms.
+        labels: values of the classes; for the arguments that follow see `measure_class`.
 
     Returns:
         By the value of a class: `<measure>_pred`, `<measure>_label` and `<measure>_percent_error`, which is
@@ -122,19 +119,13 @@ def compare_classes(
         for name in found:
             row[f"{name}_pred"] = found[name]
             row[f"{name}_label"] = wanted[name]
-            row[f"{name}_percent_error"] = _percent_error(found[name], wanted[name])
+            error = found[name] - wanted[name]
+            row[f"{name}_percent_error"] = 100 * error / abs(wanted[name]) if wanted[name] else math.nan
     return compared
 
 
-def _percent_error(prediction: float, reference: float) -> float:
-    return 100 * (prediction - reference) / abs(reference) if reference else math.nan
-
-
-logger = logging.getLogger(__name__)
-
-
 class SaveClinicalMetrics:
-    """Write `clinical_raw.csv`: one row for each case and class, see `compare_classes`.
+    """Table of clinical metrics, `clinical_raw.csv`: one row for each case and class, see `compare_classes`.
 
     A measure that no case has, such as the volume of 2D images, has no column.
 
@@ -200,8 +191,7 @@ class SaveClinicalMetrics:
         ]
         columns = [f"{name}_{part}" for name in measures for part in parts]
         table = [
-            [row["filename"], row["class"], *(f"{row.get(column, float('nan')):.6f}" for column in columns)]
-            for row in rows
+            [row["filename"], row["class"], *(f"{row.get(column, np.nan):.6f}" for column in columns)] for row in rows
         ]
 
         def write(path: Path) -> None:

@@ -1,7 +1,6 @@
-"""The pretext tasks context prediction and context restoration: patches of an image are emptied, or swapped in pairs.
+"""Pretext tasks context prediction and context restoration: patches of an image are emptied, or swapped in pairs.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
-2022 (https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., arXiv 2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from monai.transforms import RandomizableTransform
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import InputError, check_choice, check_each
+from common.cli.options import POSITIVE_INT
 
 __all__ = [
     "InpaintingTask",
@@ -78,7 +78,7 @@ def draw_uniform_places(
         First row and first column of each patch, of shape `(num_patches, 2)`.
 
     Raises:
-        ValueError: when the image has no room for one patch, or for two that are disjoint.
+        ValueError: when the image has no room for a patch, or for two that are disjoint.
     """
     if patch_size > min(spatial_size) or (is_paired and 2 * patch_size > max(spatial_size)):
         needed = "two disjoint patches" if is_paired else "a patch"
@@ -101,39 +101,28 @@ _SAMPLERS: dict[str, Callable[..., np.ndarray]] = {"poisson": draw_poisson_place
 
 
 class RandContextCorruption(RandomizableTransform):
-    """What context prediction and restoration share: patches at random places, the same ones in every channel.
+    """Corruption of patches at random places, the same ones in every channel.
 
     Args:
         patch_size: edge of the square patches in pixels.
         sampling: how their places are drawn: `poisson` or `uniform`, see `draw_poisson_places` and
             `draw_uniform_places`.
         prob: probability of corrupting an image.
-
-    Raises:
-        TypeError: when `patch_size` is no whole number.
-        ValueError: when an argument is out of range.
     """
 
     is_paired = False
 
     def __init__(self, patch_size: int = 32, sampling: str = "poisson", prob: float = 1.0) -> None:
         super().__init__(prob)
-        check_whole_numbers(patch_size=patch_size)
-        if patch_size < 1:
-            raise InputError(f"patch_size must be at least 1, got {patch_size}")
-        if sampling not in _SAMPLERS:
-            raise InputError(f"sampling must be poisson or uniform, got {sampling!r}")
+        check_each(POSITIVE_INT, patch_size=patch_size)
+        check_choice("sampling", sampling, _SAMPLERS)
         self.patch_size = patch_size
         self.sampling = sampling
         self.spatial_size: tuple[int, ...] = ()
         self.places = np.empty((0, 2), dtype=int)
 
     def randomize(self, spatial_size: Sequence[int]) -> None:  # type: ignore[override]
-        """Draw the places of the patches, `places`, for an image of `(H, W)` pixels.
-
-        Raises:
-            ValueError: when the image is not 2D or has no room for the patches.
-        """
+        """Draw the places of the patches, `places`, for an image of `(H, W)` pixels."""
         super().randomize(None)
         self.spatial_size = tuple(spatial_size)
         if len(self.spatial_size) != 2:
@@ -141,11 +130,7 @@ class RandContextCorruption(RandomizableTransform):
         self.places = _SAMPLERS[self.sampling](self.R, self.spatial_size, self.patch_size, self.is_paired)
 
     def __call__(self, img: torch.Tensor, randomize: bool = True) -> torch.Tensor:
-        """Return a corrupted copy of an image of shape `(C, H, W)`.
-
-        Raises:
-            ValueError: when the places are not drawn anew and were drawn for an image of another size.
-        """
+        """Return a corrupted copy of an image of shape `(C, H, W)`."""
         if randomize:
             self.randomize(img.shape[1:])
         if tuple(img.shape[1:]) != self.spatial_size:
@@ -160,9 +145,6 @@ class RandContextCorruption(RandomizableTransform):
         Args:
             images: tensor of shape `(B, C, H, W)`.
             seeds: a whole number for each image.
-
-        Raises:
-            ValueError: when there are not as many seeds as images, or the images have no room for the patches.
         """
         if len(seeds) != len(images):
             raise InputError(f"seeds must be one for each of {len(images)} images, got {len(seeds)}")
@@ -185,11 +167,8 @@ class RandContextCorruption(RandomizableTransform):
 class RandContextPrediction(RandContextCorruption):
     """Set random patches to 0, which is the mean of a normalized image: the network shall predict what was there.
 
-    Args:
-        patch_size: edge of the square patches in pixels.
-        sampling: `poisson` empties exactly a quarter of the image, where whole patches make up a quarter, in disjoint
-            patches at a distance; `uniform` empties at least a quarter.
-        prob: probability of corrupting an image.
+    With `poisson`, exactly a quarter of the image is emptied, where whole patches make up a quarter, in disjoint
+    patches at a distance; with `uniform`, at least a quarter. Arguments are those of `RandContextCorruption`.
     """
 
     def _plan(self) -> np.ndarray:
@@ -205,14 +184,10 @@ class RandContextPrediction(RandContextCorruption):
 class RandContextRestoration(RandContextCorruption):
     """Swap random pairs of disjoint patches, one pair after the other: the network shall put them back.
 
-    Every intensity survives, only its place changes. With `poisson`, all patches are disjoint and doing the same swaps
-    again restores the image; with `uniform`, pairs may overlap and the swaps in reverse order, `places[::-1]`, do.
-
-    Args:
-        patch_size: edge of the square patches in pixels.
-        sampling: `poisson` swaps exactly a quarter of the image, where an even number of patches makes up a quarter;
-            `uniform` swaps at least a quarter.
-        prob: probability of corrupting an image.
+    Every intensity survives, only its place changes. With `poisson`, exactly a quarter of the image is swapped, where
+    an even number of patches makes up a quarter; all patches are disjoint, and doing the same swaps again restores the
+    image. With `uniform`, at least a quarter is swapped; pairs may overlap, and the swaps in reverse order,
+    `places[::-1]`, restore the image. Arguments are those of `RandContextCorruption`.
     """
 
     is_paired = True
@@ -220,14 +195,12 @@ class RandContextRestoration(RandContextCorruption):
     def _plan(self) -> np.ndarray:
         source = np.arange(math.prod(self.spatial_size), dtype=np.int32).reshape(self.spatial_size)
         edge = self.patch_size
-        for (row, column), (other_row, other_column) in self._pairs():
+        pairs = self.places.reshape(-1, 2, 2).tolist() if self._do_transform else []
+        for (row, column), (other_row, other_column) in pairs:
             first = source[row : row + edge, column : column + edge]
             second = source[other_row : other_row + edge, other_column : other_column + edge]
             first[:], second[:] = second.copy(), first.copy()
         return source
-
-    def _pairs(self) -> list[Any]:
-        return self.places.reshape(-1, 2, 2).tolist() if self._do_transform else []
 
     def _corrupt(self, images: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
         source = plans.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1).long()
@@ -240,9 +213,6 @@ class InpaintingTask:
     A batch has `image`, of shape `(B, C, H, W)`, and `seed`, a whole number for each image. All chance of a corruption
     is in its seed: where seeds depend on the epoch and the iteration alone, a resumed training goes on with the same
     patches, and a validation with fixed seeds always has the same ones.
-
-    Args:
-        corruption: draws and corrupts the patches.
     """
 
     def __init__(self, corruption: RandContextCorruption) -> None:

@@ -10,7 +10,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch.nn import functional as F
 
-from common.cli import InputError
+from common.cli import InputError, check_choice, check_each
+from common.cli.options import POSITIVE_INT
 
 from .slices import slice_axis
 
@@ -18,7 +19,7 @@ __all__ = ["WholeSliceInferer"]
 
 
 class WholeSliceInferer(Inferer):
-    """Probabilities of a volume from a 2D network that sees whole slices, several at a time.
+    """Inference of a 2D network that sees whole slices of a volume, several at a time.
 
     MONAI's `SliceInferer` cuts slices into windows of a given size; here a slice of any size is one input. It is padded
     at its far sides with the smallest intensity of its volume, in each channel, and the output is cropped.
@@ -39,10 +40,8 @@ class WholeSliceInferer(Inferer):
         sigmoid: bool = True,
         output_dtype: torch.dtype | None = None,
     ) -> None:
-        if axis not in (0, 1, 2):
-            raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
-        if batch_size < 1 or divisor < 1:
-            raise InputError(f"batch_size and divisor must be at least 1, got {batch_size} and {divisor}")
+        check_choice("axis", axis, (0, 1, 2))
+        check_each(POSITIVE_INT, batch_size=batch_size, divisor=divisor)
         self.axis = axis
         self.batch_size = batch_size
         self.divisor = divisor
@@ -52,11 +51,7 @@ class WholeSliceInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Return probabilities of shape `(B, num_classes, H, W, D)` for volumes of shape `(B, C, H, W, D)`.
-
-        Raises:
-            ValueError: when `inputs` has another number of axes.
-        """
+        """Return probabilities of shape `(B, num_classes, H, W, D)` for volumes of shape `(B, C, H, W, D)`."""
         if inputs.ndim != 5:
             raise InputError(f"inputs must have shape (B, C, H, W, D), got {tuple(inputs.shape)}")
         volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs

@@ -1,7 +1,6 @@
-"""The loss of context prediction and restoration.
+"""Inpainting loss of context prediction and restoration, and Dice loss with cross entropy for segmentation.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
-2022 (https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., arXiv 2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
@@ -23,17 +22,11 @@ class InpaintingLoss(nn.Module):
     """
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare inpainted images with their originals.
+        """Return the scalar loss of inpainted images.
 
         Args:
             input: inpainted images of shape `(B, C, H, W)`, of any precision; the sum is one of single precision.
             target: originals, of the same shape.
-
-        Returns:
-            Scalar loss.
-
-        Raises:
-            ValueError: when the shapes differ.
         """
         if input.shape != target.shape:
             raise InputError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
@@ -52,9 +45,6 @@ class DiceCrossEntropyLoss(nn.Module):
             is a mean over pixels. Otherwise each class has a sigmoid, and the binary cross entropy is a mean over
             pixels and classes.
         cross_entropy_weight: of the cross entropy; the Dice loss has weight 1.
-
-    Raises:
-        TypeError: when `softmax` is text.
     """
 
     def __init__(self, softmax: bool = False, cross_entropy_weight: float = 0.0) -> None:
@@ -67,17 +57,11 @@ class DiceCrossEntropyLoss(nn.Module):
         )
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare a segmentation with its label.
+        """Return the scalar loss of a segmentation.
 
         Args:
             input: logits of shape `(B, num_classes, *spatial_size)`, without background.
             target: masks of 0 and 1, of the same shape; with `softmax` they do not overlap.
-
-        Returns:
-            Scalar loss.
-
-        Raises:
-            ValueError: when the shapes differ.
         """
         if input.shape != target.shape:
             raise InputError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")

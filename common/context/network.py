@@ -1,4 +1,4 @@
-"""The 2D U-Net of context prediction and restoration: one network for inpainting and for segmentation.
+"""2D U-Net of context prediction and restoration: one network for inpainting and for segmentation.
 
 Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
 2022 (https://arxiv.org/abs/2210.07936)
@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.cli import InputError, KindError, check_whole_numbers
+from common.cli import InputError, check_each
+from common.cli.options import POSITIVE_INT
 
 __all__ = ["ContextUNet", "StandardizedConv2d"]
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution whose kernels have mean 0 and standard deviation 1 for each output filter.
+    """Convolution whose kernels have mean 0 and standard deviation 1 for each output filter.
 
     The kernel is `(weight - mean) / (std + 1e-5)`, with the mean and the standard deviation of the population (divided
     by the number of weights) over the input channels and the places of the kernel.
@@ -33,7 +34,7 @@ class StandardizedConv2d(nn.Conv2d):
 
 
 class ContextUNet(nn.Module):
-    """Give every pixel of an image its intensity, or its score for each class.
+    """2D U-Net that gives every pixel of an image its intensity, or its score for each class.
 
     Inpainting and segmentation differ in `head` only, so that `encoder` and `decoder` carry over. GroupNorm is the
     usual one, over groups of channels; the authors' released code normalized horizontal stripes of the image.
@@ -44,10 +45,6 @@ class ContextUNet(nn.Module):
         features: feature maps of each level, finest first; each level has half the size of the one before.
         num_groups: groups of channels in each GroupNorm.
         head_kernel_size: edge in pixels of the last convolution: 3 for inpainting and 1 for segmentation in the paper.
-
-    Raises:
-        TypeError: when `features` is no list of whole numbers, or `num_groups` no whole number.
-        ValueError: when an argument is out of range.
     """
 
     def __init__(
@@ -59,14 +56,11 @@ class ContextUNet(nn.Module):
         head_kernel_size: int = 1,
     ) -> None:
         super().__init__()
-        if isinstance(features, str) or not isinstance(features, Sequence):
-            raise KindError(f"features must be a list of whole numbers, got {features!r}")
-        check_whole_numbers(num_groups=num_groups)
-        for width in features:
-            check_whole_numbers(features=width)
+        check_each(POSITIVE_INT.list, features=features)
+        check_each(POSITIVE_INT, num_groups=num_groups)
         if len(features) < 2:
             raise InputError(f"features must have at least 2 levels, got {tuple(features)}")
-        if num_groups < 1 or any(width < 1 or width % num_groups for width in features):
+        if any(width % num_groups for width in features):
             raise InputError(f"features must be multiples of num_groups {num_groups}, got {tuple(features)}")
         if head_kernel_size < 1 or head_kernel_size % 2 == 0:
             raise InputError(f"head_kernel_size must be odd, got {head_kernel_size}")
@@ -79,7 +73,13 @@ class ContextUNet(nn.Module):
             _DecoderBlock(*pair, num_groups) for pair in itertools.pairwise(reversed(features))
         )
         self.head = nn.Conv2d(features[0], out_channels, head_kernel_size, padding=head_kernel_size // 2)
-        self._initialize()
+        # PyTorch counts the fan-in of a transposed convolution by its output channels. With half of them and stride 2,
+        # that is just what keeps the variance where no ReLU follows.
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return intensities, or a logit for each class; background has none.
@@ -90,9 +90,6 @@ class ContextUNet(nn.Module):
 
         Returns:
             Tensor of shape `(B, out_channels, H, W)`.
-
-        Raises:
-            ValueError: when the image has another number of channels.
         """
         if image.shape[1] != self.in_channels:
             raise InputError(f"image must have in_channels {self.in_channels}, got {image.shape[1]} channels")
@@ -106,21 +103,9 @@ class ContextUNet(nn.Module):
             features = block(features, skip)
         return self.head(features)[..., :height, :width]
 
-    def _initialize(self) -> None:
-        """Draw all weights from He's normal distribution.
-
-        PyTorch counts the fan-in of a transposed convolution by its output channels. With half of them and stride 2,
-        that is just what keeps the variance where no ReLU follows.
-        """
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
 
 class _DecoderBlock(nn.Module):
-    """Double the size of the features and combine them with those of the encoder."""
+    """Decoder block that doubles the size of the features and combines them with those of the encoder."""
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int) -> None:
         super().__init__()

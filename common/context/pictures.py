@@ -1,4 +1,4 @@
-"""Pictures made while a network trains or is evaluated."""
+"""Pictures of restorations: images, what was corrupted of them, and what a network restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["RestorationPicture", "save_restorations"]
 
 
 class RestorationPicture(OutputPicture):
-    """Draw images of the last minibatch, with what was corrupted and what the network restored.
+    """Picture of images of the last minibatch, with what was corrupted and what the network restored.
 
     They are `label`, `image` and `pred` in the trainer's output, each of shape `(B, C, H, W)`.
 
@@ -39,21 +39,19 @@ def save_restorations(
     restored: torch.Tensor,
     path: str | Path,
     axis: int = 2,
-    max_images: int = 4,
 ) -> None:
     """Draw images, what was made of them, and what a network made of that, side by side on the same gray scale.
 
     Args:
-        originals: first channel of shape `(B, C, H, W)` is drawn; the images with the highest contrast are taken.
+        originals: of shape `(B, C, H, W)`; drawn is the first channel of the four images with the highest contrast.
         corrupted: input of the network, of the same shape.
         restored: its output, of the same shape.
         path: PNG file.
         axis: of the RAS volumes, to which the images are perpendicular.
-        max_images: images to draw, one row each.
     """
     originals = originals.detach()
     contrast = originals[:, 0].float().flatten(1).std(dim=1)
-    chosen = contrast.argsort(descending=True)[:max_images].tolist()
+    chosen = contrast.argsort(descending=True)[:4].tolist()
     figure = Figure(figsize=(7.5, 2.5 * len(chosen) + 0.3), layout="constrained")
     columns = {"original": originals, "corrupted": corrupted, "restored": restored}
     for index, row in zip(chosen, figure.subplots(len(chosen), 3, squeeze=False), strict=True):

@@ -1,4 +1,4 @@
-"""Two-dimensional slices of volumes, each volume being read once and not once for every slice."""
+"""Slices of volumes, each volume being read once and not once for every slice, and the task of segmenting them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
 from monai.networks import one_hot
-from monai.transforms import Compose, MapTransform
+from monai.transforms import Compose, Transform
 
-from common.cli import InputError, KindError, check_whole_numbers
+from common.cli import InputError, KindError, check_choice, check_each
+from common.cli.options import FRACTION, NUMBER, POSITIVE_INT
 from common.data import EpochBatchSampler
 from common.transforms import padded_crop
 
@@ -30,9 +31,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_MIN_BODY = 0.01  # share of the pixels of a slice that belong to the body, below which it shows air
+
 
 class SliceRequest(NamedTuple):
-    """Which slice of which case: all chance of an item is in its seed, so any number of workers gives the same items.
+    """Request of a slice, all of whose chance is in its seed: any number of workers gives the same items.
 
     Attributes:
         case: index of the case in the data.
@@ -54,20 +57,18 @@ def slice_axis(spatial_size: Sequence[int], axis: int) -> int:
     return short[0] if len(short) == 1 else axis
 
 
-class SliceSourced(MapTransform):
+class SliceSourced(Transform):
     """Turn a preprocessed case into what slices are taken from: its image and label, with the slices in front.
 
     Args:
-        keys: the image, of shape `(C, H, W, D)`.
         axis: of the volume, to which the slices are perpendicular.
     """
 
-    def __init__(self, keys: str, axis: int) -> None:
-        super().__init__(keys)
+    def __init__(self, axis: int) -> None:
         self.axis = axis
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        image = data[self.keys[0]]
+        image = data["image"]
         out: dict[str, Any] = {"case": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
         axis = slice_axis(volume.shape[1:], self.axis) + 1
@@ -83,7 +84,7 @@ class SliceSourced(MapTransform):
 
 
 class SliceDataset(CacheDataset):
-    """Slices of volumes, one for each `SliceRequest`.
+    """Data set of slices of volumes, one for each `SliceRequest`.
 
     An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one; `seed`, that of
     the request, for whatever is random afterwards; and `case`, the file of the volume. Slices of an RAS volume
@@ -100,19 +101,16 @@ class SliceDataset(CacheDataset):
         slice_size: height and width of the items in pixels: slices are cropped, and padded with the smallest intensity
             of their volume (of each channel), labels with background. `None`: whole slices, which must be of one size.
         placement: of the crop, or of the slice within its padding: `random` or `center`.
-        body_contrast: leave out slices of air. A pixel belongs to the body when it is brighter than the smallest
-            intensity of the volume by more than this many standard deviations of the volume, in any channel; 0.5 suits
-            CT windows and MR. `None`: no slice is left out. Slices with foreground in the label always stay.
-        min_body: smallest share of a slice's pixels that belong to the body, when slices of air are left out.
+        body_contrast: leave out slices of air, of which less than 1 % belongs to the body. A pixel does when it is
+            brighter than the smallest intensity of the volume by more than this many standard deviations of the volume,
+            in any channel; 0.5 suits CT windows and MR. `None`: no slice is left out. Slices with foreground in the
+            label always stay.
         cache_rate: share of the volumes that stay in memory.
         window: volumes that are kept in memory for a while when not all are cached; see `SliceBatchSampler`.
-        num_workers: threads that fill the cache.
-        progress: show a bar while the cache is filled.
 
     Raises:
-        TypeError: when `slice_size` is no list of whole numbers, or `body_contrast` is text.
-        ValueError: when an argument is out of range, there are no slices, slices of several sizes without a
-            `slice_size`, or labels without any foreground.
+        ValueError: when there are no slices, slices of several sizes without a `slice_size`, or labels without any
+            foreground.
     """
 
     def __init__(
@@ -123,26 +121,16 @@ class SliceDataset(CacheDataset):
         slice_size: Sequence[int] | None = None,
         placement: str = "random",
         body_contrast: float | None = None,
-        min_body: float = 0.01,
         cache_rate: float = 1.0,
         window: int = 4,
-        num_workers: int = 1,
-        progress: bool = False,
     ) -> None:
-        if axis not in (0, 1, 2):
-            raise InputError(f"axis must be 0, 1 or 2, got {axis!r}")
-        if placement not in ("random", "center"):
-            raise InputError(f"placement must be random or center, got {placement!r}")
-        if isinstance(slice_size, (int, float, str)):
+        check_choice("axis", axis, (0, 1, 2))
+        check_choice("placement", placement, ("random", "center"))
+        if slice_size is not None and not (POSITIVE_INT.list.fits(slice_size) and len(slice_size) == 2):
             raise KindError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
-        for edge in slice_size or ():
-            check_whole_numbers(slice_size=edge)
-        if slice_size is not None and (len(slice_size) != 2 or min(slice_size) < 1):
-            raise InputError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
-        if isinstance(body_contrast, str):
-            raise KindError(f"body_contrast must be a number or None, got {body_contrast!r}")
-        if not 0 <= cache_rate <= 1 or window < 1:
-            raise InputError(f"cache_rate must be in [0, 1] and window at least 1, got {cache_rate} and {window}")
+        check_each(NUMBER.or_null, body_contrast=body_contrast)
+        check_each(FRACTION, cache_rate=cache_rate)
+        check_each(POSITIVE_INT, window=window)
         if not data:
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
@@ -151,17 +139,11 @@ class SliceDataset(CacheDataset):
         self.slice_size = None if slice_size is None else (int(slice_size[0]), int(slice_size[1]))
         self.placement = placement
         self.body_contrast = body_contrast
-        self.min_body = min_body
         self.preprocessing = transform
         self.window = window
         self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
-        super().__init__(
-            data,
-            Compose([transform, SliceSourced("image", axis)]).flatten(),
-            cache_rate=cache_rate,
-            num_workers=num_workers,
-            progress=progress,
-        )
+        sourced = Compose([transform, SliceSourced(axis)]).flatten()
+        super().__init__(data, sourced, cache_rate=cache_rate, progress=False)
         self.slices = self._survey()
 
     @property
@@ -196,13 +178,14 @@ class SliceDataset(CacheDataset):
         for case in range(len(self)):
             source = self._source(case)
             sizes[tuple(source["image"].shape[2:])] = source["case"]
-            has_label = has_label or "label" in source
-            has_foreground = has_foreground or ("label" in source and bool(source["label"].any()))
+            if "label" in source:
+                has_label, has_foreground = True, has_foreground or bool(source["label"].any())
             slices.append(np.flatnonzero(self._is_wanted(source)))
             if not len(slices[-1]):
                 logger.warning("%s: no slice shows a body, none is used", source["case"])
         if self.slice_size is None and len(sizes) > 1:
-            raise InputError(f"slices must be of one size unless slice_size is given, got {_few(sizes)}")
+            few = ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
+            raise InputError(f"slices must be of one size unless slice_size is given, got {few}")
         if has_label and not has_foreground:
             raise InputError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
         if not any(map(len, slices)):
@@ -215,10 +198,8 @@ class SliceDataset(CacheDataset):
             return np.ones(len(image), dtype=bool)
         deviation = image.transpose(0, 1).flatten(1).std(dim=1, correction=0)
         edge = (source["fill"] + self.body_contrast * deviation).view(-1, 1, 1)
-        wanted = [bool((part > edge).any(0).float().mean() >= max(self.min_body, 1e-9)) for part in image]
-        if "label" in source:
-            return np.array(wanted) | source["label"].flatten(1).any(1).numpy()
-        return np.array(wanted)
+        wanted = np.array([bool((part > edge).any(0).float().mean() >= _MIN_BODY) for part in image])
+        return wanted | source["label"].flatten(1).any(1).numpy() if "label" in source else wanted
 
     def _start(self, size: Sequence[int], slice_size: Sequence[int], seed: int) -> list[int]:
         """Return the first pixel of a crop, negative where the slice is padded."""
@@ -230,7 +211,7 @@ class SliceDataset(CacheDataset):
 
 
 class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
-    """Minibatches of slice requests, each slice as often as any other. See `EpochBatchSampler`.
+    """Sampler of minibatches of slice requests, each slice as often as any other. See `EpochBatchSampler`.
 
     When all volumes are cached, the slices come in one random order. Otherwise the volumes do, and the slices are
     shuffled within groups of `dataset.window` volumes, so that each volume is read once in a pass. Worker processes
@@ -238,17 +219,13 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
     volume at the seam of two parts is read by both, and which slices make up a minibatch depends on their number.
 
     Args:
-        dataset: the dataset whose slices are drawn.
+        dataset: whose slices are drawn.
         batch_size: slices in a minibatch; the last one of a whole pass may be smaller.
         num_batches: minibatches in an epoch. `None`: a whole pass, every slice once. In a distributed run a few slices
             come twice, when their number is no multiple of that of the processes.
         seed: of the draws.
         fixed: every epoch draws what the first one drew.
         num_workers: that of the loader, which matters only when not all volumes are cached.
-
-    Raises:
-        TypeError: when `batch_size` or `num_batches` is no whole number.
-        ValueError: when an argument is out of range.
     """
 
     def __init__(
@@ -260,9 +237,8 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         fixed: bool = False,
         num_workers: int = 0,
     ) -> None:
-        check_whole_numbers(batch_size=batch_size, num_batches=1 if num_batches is None else num_batches)
-        if batch_size < 1 or (num_batches is not None and num_batches < 1):
-            raise InputError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
+        check_each(POSITIVE_INT, batch_size=batch_size)
+        check_each(POSITIVE_INT.or_null, num_batches=num_batches)
         super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -304,35 +280,20 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         return order
 
 
-def _few(sizes: Mapping[tuple[int, ...], str]) -> str:
-    return ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
-
-
 class SliceLoader(DataLoader):
-    """Minibatches of slices; arguments are those of `SliceBatchSampler`.
+    """Loader of minibatches of slices.
 
     Args:
-        dataset: the dataset whose slices are drawn.
-        batch_size: slices in a minibatch.
-        num_batches: minibatches in an epoch; `None`: every slice once.
-        seed: of the draws.
-        fixed: every epoch draws what the first one drew.
+        dataset: whose slices are drawn.
         num_workers: processes that read.
+        options: of `SliceBatchSampler`.
     """
 
     batch_sampler: SliceBatchSampler
 
-    def __init__(
-        self,
-        dataset: SliceDataset,
-        batch_size: int,
-        num_batches: int | None = None,
-        seed: int = 0,
-        fixed: bool = False,
-        num_workers: int = 0,
-    ) -> None:
+    def __init__(self, dataset: SliceDataset, num_workers: int = 0, **options: Any) -> None:
         self.slices = dataset
-        sampler = SliceBatchSampler(dataset, batch_size, num_batches, seed, fixed, num_workers)
+        sampler = SliceBatchSampler(dataset, num_workers=num_workers, **options)
         super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
 
     def set_epoch(self, epoch: int) -> None:
@@ -350,15 +311,16 @@ class SliceLoader(DataLoader):
             cache_rate: share of the volumes that stay in memory.
         """
         own, sampler = self.slices, self.batch_sampler
-        body = (own.body_contrast, own.min_body)
         dataset = SliceDataset(
-            data, own.preprocessing, own.axis, own.slice_size, "center", *body, cache_rate=cache_rate
+            data, own.preprocessing, own.axis, own.slice_size, "center", own.body_contrast, cache_rate
         )
-        return SliceLoader(dataset, sampler.batch_size, num_batches, sampler.seed, fixed=True)
+        return SliceLoader(
+            dataset, batch_size=sampler.batch_size, num_batches=num_batches, seed=sampler.seed, fixed=True
+        )
 
 
 class SliceSegmentation:
-    """Task of a network with a channel for each class: masks of all classes but the background.
+    """Segmentation task of a network with a channel for each class: masks of all classes but the background.
 
     Args:
         num_classes: background included.

@@ -1,7 +1,6 @@
-"""Transfer of a pretrained inpainting network to segmentation, and its controls.
+"""Transfer of a pretrained inpainting network to segmentation, its controls, and a handler that unfreezes it.
 
-Source: J. Dominic et al., *Data-limited tissue segmentation using inpainting-based self-supervised learning*, arXiv
-2022 (https://arxiv.org/abs/2210.07936)
+Source: J. Dominic et al., arXiv 2022 (https://arxiv.org/abs/2210.07936)
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.cli import RANDOM, InputError, check_flags, is_scratch
+from common.cli import RANDOM, InputError, check_choice, check_each, check_flags, is_scratch
+from common.cli.options import INT
 from common.training import copy_weights, load_weights, match_parts
 
 from .network import ContextUNet
@@ -23,11 +23,7 @@ __all__ = ["UnfreezeAfter", "transfer_context"]
 
 logger = logging.getLogger(__name__)
 
-_PREFIXES = {
-    "encoder": ("encoder.",),
-    "encoder_decoder": ("encoder.", "decoder."),
-    "statistics": ("encoder.",),
-}
+_PREFIXES = {"encoder": ("encoder.",), "encoder_decoder": ("encoder.", "decoder."), "statistics": ("encoder.",)}
 
 
 def transfer_context(
@@ -55,23 +51,22 @@ def transfer_context(
 
     Raises:
         FileNotFoundError: when there are no weights.
-        TypeError: when `freeze` is text.
-        ValueError: when the weights do not fit the network, or `parts` is unknown.
+        ValueError: when the weights do not fit the network.
     """
-    if parts not in _PREFIXES:
-        raise InputError(f"parts must be one of {list(_PREFIXES)}, got {parts!r}")
+    check_choice("parts", parts, _PREFIXES)
     check_flags(freeze=freeze)
     if is_scratch(path):
         logger.info("context U-Net: from scratch, nothing transferred")
         return network
+    fate = "frozen" if freeze else "trainable"
     if path == RANDOM:
-        logger.info("context U-Net: initial weights, nothing transferred; %s %s", parts, _fate(freeze))
+        logger.info("context U-Net: initial weights, nothing transferred; %s %s", parts, fate)
     else:
         weights = match_parts(network, load_weights(path), _PREFIXES[parts], path)
         if parts == "statistics":
             generator = torch.Generator().manual_seed(seed)
             weights = {name: _redraw_filters(value, generator) for name, value in weights.items()}
-        copy_weights(network, weights, path, f"context U-Net, {parts} {_fate(freeze)}")
+        copy_weights(network, weights, path, f"context U-Net, {parts} {fate}")
     if freeze:
         for name, parameter in network.named_parameters():
             if name.startswith(_PREFIXES[parts]):
@@ -87,12 +82,8 @@ def _redraw_filters(weight: torch.Tensor, generator: torch.Generator) -> torch.T
     return mean + std * torch.randn(weight.shape, generator=generator)
 
 
-def _fate(freeze: bool) -> str:
-    return "frozen" if freeze else "trainable"
-
-
 class UnfreezeAfter:
-    """Give every parameter of a network its gradient back after some epochs.
+    """Handler that gives every parameter of a network its gradient back after some epochs.
 
     The engine's own count of epochs decides, so a resumed training goes on as it would have. The optimizer must hold
     the frozen parameters from the start; it leaves those without a gradient as they are.
@@ -102,13 +93,12 @@ class UnfreezeAfter:
         epoch: number of epochs with frozen parameters; with 0, nothing stays frozen.
 
     Raises:
-        ValueError: when `epoch` is negative, or something is frozen in a network that is trained in parallel: its
-            processes do not exchange the gradients of what was frozen when they were set up.
+        ValueError: when something is frozen in a network that is trained in parallel: its processes do not exchange the
+            gradients of what was frozen when they were set up.
     """
 
     def __init__(self, network: nn.Module, epoch: int) -> None:
-        if epoch < 0:
-            raise InputError(f"epoch must be at least 0, got {epoch}")
+        check_each(INT, epoch=epoch)
         self.network = network
         self.epoch = epoch
 

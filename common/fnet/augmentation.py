@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.transforms import create_rotate
 
 from .network import FNetGeometry
 from .pyramid import Pyramid
@@ -19,7 +20,7 @@ __all__ = ["RandAffineGrid"]
 
 
 class RandAffineGrid:
-    """Read the patches of all levels, and the label, through one randomly rotated, scaled and shifted grid.
+    """Random affine sampling grid, through which the patches of all levels and the label are read alike.
 
     Each level is read from its own means, so a coarse patch shows what lies around the fine one. Image values are
     interpolated linearly, labels take the nearest voxel.
@@ -48,10 +49,10 @@ class RandAffineGrid:
 
         Args:
             pyramid: means at every voxel of a volume of shape `(C, H, W, D)`.
-            label: map of shape `(1, H, W, D)`, or None.
+            label: map of shape `(1, H, W, D)`.
             start: first voxel of the output patch.
             patch_size: output patch in voxels.
-            geometry: sizes of the network.
+            geometry: of the network.
             rng: source of all chance.
         """
         matrix = self._draw_matrix(rng)
@@ -72,14 +73,9 @@ class RandAffineGrid:
 
     def _draw_matrix(self, rng: np.random.Generator) -> torch.Tensor:
         limit = math.radians(self.rotate_range)
-        matrix = np.eye(3) * math.exp(rng.uniform(-self.log_scale_range, self.log_scale_range))
-        for axis, angle in enumerate(rng.uniform(-limit, limit, 3)):
-            first, second = (other for other in range(3) if other != axis)
-            rotation = np.eye(3)
-            rotation[[first, second], [first, second]] = math.cos(angle)
-            rotation[first, second], rotation[second, first] = -math.sin(angle), math.sin(angle)
-            matrix = matrix @ rotation
-        return torch.as_tensor(matrix, dtype=torch.float32)
+        scale = math.exp(rng.uniform(-self.log_scale_range, self.log_scale_range))
+        x, y, z = rng.uniform(-limit, limit, 3)
+        return torch.as_tensor(scale * create_rotate(3, (x, -y, z))[:3, :3], dtype=torch.float32)
 
 
 def _grid(start: Sequence[float], size: Sequence[int], step: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Winner-take-all convolutional autoencoders.
+"""Winner-take-all convolutional autoencoders, and their decoder for sparse inputs.
 
 Sources: A. Makhzani and B. Frey, *Winner-take-all autoencoders*, NeurIPS 2015 (https://arxiv.org/abs/1409.2752);
 C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923).
@@ -20,9 +20,7 @@ __all__ = ["SparseDecoder", "WTAAutoencoder", "WTAAutoencoders", "winner_take_al
 
 
 def winner_take_all(features: torch.Tensor, num_winners: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the largest activations of each feature map and where they stand.
-
-    The gradient reaches the winners only.
+    """Return the largest activations of each feature map, which alone get a gradient, and where they stand.
 
     Args:
         features: tensor of shape `(B, F, H, W, D)`.
@@ -42,19 +40,11 @@ def winner_take_all(features: torch.Tensor, num_winners: int) -> tuple[torch.Ten
 
 
 class SparseDecoder(nn.ConvTranspose3d):
-    """A transposed convolution for inputs of which only a few entries are not zero.
+    """Transposed convolution for inputs of which only a few entries are not zero.
 
     The kernel is added to the output at the place of each entry, weighted by it: the result is that of the dense
-    transposed convolution (up to the order of summation), the cost is that of the entries.
-
-    Args:
-        in_channels: feature maps.
-        out_channels: channels of the reconstruction.
-        kernel_size: edge of the cubic kernels in voxels.
+    transposed convolution of stride 1 (up to the order of summation), the cost is that of the entries.
     """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size)
 
     def decode(self, activations: torch.Tensor, positions: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """Return what `forward` returns for maps that are zero but for some activations.
@@ -83,30 +73,23 @@ class SparseDecoder(nn.ConvTranspose3d):
 
 
 class WTAAutoencoder(nn.Module):
-    """Reconstruct a patch from the few strongest activations of each feature map.
+    """Autoencoder that reconstructs a patch from the few strongest activations of each feature map.
 
     Args:
         in_channels: channels of the image.
         features: feature maps of each convolution.
         kernel_size: edge of the encoder's cubic kernels in voxels.
-        num_convs: convolutions of the encoder.
         num_winners: activations that are kept of each map and sample.
         gain: gain of the Xavier normal initialization.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        features: int = 32,
-        kernel_size: int = 5,
-        num_convs: int = 3,
-        num_winners: int = 5,
-        gain: float = 1.0,
+        self, in_channels: int, features: int = 32, kernel_size: int = 5, num_winners: int = 5, gain: float = 1.0
     ) -> None:
         super().__init__()
         self.num_winners = num_winners
-        self.encoder = extraction_pathway(in_channels, features, kernel_size, num_convs)
-        self.decoder = SparseDecoder(features, in_channels, num_convs * (kernel_size - 1) + 1)
+        self.encoder = extraction_pathway(in_channels, features, kernel_size)
+        self.decoder = SparseDecoder(features, in_channels, len(self.encoder) * (kernel_size - 1) + 1)
         initialize_convolutions(self, gain)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -120,12 +103,7 @@ class WTAAutoencoders(nn.Module):
     """One autoencoder for each level of F-Net, trained side by side.
 
     Args:
-        in_channels: channels of the image.
-        features: feature maps of each level, finest first, as in `FNet`.
-        kernel_size: edge of the cubic kernels in voxels.
-        num_convs: convolutions of each encoder.
-        num_winners: activations that are kept of each map and sample.
-        gain: gain of the Xavier normal initialization.
+        features: feature maps of each level, finest first, as in `FNet`; the others are those of `WTAAutoencoder`.
     """
 
     def __init__(
@@ -133,21 +111,16 @@ class WTAAutoencoders(nn.Module):
         in_channels: int,
         features: Sequence[int] = (32, 32, 32, 32),
         kernel_size: int = 5,
-        num_convs: int = 3,
         num_winners: int = 5,
         gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            WTAAutoencoder(in_channels, width, kernel_size, num_convs, num_winners, gain) for width in features
+            WTAAutoencoder(in_channels, width, kernel_size, num_winners, gain) for width in features
         )
 
     def forward(self, *patches: torch.Tensor) -> list[torch.Tensor]:
-        """Return the reconstruction of the patch of each level, finest first.
-
-        Raises:
-            ValueError: when the number of patches is not the number of levels.
-        """
+        """Return the reconstruction of the patch of each level, finest first."""
         if len(patches) != len(self.levels):
             raise InputError(f"inputs must be one patch for each of {len(self.levels)} levels, got {len(patches)}")
         return [autoencoder(patch) for autoencoder, patch in zip(self.levels, patches, strict=True)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +16,20 @@ from monai.inferers import Inferer
 from monai.utils import BlendMode, ensure_tuple_rep
 from torch import nn
 
-from common.cli import InputError
+from common.cli import InputError, check_choice, check_each
+from common.cli.options import SIZE
 
 from .network import FNet
 from .pyramid import Pyramid, spatial
 
 __all__ = ["FNetInferer"]
 
+_SIGMA_SCALE = 0.5  # standard deviation of the Gaussian that blends patches, relative to a patch
+_PATCHES_PER_PASS = 4  # that overlap
+
 
 class FNetInferer(Inferer):
-    """Class probabilities of a whole volume, tile by tile.
+    """Inference of F-Net on a whole volume, tile by tile, with the probability of each class.
 
     F-Net's convolutions are valid, and its output is translation-covariant in steps of `geometry.stride` voxels. Tiles
     on that grid therefore join without a seam, each voxel being computed once (`dense`). The paper's procedure blends
@@ -40,12 +44,7 @@ class FNetInferer(Inferer):
         patch_size: output patch of the overlap mode in voxels.
         overlap: share of a patch that its neighbor covers, too, in the overlap mode. The step between patches is
             rounded down to the grid: patches of 72 voxels share 40, not 36.
-        sigma_scale: standard deviation of the blending Gaussian, relative to the patch, in the overlap mode.
-        sw_batch_size: patches per forward pass in the overlap mode.
-        output_dtype: type of the probabilities; `float16` halves the memory of the result.
-
-    Raises:
-        ValueError: when the mode is unknown, a size is below 1 or the overlap is not in [0, 1).
+        output_dtype: of the probabilities; `float16` halves the memory of the result.
     """
 
     def __init__(
@@ -54,36 +53,25 @@ class FNetInferer(Inferer):
         mode: str = "dense",
         patch_size: int | Sequence[int] = 72,
         overlap: float = 0.5,
-        sigma_scale: float = 0.5,
-        sw_batch_size: int = 4,
         output_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if mode not in ("dense", "overlap"):
-            raise InputError(f"mode must be dense or overlap, got {mode!r}")
+        check_choice("mode", mode, ("dense", "overlap"))
+        check_each(SIZE, tile_size=tile_size)
         if not 0 <= overlap < 1:
             raise InputError(f"overlap must be in [0, 1), got {overlap}")
-        if sw_batch_size < 1:
-            raise InputError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
         self.tile_size = tuple(ensure_tuple_rep(tile_size, 3))
-        if min(self.tile_size) < 1:
-            raise InputError(f"tile_size must be at least 1, got {self.tile_size}")
         self.mode = mode
         self.patch_size = tuple(ensure_tuple_rep(patch_size, 3))
         self.overlap = overlap
-        self.sigma_scale = sigma_scale
-        self.sw_batch_size = sw_batch_size
         self.output_dtype = output_dtype
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module) -> torch.Tensor:
-        """Return the probabilities of a volume.
+        """Return the probabilities of volumes, of shape `(B, out_channels, H, W, D)`.
 
         Args:
-            inputs: volume of shape `(B, C, H, W, D)`.
+            inputs: volumes of shape `(B, C, H, W, D)`.
             network: `FNet`, or a parallel wrapper around it, in eval mode.
-
-        Returns:
-            Probabilities of shape `(B, out_channels, H, W, D)`.
         """
         fnet: Any = getattr(network, "module", network)
         inputs = getattr(inputs, "as_tensor", lambda: inputs)()
@@ -115,16 +103,15 @@ class FNetInferer(Inferer):
             raise InputError(
                 f"patch_size must be at least the network's stride of {fnet.geometry.stride}, got {self.patch_size}"
             )
-        weights = compute_importance_map(self.patch_size, BlendMode.GAUSSIAN, self.sigma_scale)
+        weights = compute_importance_map(self.patch_size, BlendMode.GAUSSIAN, _SIGMA_SCALE)
         total = self._empty(pyramid, fnet, torch.float32).zero_()
         weight = total.new_zeros(size)
         weights = weights.to(total)
         starts = list(self._starts(size, fnet.geometry.stride))
-        for first in range(0, len(starts), self.sw_batch_size):
-            batch = starts[first : first + self.sw_batch_size]
-            probabilities = _predict(
-                fnet, [fnet.geometry.windows(pyramid, start, self.patch_size) for start in batch]
-            ).to(total)
+        for first in range(0, len(starts), _PATCHES_PER_PASS):
+            batch = starts[first : first + _PATCHES_PER_PASS]
+            patches = [fnet.geometry.windows(pyramid, start, self.patch_size) for start in batch]
+            probabilities = _predict(fnet, patches).to(total)
             for start, patch in zip(batch, probabilities.split(total.shape[0]), strict=True):
                 place = _place(start, self.patch_size, size)
                 patch_weights = _crop(weights, place)
@@ -132,7 +119,7 @@ class FNetInferer(Inferer):
                 weight[place] += patch_weights
         return (total / weight).to(self.output_dtype)
 
-    def _starts(self, size: Sequence[int], stride: int) -> Iterator[tuple[int, ...]]:
+    def _starts(self, size: Sequence[int], stride: int) -> Iterable[tuple[int, ...]]:
         """Return the first voxels of overlapping patches that cover the volume; they lie on the network's grid."""
         axes = []
         for length, edge in zip(size, self.patch_size, strict=True):
@@ -144,9 +131,7 @@ class FNetInferer(Inferer):
     @staticmethod
     def _empty(pyramid: Pyramid, fnet: FNet, dtype: torch.dtype) -> torch.Tensor:
         volume = pyramid.levels[0]
-        return torch.empty(
-            (volume.shape[0], fnet.out_channels, *pyramid.spatial_size), dtype=dtype, device=volume.device
-        )
+        return volume.new_empty((volume.shape[0], fnet.out_channels, *pyramid.spatial_size), dtype=dtype)
 
 
 def _predict(fnet: FNet, patches: list[list[torch.Tensor]]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The loss of autoencoders that are trained side by side.
+"""Reconstruction loss of autoencoders that are trained side by side.
 
 Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.cli import InputError
+from common.cli import InputError, check_choice
 
 __all__ = ["ReconstructionLoss"]
 
@@ -23,30 +23,20 @@ class ReconstructionLoss(nn.Module):
         delta: error, in the units of the normalized image, beyond which the loss is linear.
         reduction: `sum` over the levels, so that each one trains as if it were alone, or `mean`, the paper's in
             multi-task learning.
-
-    Raises:
-        ValueError: when the reduction is unknown.
     """
 
     def __init__(self, delta: float = 1.0, reduction: str = "sum") -> None:
         super().__init__()
-        if reduction not in ("sum", "mean"):
-            raise InputError(f"reduction must be sum or mean, got {reduction!r}")
+        check_choice("reduction", reduction, ("sum", "mean"))
         self.delta = delta
         self.reduction = reduction
 
     def forward(self, input: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Compare reconstructions with their originals.
+        """Return the scalar loss of reconstructions.
 
         Args:
             input: reconstruction of each level, of shape `(B, C, H, W, D)` with a size of its own.
             target: patch of each level, of the same shapes.
-
-        Returns:
-            Scalar loss.
-
-        Raises:
-            ValueError: when the shapes differ.
         """
         shapes, targets = [tuple(level.shape) for level in input], [tuple(level.shape) for level in target]
         if shapes != targets:

@@ -5,7 +5,6 @@ Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim import Optimizer
 
-from common.cli import InputError, KindError, check_flags
+from common.cli import InputError, check_each, check_flags
+from common.cli.options import INT, NON_NEGATIVE, POSITIVE_INT
 from common.training import MovingAverage, PrepareTask
 
 from .autoencoder import WTAAutoencoder
@@ -27,7 +27,7 @@ __all__ = ["MultiTaskFNet", "MultiTaskUpdate", "TaskWeight"]
 
 
 class MultiTaskFNet(nn.Module):
-    """F-Net, and an autoencoder for some of its levels whose encoder has the very convolutions of F-Net's pathway.
+    """F-Net, and for some of its levels an autoencoder whose encoder has the very convolutions of F-Net's pathway.
 
     The decoders are the autoencoders' own, and so are the batch norms unless they are tied: labeled and unlabeled
     patches differ in where they lie, and so do the statistics of their features.
@@ -36,30 +36,19 @@ class MultiTaskFNet(nn.Module):
         network: F-Net; inference needs nothing else.
         levels: levels of F-Net that share their convolutions, in increasing order; the paper's are 0 and 1.
         num_winners: activations that an autoencoder keeps of each map and sample.
-        gain: gain of the Xavier normal initialization of the decoders.
         tie_norm: share the batch norms, too. The paper does not give it.
 
     Attributes:
         fnet: the network.
         autoencoders: one `WTAAutoencoder` for each of `levels`.
-
-    Raises:
-        TypeError: when `levels` is no list, or `tie_norm` is text.
-        ValueError: when `levels` are not some of the network's, each once, in increasing order.
     """
 
     def __init__(
-        self,
-        network: FNet,
-        levels: Sequence[int] = (0, 1),
-        num_winners: int = 5,
-        gain: float = 1.0,
-        tie_norm: bool = False,
+        self, network: FNet, levels: Sequence[int] = (0, 1), num_winners: int = 5, tie_norm: bool = False
     ) -> None:
         super().__init__()
         check_flags(tie_norm=tie_norm)
-        if not isinstance(levels, (list, tuple)):
-            raise KindError(f"levels must be a list such as [0, 1], got {levels!r}")
+        check_each(INT.list, levels=levels)
         existing = list(range(network.geometry.num_levels))
         if not levels or list(levels) != [level for level in existing if level in levels]:
             raise InputError(f"levels must be some of {existing}, each once and in order, got {list(levels)}")
@@ -68,15 +57,12 @@ class MultiTaskFNet(nn.Module):
         self.autoencoders = nn.ModuleList()
         for level in self.levels:
             pathway = network.pathway(level)
-            autoencoder = WTAAutoencoder(
-                network.in_channels,
-                pathway[0].conv.out_channels,
-                network.geometry.kernel_size,
-                network.geometry.num_extraction_convs,
-                num_winners,
-                gain,
-            )
-            _share(autoencoder.encoder, pathway, tie_norm)
+            features, kernel_size = pathway[0].conv.out_channels, network.geometry.kernel_size
+            autoencoder: Any = WTAAutoencoder(network.in_channels, features, kernel_size, num_winners)
+            for block, shared in zip(autoencoder.encoder, pathway, strict=True):
+                block.conv = shared.conv
+                if tie_norm:
+                    block.adn = shared.adn
             self.autoencoders.append(autoencoder)
 
     def forward(
@@ -91,9 +77,6 @@ class MultiTaskFNet(nn.Module):
         Returns:
             The logits when there is nothing to reconstruct; otherwise a list: the logits, if there are patches to
             segment, and then the reconstruction of each level.
-
-        Raises:
-            ValueError: when the number of patches to reconstruct is not the number of autoencoders.
         """
         if not unlabeled:
             return self.fnet(*patches)
@@ -114,16 +97,8 @@ class MultiTaskFNet(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
 
-def _share(encoder: Any, pathway: Any, tie_norm: bool) -> None:
-    """Give an encoder the convolutions of a pathway and, if they are tied, its batch norms."""
-    for block, shared in zip(encoder, pathway, strict=True):
-        block.conv = shared.conv
-        if tie_norm:
-            block.adn = shared.adn
-
-
 class TaskWeight:
-    """The factor gamma of the second of two losses: a number, or one that makes both equally large.
+    """Weight gamma of the second of two losses: a number, or one that makes both equally large.
 
     Over the first iterations gamma is the ratio of the losses' moving averages; then it keeps the value it has. The
     processes of a distributed run average their losses first, so that all have the same gamma. The paper says that
@@ -132,32 +107,21 @@ class TaskWeight:
     Args:
         gamma: a number, or `balance`.
         num_iterations: over which the losses are balanced.
-        coefficient: weight of the past in the moving averages.
 
     Attributes:
         value: gamma; 1 before the first iteration of a balance.
-
-    Raises:
-        ValueError: when gamma is neither a number from 0 nor `balance`, or another argument is out of range.
     """
 
-    def __init__(self, gamma: float | str = "balance", num_iterations: int = 100, coefficient: float = 0.93) -> None:
-        is_number = isinstance(gamma, (int, float)) and not isinstance(gamma, bool)
-        if gamma != "balance" and not (is_number and 0 <= float(gamma) < math.inf):
+    def __init__(self, gamma: float | str = "balance", num_iterations: int = 100) -> None:
+        if gamma != "balance" and not NON_NEGATIVE.fits(gamma):
             raise InputError(f"gamma must be a number from 0, or balance, got {gamma!r}")
-        if num_iterations < 1:
-            raise InputError(f"num_iterations must be at least 1, got {num_iterations}")
+        check_each(POSITIVE_INT, num_iterations=num_iterations)
         self.value = 1.0 if gamma == "balance" else float(gamma)
         self.remaining = num_iterations if gamma == "balance" else 0
-        self.averages = (MovingAverage(coefficient), MovingAverage(coefficient))
+        self.averages = (MovingAverage(), MovingAverage())
 
     def update(self, first: torch.Tensor, second: torch.Tensor) -> float:
-        """Take in the losses of an iteration and return gamma.
-
-        Args:
-            first: scalar loss of the main task.
-            second: scalar loss of the other task.
-        """
+        """Take in the scalar losses of the main and of the other task in an iteration, and return gamma."""
         if self.remaining > 0:
             self.remaining -= 1
             losses = torch.stack([first.detach(), second.detach()]).double()
@@ -168,11 +132,8 @@ class TaskWeight:
         return self.value
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "value": self.value,
-            "remaining": self.remaining,
-            "averages": [average.value for average in self.averages],
-        }
+        averages = [average.value for average in self.averages]
+        return {"value": self.value, "remaining": self.remaining, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.value, self.remaining = state["value"], state["remaining"]
@@ -181,12 +142,13 @@ class TaskWeight:
 
 
 class MultiTaskUpdate:
-    """Segment labeled patches, reconstruct unlabeled ones, and step on `segmentation + gamma * reconstruction`.
+    """Iteration of multi-task learning: segment labeled patches, reconstruct unlabeled ones, step on a weighted sum.
 
-    It is the `iteration_update` of MONAI's trainer, whose network is a `MultiTaskFNet`, whose loss function is that of
-    the segmentation, and whose batches are mappings with `labeled` and `unlabeled`. Without `unlabeled`, an iteration
-    is one of F-Net alone. It leaves in the engine's output `image`, `label`, `pred`, `original` and `reconstruction`
-    (a list, one for each level), `loss`, `segmentation_loss`, `reconstruction_loss` and `gamma`.
+    The sum is `segmentation + gamma * reconstruction`. This is the `iteration_update` of MONAI's trainer, whose network
+    is a `MultiTaskFNet`, whose loss function is that of the segmentation, and whose batches are mappings with `labeled`
+    and `unlabeled`. Without `unlabeled`, an iteration is one of F-Net alone. The engine's output gets `image`, `label`,
+    `pred`, `original` and `reconstruction` (a list, one for each level), `loss`, `segmentation_loss`,
+    `reconstruction_loss` and `gamma`.
 
     Args:
         reconstruction_loss: takes the list of reconstructions and that of their originals.
@@ -195,10 +157,6 @@ class MultiTaskUpdate:
         alternate: step twice, F-Net on its loss and then the autoencoders on theirs, each with an optimizer of its own,
             so that the shared weights move in turn.
         autoencoder_optimizer: second optimizer; its learning rate follows that of the trainer's.
-
-    Raises:
-        TypeError: when `alternate` is text.
-        ValueError: when it is true and there is no second optimizer.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""F-Net: one valid-convolution pathway per resolution, fused from coarse to fine.
+"""F-Net: one valid-convolution pathway per resolution, fused from coarse to fine; and the geometry of its patches.
 
 Sources: T. Brosch and A. Saalbach, *Foveal fully convolutional nets for multi-organ segmentation*, SPIE Medical
-Imaging 2018; C. Sital, T. Brosch, D. Tio, A. Raaijmakers and J. Weese, *3D medical
-image segmentation with labeled and unlabeled data using autoencoders at the example of liver segmentation in CT
-images*, arXiv 2020 (https://arxiv.org/abs/2003.07923)
+Imaging 2018; C. Sital, T. Brosch, D. Tio, A. Raaijmakers and J. Weese, *3D medical image segmentation with labeled and
+unlabeled data using autoencoders at the example of liver segmentation in CT images*, arXiv 2020
+(https://arxiv.org/abs/2003.07923)
 """
 
 from __future__ import annotations
@@ -19,36 +19,33 @@ from monai.networks.blocks import Convolution
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
-from common.cli import InputError
+from common.cli import InputError, check_choice
 
 from .pyramid import Pyramid
 
 __all__ = ["FNet", "FNetGeometry", "extraction_pathway", "initialize_convolutions"]
 
+_NUM_CONVS = 3  # of an extraction pathway
+
 
 @dataclass(frozen=True)
 class FNetGeometry:
-    """The patches that F-Net takes in and gives out: how they are averaged, and their sizes, all in voxels.
+    """Geometry of the patches that F-Net takes in and gives out: how they are averaged, and their sizes in voxels.
 
     A valid convolution takes `kernel_size - 1` voxels from the patch. With the output patch `P`, the features of level
     0 are `P` plus what the head takes; those of level `r + 1` are half of the features of level `r` plus one
-    convolution; the input of a level is its features plus the extraction convolutions.
+    convolution; the input of a level is its features plus its three extraction convolutions.
 
     Args:
         num_levels: number of resolutions; level `r` has voxels of `2^r` voxels.
         kernel_size: edge of the cubic convolution kernels, odd.
-        num_extraction_convs: convolutions in each extraction pathway.
         num_head_convs: convolutions of `kernel_size` after the fusion at level 0.
         pyramid_filter: how the coarse levels are averaged, see `Pyramid`.
         padding_value: intensity beyond the border of the image, see `Pyramid`.
-
-    Raises:
-        ValueError: when an argument is out of range.
     """
 
     num_levels: int = 4
     kernel_size: int = 5
-    num_extraction_convs: int = 3
     num_head_convs: int = 2
     pyramid_filter: str = "box"
     padding_value: float | None = None
@@ -58,10 +55,7 @@ class FNetGeometry:
             raise InputError(f"num_levels must be at least 2, got {self.num_levels}")
         if self.kernel_size < 3 or self.kernel_size % 2 == 0:
             raise InputError(f"kernel_size must be odd and at least 3, got {self.kernel_size}")
-        if self.num_extraction_convs < 1:
-            raise InputError(f"num_extraction_convs must be at least 1, got {self.num_extraction_convs}")
-        if self.num_head_convs not in (0, 1, 2):
-            raise InputError(f"num_head_convs must be 0, 1 or 2, got {self.num_head_convs}")
+        check_choice("num_head_convs", self.num_head_convs, (0, 1, 2))
 
     @property
     def stride(self) -> int:
@@ -72,12 +66,9 @@ class FNetGeometry:
     def margins(self) -> tuple[int, ...]:
         """Distance in voxels by which the input of each level begins before the output patch."""
         taken = (self.kernel_size - 1) // 2
-        margins, fused = [], self.num_head_convs * taken  # of the features at the current level
-        for level in range(self.num_levels):
-            if level > 0:
-                fused += taken * 2**level
-            margins.append(fused + self.num_extraction_convs * taken * 2**level)
-        return tuple(margins)
+        # by the head, by one integration at each level up to this one (2^(level + 1) - 2 in all) and by the extraction
+        head = self.num_head_convs
+        return tuple(taken * (head - 2 + (2 + _NUM_CONVS) * 2**level) for level in range(self.num_levels))
 
     def is_feasible(self, size: int) -> bool:
         """Tell whether `size` voxels can be the edge of an output patch."""
@@ -88,13 +79,10 @@ class FNetGeometry:
         return next(edge for edge in itertools.count(max(size, 1)) if self.is_feasible(edge))
 
     def input_sizes(self, patch_size: Any) -> tuple[tuple[int, ...], ...]:
-        """Return the input size of each level, in voxels of that level, for an output patch.
+        """Return the input size of each level, in voxels of that level, or refuse when one would be a fraction.
 
         Args:
             patch_size: edge lengths of the output patch in voxels, or one for all axes.
-
-        Raises:
-            ValueError: when a level would get a fractional size.
         """
         patch_size = tuple(ensure_tuple_rep(patch_size, 3))
         if not all(self.is_feasible(edge) for edge in patch_size):
@@ -104,14 +92,9 @@ class FNetGeometry:
                 f"patch_size must be a feasible size such as {nearest} for {self.num_levels} levels, kernels of "
                 f"{self.kernel_size} and {self.num_head_convs} head convolutions, got {patch_size}"
             )
-        taken = self.kernel_size - 1
-        features = [edge + self.num_head_convs * taken for edge in patch_size]
-        sizes = []
-        for level in range(self.num_levels):
-            if level > 0:
-                features = [edge // 2 + taken for edge in features]
-            sizes.append(tuple(edge + self.num_extraction_convs * taken for edge in features))
-        return tuple(sizes)
+        return tuple(
+            tuple((edge + 2 * margin) // 2**level for edge in patch_size) for level, margin in enumerate(self.margins)
+        )
 
     def pyramid(self, image: torch.Tensor, anywhere: bool = False) -> Pyramid:
         """Return the levels of an image of shape `(..., H, W, D)`.
@@ -132,7 +115,7 @@ class FNetGeometry:
 
 
 class FNet(nn.Module):
-    """Segment a volume from views of it at several resolutions.
+    """Foveal network that segments a volume from views of it at several resolutions.
 
     Every level has an extraction pathway of valid convolutions. From the coarsest level up, an integration convolution
     combines its features with the upsampled result of the level below.
@@ -146,7 +129,6 @@ class FNet(nn.Module):
         features: feature maps of each level, finest first; their number is the number of levels. The paper has 32 on
             each of 4 levels, the original F-Net 16, 24, 32, 48.
         kernel_size: edge of the cubic kernels in voxels.
-        num_extraction_convs: convolutions in each extraction pathway.
         num_head_convs: convolutions of `kernel_size` at level 0 after fusion, the last one being the classifier; with
             0 or 1, the classifier is a convolution of size 1 behind them. The paper does not give it; 2 is the only
             choice that fits the patch sizes it tried.
@@ -156,9 +138,6 @@ class FNet(nn.Module):
         pyramid_filter: see `Pyramid`.
         padding_value: intensity beyond the image's border; the smallest one of each channel if not given.
         gain: gain of the Xavier normal initialization. The paper has 0.01; runs of a few minutes need 1.
-
-    Raises:
-        ValueError: when an argument is out of range.
     """
 
     def __init__(
@@ -167,7 +146,6 @@ class FNet(nn.Module):
         out_channels: int,
         features: Sequence[int] = (32, 32, 32, 32),
         kernel_size: int = 5,
-        num_extraction_convs: int = 3,
         num_head_convs: int = 2,
         fusion: str = "concat",
         upsample_mode: str = "nearest",
@@ -176,23 +154,17 @@ class FNet(nn.Module):
         gain: float = 0.01,
     ) -> None:
         super().__init__()
-        if fusion not in ("concat", "sum"):
-            raise InputError(f"fusion must be concat or sum, got {fusion!r}")
-        if upsample_mode not in ("nearest", "trilinear"):
-            raise InputError(f"upsample_mode must be nearest or trilinear, got {upsample_mode!r}")
+        check_choice("fusion", fusion, ("concat", "sum"))
+        check_choice("upsample_mode", upsample_mode, ("nearest", "trilinear"))
         if fusion == "sum" and len(set(features)) > 1:
             raise InputError(f"features must be the same on all levels when fusion is sum, got {tuple(features)}")
-        self.geometry = FNetGeometry(
-            len(features), kernel_size, num_extraction_convs, num_head_convs, pyramid_filter, padding_value
-        )
+        self.geometry = FNetGeometry(len(features), kernel_size, num_head_convs, pyramid_filter, padding_value)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.fusion = fusion
         self.upsample_mode = upsample_mode
 
-        self.extraction = nn.ModuleList(
-            extraction_pathway(in_channels, width, kernel_size, num_extraction_convs) for width in features
-        )
+        self.extraction = nn.ModuleList(extraction_pathway(in_channels, width, kernel_size) for width in features)
         self.integration = nn.ModuleList()
         for level, width in enumerate(features):
             is_coarsest = level + 1 == len(features)
@@ -213,9 +185,6 @@ class FNet(nn.Module):
 
         Returns:
             Logits of shape `(B, out_channels, *patch_size)`, or of the image's own size.
-
-        Raises:
-            ValueError: when the number of patches is not the number of levels.
         """
         if not context:
             return self._forward_image(image)
@@ -227,7 +196,8 @@ class FNet(nn.Module):
         for level in reversed(range(self.geometry.num_levels)):
             features = self.extraction[level](context[level - 1] if level else image)
             if fused is not None:
-                features = self._fuse(features, F.interpolate(fused, scale_factor=2, mode=self.upsample_mode))
+                upsampled = F.interpolate(fused, scale_factor=2, mode=self.upsample_mode)
+                features = features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
             fused = self.integration[level](features)
         return fused
 
@@ -241,20 +211,10 @@ class FNet(nn.Module):
         logits = self(*self.geometry.windows(self.geometry.pyramid(image), (0, 0, 0), patch_size))
         return logits[..., : size[0], : size[1], : size[2]]
 
-    def _fuse(self, features: torch.Tensor, upsampled: torch.Tensor) -> torch.Tensor:
-        return features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
 
-
-def extraction_pathway(in_channels: int, features: int, kernel_size: int, num_convs: int) -> nn.Sequential:
-    """Return valid convolutions, each with batch norm and ReLU: F-Net's pathway of one level, and its autoencoder's.
-
-    Args:
-        in_channels: channels of the image.
-        features: feature maps of each convolution.
-        kernel_size: edge of the cubic kernels in voxels.
-        num_convs: number of convolutions.
-    """
-    channels = [in_channels] + num_convs * [features]
+def extraction_pathway(in_channels: int, features: int, kernel_size: int) -> nn.Sequential:
+    """Return valid convolutions, each with batch norm and ReLU: F-Net's pathway of one level, and its autoencoder's."""
+    channels = [in_channels] + _NUM_CONVS * [features]
     return nn.Sequential(*(_conv_block(*pair, kernel_size) for pair in itertools.pairwise(channels)))
 
 

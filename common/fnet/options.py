@@ -1,4 +1,4 @@
-"""Options of F-Net and its autoencoders."""
+"""Options of F-Net and its autoencoders: of transfer (S-TL) and of multi-task learning (S-MTL)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random patches at several resolutions, from volumes that are read and averaged once.
+"""Random patches at several resolutions from volumes that are read and averaged once, and the tasks on them.
 
 Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import Compose, MapTransform
+from monai.transforms import Compose, Transform
 from monai.utils import ensure_tuple_rep
 
-from common.cli import InputError
+from common.cli import InputError, check_choice, check_each
+from common.cli.options import FRACTION, POSITIVE_INT
 from common.data import EpochBatchSampler
 from common.transforms import padded_crop
 
@@ -33,27 +34,25 @@ __all__ = [
 
 
 class PatchRequest(NamedTuple):
-    """What to cut: all chance of a patch is in its seed, so any number of workers gives the same patches."""
+    """Request of a patch, all of whose chance is in its seed: any number of workers gives the same patches."""
 
     case: int
     seed: int
     is_foreground: bool
 
 
-class PatchSourced(MapTransform):
-    """Turn a preprocessed case into what patches are cut from: the pyramid of its image and its labelled voxels.
+class PatchSourced(Transform):
+    """Turn a preprocessed case into what patches are cut from: the pyramid of its image and its labeled voxels.
 
     Args:
-        keys: the image, of shape `(C, H, W, D)`.
         geometry: of the network that takes the patches.
     """
 
-    def __init__(self, keys: str, geometry: FNetGeometry) -> None:
-        super().__init__(keys)
+    def __init__(self, geometry: FNetGeometry) -> None:
         self.geometry = geometry
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        image = data[self.keys[0]]
+        image = data["image"]
         out: dict[str, Any] = {"case": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
         out["pyramid"] = self.geometry.pyramid(volume, anywhere=True)
@@ -65,7 +64,7 @@ class PatchSourced(MapTransform):
 
 
 class PatchDataset(CacheDataset):
-    """Patches of cached volumes, one for each `PatchRequest`.
+    """Data set of patches of cached volumes, one for each `PatchRequest`.
 
     An item has `image`, the input patch of level 0, of shape `(C, *size)`; `context`, the list of those of the coarser
     levels; `label`, of shape `(1, *patch_size)`, where the case has one; and `case`, its file.
@@ -78,11 +77,6 @@ class PatchDataset(CacheDataset):
         centers: where patches without a demand lie: `uniform` over the volume, or `gaussian` around its center with a
             standard deviation of a quarter of its size.
         augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
-        num_workers: threads that fill the cache.
-        progress: show a bar while the cache is filled.
-
-    Raises:
-        ValueError: when the patch size does not fit the network or `centers` is unknown.
     """
 
     def __init__(
@@ -93,11 +87,8 @@ class PatchDataset(CacheDataset):
         patch_size: int | Sequence[int],
         centers: str = "uniform",
         augmentation: Callable | None = None,
-        num_workers: int = 1,
-        progress: bool = False,
     ) -> None:
-        if centers not in ("uniform", "gaussian"):
-            raise InputError(f"centers must be uniform or gaussian, got {centers!r}")
+        check_choice("centers", centers, ("uniform", "gaussian"))
         if not data:
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
@@ -108,25 +99,18 @@ class PatchDataset(CacheDataset):
         self.centers = centers
         self.augmentation = augmentation
         self.preprocessing = transform
-        super().__init__(
-            data,
-            Compose([transform, PatchSourced("image", geometry)]).flatten(),
-            num_workers=num_workers,
-            progress=progress,
-        )
+        super().__init__(data, Compose([transform, PatchSourced(geometry)]).flatten(), progress=False)
 
     def __getitem__(self, request: PatchRequest) -> dict[str, Any]:
         rng = np.random.default_rng(request.seed)
         source = self._source(request)
         start = self._start(source, request.is_foreground, rng)
+        pyramid, label = source["pyramid"], source.get("label")
         if self.augmentation is not None:
-            patches, label = self.augmentation(
-                source["pyramid"], source.get("label"), start, self.patch_size, self.geometry, rng
-            )
+            patches, label = self.augmentation(pyramid, label, start, self.patch_size, self.geometry, rng)
         else:
-            windows = self.geometry.windows(source["pyramid"], start, self.patch_size)
-            patches = [window.contiguous() for window in windows]
-            label = padded_crop(source["label"], start, self.patch_size) if "label" in source else None
+            patches = [window.contiguous() for window in self.geometry.windows(pyramid, start, self.patch_size)]
+            label = None if label is None else padded_crop(label, start, self.patch_size)
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}
 
@@ -140,9 +124,8 @@ class PatchDataset(CacheDataset):
 
     def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the first voxel of the output patch."""
-        size = np.array(source["pyramid"].spatial_size)
-        patch = np.array(self.patch_size)
-        if is_foreground:  # a labelled voxel, each class being as likely, lies anywhere in the patch
+        size, patch = np.array(source["pyramid"].spatial_size), np.array(self.patch_size)
+        if is_foreground:  # a labeled voxel, each class being as likely, lies anywhere in the patch
             classes = sorted(source["foreground"])
             voxels = source["foreground"][classes[rng.integers(len(classes))]]
             voxel = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], size))
@@ -155,20 +138,17 @@ class PatchDataset(CacheDataset):
 
 
 class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
-    """Minibatches of patch requests in which at least a given share demands foreground.
+    """Sampler of minibatches of patch requests, in which at least a given share demands foreground.
 
     Cases come in random order, each as often as any other. See `EpochBatchSampler` for seeds, epochs and processes.
 
     Args:
-        dataset: the dataset whose cases are drawn.
+        dataset: whose cases are drawn.
         batch_size: patches in a minibatch.
         num_batches: minibatches in an epoch.
         foreground_fraction: smallest share of the patches of each minibatch (of all processes) that hold foreground.
         seed: of the draws.
         fixed: every epoch draws what the first one drew.
-
-    Raises:
-        ValueError: when an argument is out of range.
     """
 
     def __init__(
@@ -180,10 +160,8 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         seed: int = 0,
         fixed: bool = False,
     ) -> None:
-        if batch_size < 1 or num_batches < 1:
-            raise InputError(f"batch_size and num_batches must be at least 1, got {batch_size} and {num_batches}")
-        if not 0 <= foreground_fraction <= 1:
-            raise InputError(f"foreground_fraction must be in [0, 1], got {foreground_fraction}")
+        check_each(POSITIVE_INT, batch_size=batch_size, num_batches=num_batches)
+        check_each(FRACTION, foreground_fraction=foreground_fraction)
         super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -207,32 +185,19 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
 
 
 class PatchLoader(DataLoader):
-    """Minibatches of patches; arguments are those of `PatchBatchSampler`.
+    """Loader of minibatches of patches.
 
     Args:
-        dataset: the dataset whose cases are drawn.
-        batch_size: patches in a minibatch.
-        num_batches: minibatches in an epoch.
-        foreground_fraction: smallest share of the patches of each minibatch that hold foreground.
-        seed: of the draws.
-        fixed: every epoch draws what the first one drew.
+        dataset: whose cases are drawn.
         num_workers: processes that cut patches.
+        options: of `PatchBatchSampler`.
     """
 
     batch_sampler: PatchBatchSampler
 
-    def __init__(
-        self,
-        dataset: PatchDataset,
-        batch_size: int,
-        num_batches: int,
-        foreground_fraction: float = 0.0,
-        seed: int = 0,
-        fixed: bool = False,
-        num_workers: int = 0,
-    ) -> None:
+    def __init__(self, dataset: PatchDataset, num_workers: int = 0, **options: Any) -> None:
         self.patches = dataset
-        sampler = PatchBatchSampler(dataset, batch_size, num_batches, foreground_fraction, seed, fixed)
+        sampler = PatchBatchSampler(dataset, **options)
         super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
 
     def set_epoch(self, epoch: int) -> None:
@@ -240,20 +205,20 @@ class PatchLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
     def held_out(self, data: Sequence[Mapping[str, str]], num_batches: int) -> PatchLoader:
-        """Return a loader of the same patches of other cases every epoch, for the validation loss.
-
-        Args:
-            data: cases.
-            num_batches: minibatches in an epoch.
-        """
+        """Return a loader of the same patches of other cases every epoch, for the validation loss."""
         own, sampler = self.patches, self.batch_sampler
-        dataset = PatchDataset(data, own.preprocessing, own.geometry, own.patch_size, own.centers)
-        share, seed = sampler.foreground_fraction, sampler.seed
-        return PatchLoader(dataset, sampler.batch_size, num_batches, share, seed, fixed=True)
+        return PatchLoader(
+            PatchDataset(data, own.preprocessing, own.geometry, own.patch_size, own.centers),
+            batch_size=sampler.batch_size,
+            num_batches=num_batches,
+            foreground_fraction=sampler.foreground_fraction,
+            seed=sampler.seed,
+            fixed=True,
+        )
 
 
 class PatchSegmentation:
-    """Task of F-Net: the label of a patch that is seen at several resolutions."""
+    """Segmentation task of F-Net: the label of a patch that is seen at several resolutions."""
 
     def make_batch(self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, ...]:
         """Return the finest patches, their labels, and the coarser patches."""

@@ -1,4 +1,4 @@
-"""Pictures made while a network trains or is evaluated."""
+"""Pictures of the kernels and the reconstructions of F-Net and its autoencoders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["KernelPicture", "ReconstructionPicture", "save_kernels", "save_recon
 
 
 class KernelPicture:
-    """Draw the kernels of the first convolution of every level and, of autoencoders, those of the decoder.
+    """Picture of the kernels of the first convolution of every level and, of autoencoders, those of the decoder.
 
     Args:
         path: PNG file, written at the end.
@@ -41,12 +41,12 @@ class KernelPicture:
         autoencoders: dict[int, Any] = {}
         if isinstance(network, WTAAutoencoders):
             autoencoders = dict(enumerate(network.levels))
-            pathways: list[Any] = [autoencoder.encoder for autoencoder in network.levels]
+            pathways: Any = [autoencoder.encoder for autoencoder in network.levels]
         elif isinstance(network, MultiTaskFNet):
             autoencoders = dict(zip(network.levels, network.autoencoders, strict=True))
-            pathways = list(network.fnet.extraction)
+            pathways = network.fnet.extraction
         else:
-            pathways = list(network.extraction)
+            pathways = network.extraction
         kernels = {f"level {level}\nencoder": pathway[0].conv.weight[:, 0] for level, pathway in enumerate(pathways)}
         for level, autoencoder in autoencoders.items():
             kernels[f"level {level}\ndecoder"] = autoencoder.decoder.weight[:, 0]
@@ -54,7 +54,7 @@ class KernelPicture:
 
 
 class ReconstructionPicture(OutputPicture):
-    """Draw the last minibatch's patches and their reconstructions.
+    """Picture of the last minibatch's patches and their reconstructions.
 
     Args:
         path: PNG file.
@@ -81,15 +81,14 @@ class ReconstructionPicture(OutputPicture):
         save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels)
 
 
-def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path, max_kernels: int = 32) -> None:
+def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path) -> None:
     """Draw the middle axial slice of convolution kernels, one row for each set, each kernel on its own gray scale.
 
     Args:
-        kernels: by title, tensors of shape `(N, k, k, k)`.
+        kernels: by title, tensors of shape `(N, k, k, k)`, of which up to 32 are drawn.
         path: PNG file.
-        max_kernels: kernels to draw of each set.
     """
-    columns = min(max_kernels, max(len(group) for group in kernels.values()))
+    columns = min(32, max(len(group) for group in kernels.values()))
     figure = Figure(figsize=(0.45 * columns + 1.2, 0.55 * len(kernels) + 0.3), layout="constrained")
     grid = figure.subplots(len(kernels), columns, squeeze=False)
     for row, (title, group) in zip(grid, kernels.items(), strict=True):

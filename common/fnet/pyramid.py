@@ -1,4 +1,4 @@
-"""Multi-resolution views of a volume, the input of F-Net.
+"""Pyramid of a volume: its views at several resolutions, the input of F-Net.
 
 Source: T. Brosch and A. Saalbach, *Foveal fully convolutional nets for multi-organ segmentation*, SPIE Medical
 Imaging 2018.
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from common.cli import InputError
 
-__all__ = ["Pyramid", "fill_value", "spatial"]
+__all__ = ["Pyramid", "spatial"]
 
 
 def spatial(slices: Iterable[slice]) -> tuple[Any, ...]:
@@ -23,20 +23,8 @@ def spatial(slices: Iterable[slice]) -> tuple[Any, ...]:
     return (..., *slices)
 
 
-def fill_value(volume: torch.Tensor) -> torch.Tensor:
-    """Return what lies beyond the border: the smallest intensity of each channel, which is air in CT and MR.
-
-    Args:
-        volume: tensor of shape `(..., H, W, D)`.
-
-    Returns:
-        Tensor of shape `(..., 1, 1, 1)`.
-    """
-    return volume.amin(dim=(-3, -2, -1), keepdim=True)
-
-
 class Pyramid:
-    """A volume averaged over cubes of 1, 2, 4, ... voxels, from which patches of any level are cut as strided views.
+    """Pyramid of a volume averaged over cubes of 1, 2, 4, ... voxels; patches of any level are strided views of it.
 
     Entry `x` of level `r` is the mean of the `2^r` voxels that begin at voxel `x`, along each axis. A stride of `2^r`
     through it is therefore the block average of the volume, for a block grid that may begin at any voxel.
@@ -46,12 +34,9 @@ class Pyramid:
         num_levels: number of resolutions, the volume's own included.
         filter: weights of the mean: `box` (equal, the block average), `linear` (a triangle, twice as wide) or
             `gaussian` (a standard deviation of half the block, four blocks wide).
-        padding_value: intensity beyond the border; the smallest one of each channel if not given.
+        padding_value: intensity beyond the border; if not given, the smallest one of each channel, which is air.
         phases: for each level the voxel (modulo `2^r`) at which its block grid begins. The level is then kept at a
             stride of `2^r` only: 8, 64, ... times less memory. Windows must start on that grid.
-
-    Raises:
-        ValueError: when the filter is unknown.
     """
 
     def __init__(
@@ -63,7 +48,8 @@ class Pyramid:
         phases: Sequence[int] | None = None,
     ) -> None:
         self.spatial_size = tuple(volume.shape[-3:])
-        self.fill = fill_value(volume) if padding_value is None else torch.as_tensor(padding_value).to(volume)
+        fill = volume.amin(dim=(-3, -2, -1), keepdim=True) if padding_value is None else torch.as_tensor(padding_value)
+        self.fill = fill.to(volume)  # of shape `(..., 1, 1, 1)`
         self.steps: list[int] = []  # voxels between two entries of a level
         self.origins: list[int] = []  # voxel of the first entry of a level, the same on each axis
         self.levels: list[torch.Tensor] = []
@@ -91,9 +77,6 @@ class Pyramid:
 
         Returns:
             Tensor of shape `(..., *size)`, a view where the patch lies inside the volume.
-
-        Raises:
-            ValueError: when the pyramid was built for another block grid.
         """
         stride, step, origin, entries = 2**level, self.steps[level], self.origins[level], self.levels[level]
         if any((first - origin) % step for first in start):
@@ -135,8 +118,7 @@ def _pad(volume: torch.Tensor, before: int, after: int, fill: torch.Tensor) -> t
         return volume
     size = [length + before + after for length in volume.shape[-3:]]
     padded = fill.expand(*volume.shape[:-3], *size).clone()
-    center = [slice(before, before + length) for length in volume.shape[-3:]]
-    padded[spatial(center)] = volume
+    padded[spatial(slice(before, before + length) for length in volume.shape[-3:])] = volume
     return padded
 
 

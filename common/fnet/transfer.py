@@ -6,15 +6,14 @@ Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from common.cli import RANDOM, InputError, is_scratch
+from common.cli.options import POSITIVE
 from common.training import copy_weights, load_weights, match_weights
 
 from .network import FNet
@@ -30,8 +29,6 @@ def transfer_extraction(
     phi: float | str = 1.0,
     levels: Sequence[int] | None = None,
     frozen_convs: Sequence[int] = (0,),
-    freeze_norm: bool = False,
-    reference: str | Path | None = None,
 ) -> FNet:
     """Copy the encoders of winner-take-all autoencoders into F-Net, times `phi`, and freeze some of them.
 
@@ -45,12 +42,10 @@ def transfer_extraction(
     Args:
         network: F-Net of the same features, kernel size and input channels; changed in place.
         path: state dict of `WTAAutoencoders`; `None` or `null` trains from scratch, `random` keeps the initial weights.
-        phi: factor of the weights: a number, `match_init` (each convolution keeps the Frobenius norm of its initial
-            weights) or `match_reference` (it gets the norm that it has in `reference`). The paper gives no number.
+        phi: factor of the weights: a number, or `match_init` (each convolution keeps the Frobenius norm of its initial
+            weights). The paper gives no number.
         levels: levels to transfer; all if not given.
         frozen_convs: indices of the convolutions of each transferred pathway that no longer require a gradient.
-        freeze_norm: freeze the scale and shift of the batch norms behind them, too.
-        reference: state dict of a trained F-Net, for `match_reference`.
 
     Returns:
         The network.
@@ -63,25 +58,32 @@ def transfer_extraction(
         logger.info("extraction pathways: from scratch, nothing transferred")
         return network
     levels = _existing_levels(network, levels)
-    _freeze_convs(network, levels, frozen_convs, freeze_norm)
+    convs = list(range(len(network.pathway(0))))
+    if not set(frozen_convs) <= set(convs):
+        raise InputError(f"frozen_convs must be some of {convs}, first to last, got {list(frozen_convs)}")
+    for level in levels:
+        for index in frozen_convs:
+            network.pathway(level)[index].conv.requires_grad_(False)
     if path == RANDOM:
         logger.info("extraction pathways: initial weights, nothing transferred; convolutions %s frozen", frozen_convs)
         return network
     names = {
         f"extraction.{level}.{conv}.conv.{part}": f"levels.{level}.encoder.{conv}.conv.{part}"
         for level in levels
-        for conv in range(network.geometry.num_extraction_convs)
+        for conv in convs
         for part in ("weight", "bias")
     }
-    target_norms = _target_norms(phi, network.state_dict(), reference)
+    if phi != "match_init" and not POSITIVE.fits(phi):
+        raise InputError(f"phi must be a positive number, or match_init, got {phi!r}")
+    initial = network.state_dict()
     weights = match_weights(network, load_weights(path), names, path)
     for name in [name for name in weights if name.endswith(".weight")]:
         factor: Any = phi
-        if target_norms is not None:
+        if phi == "match_init":
             norm = weights[name].norm()
             if norm == 0:
                 raise InputError(f"{path}: {names[name]} must not be all zero when phi is {phi}, got only zeros")
-            factor = target_norms[name] / norm
+            factor = initial[name].norm() / norm
         for scaled in (name, name.removesuffix("weight") + "bias"):
             weights[scaled] = factor * weights[scaled]
     copy_weights(network, weights, path, "extraction pathways")
@@ -95,23 +97,19 @@ def parameter_groups(
     transferred_learning_rate: float,
     levels: Sequence[int] | None = None,
 ) -> list[dict]:
-    """Give the transferred convolutions a learning rate of their own.
+    """Return the groups of an optimizer, in which the transferred convolutions have a learning rate of their own.
 
     Args:
         network: what `transfer_extraction` returned.
         pretrained: its `path`; with `None`, all parameters have the same learning rate.
         learning_rate: of everything that was not transferred, batch norms included.
         transferred_learning_rate: of the transferred convolutions that are not frozen.
-        levels: the levels that were transferred; all if not given.
-
-    Returns:
-        Parameter groups for an optimizer; each parameter that requires a gradient is in exactly one of them.
+        levels: those that were transferred; all if not given.
     """
     transferred: list[nn.Parameter] = []
-    if not is_scratch(pretrained):
-        for level in _existing_levels(network, levels):
-            for block in network.pathway(level):
-                transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
+    for level in [] if is_scratch(pretrained) else _existing_levels(network, levels):
+        for block in network.pathway(level):
+            transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
     slow = {id(parameter) for parameter in transferred}
     rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in slow]
     groups = [
@@ -128,38 +126,3 @@ def _existing_levels(network: FNet, levels: Sequence[int] | None) -> list[int]:
     if not levels or not set(levels) <= set(existing):
         raise InputError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
     return sorted(set(levels))
-
-
-def _freeze_convs(network: FNet, levels: Iterable[int], frozen_convs: Sequence[int], freeze_norm: bool) -> None:
-    existing = range(network.geometry.num_extraction_convs)
-    if not set(frozen_convs) <= set(existing):
-        raise InputError(f"frozen_convs must be some of {list(existing)}, first to last, got {list(frozen_convs)}")
-    for level in levels:
-        for index in frozen_convs:
-            block = network.pathway(level)[index]
-            block.conv.requires_grad_(False)
-            if freeze_norm:
-                block.adn.requires_grad_(False)
-
-
-def _target_norms(
-    phi: float | str, initial: dict[str, torch.Tensor], reference: str | Path | None
-) -> dict[str, torch.Tensor] | None:
-    """Return the Frobenius norm that each convolution shall have, or nothing when `phi` is a number."""
-    if phi == "match_init":
-        return _weight_norms(initial)
-    if phi == "match_reference":
-        if reference is None:
-            raise InputError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
-        norms = _weight_norms(load_weights(reference))
-        missing = sorted(name for name in _weight_norms(initial) if name not in norms)
-        if missing:
-            raise InputError(f"{reference}: reference must be the weights of a trained F-Net, got no {missing[0]}")
-        return norms
-    if isinstance(phi, str) or not (phi > 0 and math.isfinite(phi)):
-        raise InputError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
-    return None
-
-
-def _weight_norms(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.norm() for name, value in weights.items() if name.endswith(".conv.weight")}

@@ -272,9 +272,9 @@ def test_an_image_without_room_is_refused(corruption, sampling, size, patch_size
 
 
 def test_options_and_images_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="sampling must be poisson or uniform, got 'grid'"):
+    with pytest.raises(ValueError, match="sampling must be one of poisson, uniform, got 'grid'"):
         RandContextPrediction(8, "grid")
-    with pytest.raises(ValueError, match="patch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="patch_size must be a whole number from 1, got 0"):
         RandContextPrediction(0)
     with pytest.raises(ValueError, match=r"image must have 2 spatial axes, got \(32, 32, 32\)"):
         RandContextPrediction(8)(torch.zeros(1, 32, 32, 32))

@@ -70,9 +70,9 @@ def test_a_2d_image_is_one_slice_whatever_the_axis(size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"axis": 3}, "axis must be 0, 1 or 2, got 3"),
-        ({"batch_size": 0}, "batch_size and divisor must be at least 1, got 0 and 16"),
-        ({"divisor": 0}, "batch_size and divisor must be at least 1, got 8 and 0"),
+        ({"axis": 3}, "axis must be one of 0, 1, 2, got 3"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1, got 0"),
+        ({"divisor": 0}, "divisor must be a whole number from 1, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -29,7 +29,9 @@ def test_the_parameters_are_as_many_as_the_papers(in_channels, out_channels, hea
 
 @pytest.mark.parametrize("features", [16, "16,32"])
 def test_features_that_are_no_list_are_refused(features):
-    with pytest.raises(TypeError, match=f"features must be a list of whole numbers, got {features!r}"):
+    with pytest.raises(
+        (TypeError, ValueError), match=f"features must be a list, each entry a whole number from 1, got {features!r}"
+    ):
         ContextUNet(1, 2, features)
 
 
@@ -141,7 +143,7 @@ def test_a_small_network_has_groups_of_one_channel():
     [
         ({"features": (8, 16)}, r"features must be multiples of num_groups 16, got \(8, 16\)"),
         ({"features": (16, 40)}, r"features must be multiples of num_groups 16, got \(16, 40\)"),
-        ({"num_groups": 0}, "features must be multiples of num_groups 0, got "),
+        ({"num_groups": 0}, "num_groups must be a whole number from 1, got 0"),
         ({"features": (16,)}, r"features must have at least 2 levels, got \(16,\)"),
         ({"head_kernel_size": 2}, "head_kernel_size must be odd, got 2"),
     ],

@@ -40,8 +40,8 @@ def test_original_corrupted_and_restored_stand_side_by_side_on_one_gray_scale(tm
             assert torch.equal(shown, expected)
             assert (options["vmin"], options["vmax"]) == (image.min(), image.max())
     drawn.clear()
-    save_restorations(originals, originals, originals, tmp_path / "restorations.png", max_images=2)
-    assert len(drawn) == 6
+    save_restorations(*3 * [originals.repeat(2, 1, 1, 1)], tmp_path / "restorations.png")
+    assert len(drawn) == 4 * 3
 
 
 @pytest.mark.parametrize("axis", [2, 1, 0], ids=["axial", "coronal", "sagittal"])

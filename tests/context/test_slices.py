@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 
 import numpy as np
@@ -252,11 +253,10 @@ def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(deal, c
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"axis": 3}, "axis must be 0, 1 or 2, got 3"),
-        ({"placement": "corner"}, "placement must be random or center, got 'corner'"),
-        ({"slice_size": (4, 4, 4)}, r"slice_size must be height and width in pixels, such as .*, got \(4, 4, 4\)"),
-        ({"cache_rate": 1.5}, r"cache_rate must be in \[0, 1\] and window at least 1, got 1.5 and 4"),
-        ({"window": 0}, r"cache_rate must be in \[0, 1\] and window at least 1, got 1.0 and 0"),
+        ({"axis": 3}, "axis must be one of 0, 1, 2, got 3"),
+        ({"placement": "corner"}, "placement must be one of random, center, got 'corner'"),
+        ({"cache_rate": 1.5}, "cache_rate must be a number from 0 to 1, got 1.5"),
+        ({"window": 0}, "window must be a whole number from 1, got 0"),
         ({"cases": 0}, "data must hold at least one case, got none; look at .* dataset.json"),
     ],
 )
@@ -267,12 +267,12 @@ def test_options_out_of_range_are_refused(options, message):
 
 def test_a_line_is_no_slice():
     with pytest.raises(ValueError, match=r"0.nii: slices along axis 2 must be two-dimensional, got \(5, 1, 1\) voxels"):
-        SliceSourced("image", 2)(make_case(0, (5, 1, 1)))
+        SliceSourced(2)(make_case(0, (5, 1, 1)))
 
 
-@pytest.mark.parametrize(("batch_size", "num_batches"), [(0, None), (2, 0)])
-def test_sampler_options_out_of_range_are_refused(batch_size, num_batches):
-    with pytest.raises(ValueError, match=f"at least 1, got {batch_size} and {num_batches}"):
+@pytest.mark.parametrize(("name", "batch_size", "num_batches"), [("batch_size", 0, None), ("num_batches", 2, 0)])
+def test_sampler_options_out_of_range_are_refused(name, batch_size, num_batches):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number from 1.*, got 0"):
         SliceBatchSampler(make(), batch_size, num_batches)
 
 
@@ -284,21 +284,13 @@ def test_labels_without_any_foreground_are_refused_and_one_with_some_is_enough()
     assert len(SliceDataset([case, marked], Compose([])).slices) == 2
 
 
-@pytest.mark.parametrize(
-    ("slice_size", "message"),
-    [
-        (32, "height and width in pixels, such as .*, got 32"),
-        ("32,32", "height and width in pixels, such as .*, got '32,32'"),
-        ([32, "32"], "a whole number, got '32'"),
-        ([32.5, 32], "a whole number, got 32.5"),
-    ],
-    ids=str,
-)
-def test_a_slice_size_that_is_no_list_of_whole_numbers_is_refused(slice_size, message):
-    with pytest.raises(TypeError, match=f"slice_size must be {message}"):
+@pytest.mark.parametrize("slice_size", [32, "32,32", [32, "32"], [32.5, 32], (4, 4, 4), [0, 4]], ids=str)
+def test_a_slice_size_that_is_no_pair_of_whole_numbers_is_refused(slice_size):
+    message = f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}"
+    with pytest.raises(TypeError, match=re.escape(message)):
         SliceDataset([make_body()], Compose([]), slice_size=slice_size)
 
 
 def test_text_for_the_contrast_of_the_body_is_refused():
-    with pytest.raises(TypeError, match="body_contrast must be a number or None, got 'some'"):
+    with pytest.raises(TypeError, match=r"body_contrast must be a number, or null .*, got 'some'"):
         SliceDataset([make_body()], Compose([]), body_contrast="some")

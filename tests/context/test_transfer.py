@@ -183,7 +183,7 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, stop):
 
 
 def test_a_negative_number_of_epochs_is_refused():
-    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="epoch must be a whole number from 0, got -1"):
         UnfreezeAfter(nn.Linear(1, 1), -1)
 
 

@@ -71,7 +71,7 @@ def test_the_sparse_decoder_equals_the_dense_one_in_values_and_gradients(maps, c
 
 
 def test_an_autoencoder_equals_encode_select_and_dense_decode(settle):
-    network = settle(WTAAutoencoder(2, 3, 3, 2, num_winners=4)).double()
+    network = settle(WTAAutoencoder(2, 3, 3, num_winners=4)).double()
     image = torch.randn(2, 2, 9, 8, 7, dtype=torch.float64)
     features = network.encoder(image)
     expected = network.decoder(sparse_maps(*winner_take_all(features, 4), features.shape[2:]))

@@ -55,7 +55,7 @@ def test_number_of_parameters_is_that_of_the_specification(options, expected):
 
 
 def test_number_of_parameters_of_one_pathway_is_that_of_the_specification():
-    assert count(extraction_pathway(1, 32, 5, 3)) == 260_288
+    assert count(extraction_pathway(1, 32, 5)) == 260_288
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,7 @@ def test_the_input_of_every_level_is_centered_on_the_output(q, k, levels):
         ({"num_levels": 1}, "num_levels must be at least 2, got 1"),
         ({"kernel_size": 4}, "kernel_size must be odd and at least 3, got 4"),
         ({"kernel_size": 1}, "kernel_size must be odd and at least 3, got 1"),
-        ({"num_extraction_convs": 0}, "num_extraction_convs must be at least 1, got 0"),
-        ({"num_head_convs": 3}, "num_head_convs must be 0, 1 or 2, got 3"),
+        ({"num_head_convs": 3}, "num_head_convs must be one of 0, 1, 2, got 3"),
     ],
 )
 def test_a_geometry_out_of_range_is_refused(options, message):
@@ -167,7 +166,6 @@ def test_off_the_grid_of_the_stride_patches_are_refused(settle):
         {"pyramid_filter": "gaussian"},
         {"pyramid_filter": "linear"},
         {"padding_value": -2.0},
-        {"num_extraction_convs": 2},
     ],
 )
 def test_patch_equals_dense_for_every_option(settle, options):
@@ -229,8 +227,8 @@ def test_initial_weights_have_the_standard_deviation_of_xavier_times_the_gain():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion": "mean"}, "fusion must be concat or sum, got 'mean'"),
-        ({"upsample_mode": "cubic"}, "upsample_mode must be nearest or trilinear, got 'cubic'"),
+        ({"fusion": "mean"}, "fusion must be one of concat, sum, got 'mean'"),
+        ({"upsample_mode": "cubic"}, "upsample_mode must be one of nearest, trilinear, got 'cubic'"),
         ({"fusion": "sum", "features": (2, 3)}, r"features must be the same on all levels .* got \(2, 3\)"),
         ({"features": (2,)}, "num_levels must be at least 2, got 1"),
     ],

@@ -78,14 +78,6 @@ def test_match_init_keeps_the_norm_of_every_initial_convolution(network, path, s
         torch.testing.assert_close(after[bias], factor * source[bias_origin])
 
 
-def test_match_reference_takes_the_norms_of_a_trained_network(network, path, tmp_path):
-    trained = FNet(1, 2, FEATURES, 3, gain=5.0).state_dict()
-    torch.save(trained, tmp_path / "trained.pt")
-    after = transfer_extraction(network, path, "match_reference", reference=tmp_path / "trained.pt").state_dict()
-    for name in (copied(level, conv, "weight")[0] for level in range(3) for conv in range(3)):
-        torch.testing.assert_close(after[name].norm(), trained[name].norm())
-
-
 @pytest.mark.parametrize("path_or_none", [None, "null", "None", "random"])
 def test_without_a_file_nothing_is_transferred(network, path_or_none):
     before, after = clone(network), transfer_extraction(network, path_or_none).state_dict()
@@ -94,16 +86,8 @@ def test_without_a_file_nothing_is_transferred(network, path_or_none):
 
 @pytest.mark.parametrize("phi", [0, -1.0, float("nan"), float("inf"), "match", "1.0"])
 def test_a_factor_that_is_not_positive_is_refused(network, path, phi):
-    with pytest.raises(ValueError, match="phi must be a positive number, match_init or match_reference, got "):
+    with pytest.raises(ValueError, match="phi must be a positive number, or match_init, got "):
         transfer_extraction(network, path, phi)
-
-
-def test_match_reference_without_a_fitting_reference_is_refused(network, path, tmp_path):
-    with pytest.raises(ValueError, match="reference must be the weights of a trained F-Net"):
-        transfer_extraction(network, path, "match_reference")
-    torch.save({"other": torch.ones(1)}, tmp_path / "trained.pt")
-    with pytest.raises(ValueError, match=r"trained.pt: reference must be .*, got no extraction.0.0.conv.weight"):
-        transfer_extraction(network, path, "match_reference", reference=tmp_path / "trained.pt")
 
 
 def test_weights_without_a_norm_to_match_are_refused(network, path, source):
@@ -183,13 +167,6 @@ def test_without_pretraining_there_is_one_group_and_nothing_is_frozen(network):
     groups = parameter_groups(network, None, 1, 2, levels=[0])
     assert [group["name"] for group in groups] == ["rest"]
     assert set(learning_rates(network, groups).values()) == {1}
-
-
-def test_frozen_norms_are_those_behind_frozen_convolutions(network):
-    transfer_extraction(network, "random", freeze_norm=True)
-    rates = learning_rates(network, parameter_groups(network, "random", 1, 2))
-    for level in range(3):
-        assert [rates[f"extraction.{level}.{conv}.adn.N.weight"] for conv in range(3)] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("frozen_convs", [[3], [-1], [0, 5]])
