@@ -29,6 +29,7 @@ def transfer_extraction(
     phi: float | str = 1.0,
     levels: Sequence[int] | None = None,
     frozen_convs: Sequence[int] = (0,),
+    reference: str | Path | None = None,
 ) -> FNet:
     """Copy the encoders of winner-take-all autoencoders into F-Net, times `phi`, and freeze some of them.
 
@@ -42,10 +43,11 @@ def transfer_extraction(
     Args:
         network: F-Net of the same features, kernel size and input channels; changed in place.
         path: state dict of `WTAAutoencoders`; `None` or `null` trains from scratch, `random` keeps the initial weights.
-        phi: factor of the weights: a number, or `match_init` (each convolution keeps the Frobenius norm of its initial
-            weights). The paper gives no number.
+        phi: factor of the weights: a number, `match_init` (each convolution keeps the Frobenius norm of its initial
+            weights) or `match_reference` (it gets the norm that it has in `reference`). The paper gives no number.
         levels: levels to transfer; all if not given.
         frozen_convs: indices of the convolutions of each transferred pathway that no longer require a gradient.
+        reference: state dict of a trained F-Net, for `match_reference`.
 
     Returns:
         The network.
@@ -73,17 +75,21 @@ def transfer_extraction(
         for conv in convs
         for part in ("weight", "bias")
     }
-    if phi != "match_init" and not POSITIVE.fits(phi):
-        raise InputError(f"phi must be a positive number, or match_init, got {phi!r}")
-    initial = network.state_dict()
+    if phi not in ("match_init", "match_reference") and not POSITIVE.fits(phi):
+        raise InputError(f"phi must be a positive number, match_init or match_reference, got {phi!r}")
+    if phi == "match_reference" and reference is None:
+        raise InputError("reference must be the weights of a trained F-Net when phi is match_reference, got None")
+    like = load_weights(reference) if phi == "match_reference" else network.state_dict()
     weights = match_weights(network, load_weights(path), names, path)
     for name in [name for name in weights if name.endswith(".weight")]:
         factor: Any = phi
-        if phi == "match_init":
+        if isinstance(phi, str):
+            if name not in like:
+                raise InputError(f"{reference}: reference must be the weights of a trained F-Net, got no {name}")
             norm = weights[name].norm()
             if norm == 0:
                 raise InputError(f"{path}: {names[name]} must not be all zero when phi is {phi}, got only zeros")
-            factor = initial[name].norm() / norm
+            factor = like[name].norm() / norm
         for scaled in (name, name.removesuffix("weight") + "bias"):
             weights[scaled] = factor * weights[scaled]
     copy_weights(network, weights, path, "extraction pathways")

@@ -84,9 +84,25 @@ def test_without_a_file_nothing_is_transferred(network, path_or_none):
     assert all(torch.equal(after[name], before[name]) for name in after)
 
 
+def test_match_reference_takes_the_norms_of_a_trained_network(network, path, tmp_path):
+    trained = FNet(1, 2, FEATURES, 3, gain=5.0).state_dict()
+    torch.save(trained, tmp_path / "trained.pt")
+    after = transfer_extraction(network, path, "match_reference", reference=tmp_path / "trained.pt").state_dict()
+    for name in (copied(level, conv, "weight")[0] for level in range(3) for conv in range(3)):
+        torch.testing.assert_close(after[name].norm(), trained[name].norm())
+
+
+def test_match_reference_without_a_fitting_reference_is_refused(network, path, tmp_path):
+    with pytest.raises(ValueError, match="reference must be the weights of a trained F-Net"):
+        transfer_extraction(network, path, "match_reference")
+    torch.save({"other": torch.ones(1)}, tmp_path / "trained.pt")
+    with pytest.raises(ValueError, match=r"trained.pt: reference must be .*, got no extraction.0.0.conv.weight"):
+        transfer_extraction(network, path, "match_reference", reference=tmp_path / "trained.pt")
+
+
 @pytest.mark.parametrize("phi", [0, -1.0, float("nan"), float("inf"), "match", "1.0"])
 def test_a_factor_that_is_not_positive_is_refused(network, path, phi):
-    with pytest.raises(ValueError, match="phi must be a positive number, or match_init, got "):
+    with pytest.raises(ValueError, match="phi must be a positive number, match_init or match_reference, got "):
         transfer_extraction(network, path, phi)
 
 
