@@ -1,4 +1,4 @@
-"""Random star-shaped bodies: a sphere whose surface is moved in and out by simplex noise, stretched to an ellipsoid.
+"""Random star-shaped bodies, of ellipsoids whose surface simplex noise moves in and out, and that noise.
 
 Sources: bodies, F. Perez-Garcia et al., *A self-supervised learning strategy for postoperative brain cavity
 segmentation simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv
@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from monai.transforms import Randomizable
 from scipy.spatial.transform import Rotation
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import InputError
+from common.cli.options import POSITIVE, POSITIVE_INT, Kind
 
-__all__ = ["RandStarShape", "draw_permutation", "fractal_noise", "keep_joined", "simplex_noise"]
+__all__ = ["RandStarShape", "check_ranges", "draw_permutation", "fractal_noise", "keep_joined", "simplex_noise"]
 
 # bodies
 _NUM_PARALLELS = 41  # of directions; at the equator they are as dense as the 2562 vertices of the paper's mesh
@@ -52,8 +53,6 @@ class RandStarShape(Randomizable):
         axis_ratio: smallest and largest ratio of the second and third semi-axis to the first.
         octaves: smallest and largest number of octaves of the noise.
         roughness: how far the noise moves the surface, as a share of the radius.
-        persistence: see `fractal_noise`.
-        lacunarity: see `fractal_noise`.
 
     Attributes:
         volume_mm3: volume of the body that was drawn.
@@ -68,22 +67,15 @@ class RandStarShape(Randomizable):
         axis_ratio: Sequence[float] = (0.5, 1.0),
         octaves: Sequence[int] = (4, 7),
         roughness: float = 0.5,
-        persistence: float = 0.5,
-        lacunarity: float = 2.0,
     ) -> None:
-        for name, values in (("volume", volume), ("axis_ratio", axis_ratio), ("octaves", octaves)):
-            if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
-                raise InputError(f"{name} must be two positive numbers that do not decrease, got {list(values)}")
-        check_whole_numbers(octaves=octaves[0])
-        check_whole_numbers(octaves=octaves[1])
+        check_ranges(POSITIVE, volume=volume, axis_ratio=axis_ratio)
+        check_ranges(POSITIVE_INT, octaves=octaves)
         if not 0 <= roughness < 1:
             raise InputError(f"roughness must be from 0 to below 1, got {roughness}")
-        self.volume = tuple(volume)
-        self.axis_ratio = tuple(axis_ratio)
-        self.octaves = tuple(octaves)
+        self.volume = volume
+        self.axis_ratio = axis_ratio
+        self.octaves = octaves
         self.roughness = roughness
-        self.persistence = persistence
-        self.lacunarity = lacunarity
 
     def randomize(self, data: None = None) -> None:
         """Draw volume, axes, rotation and noise."""
@@ -152,9 +144,15 @@ class RandStarShape(Randomizable):
         permutation = torch.from_numpy(self.permutation).to(device)
         directions = _grid_of_directions(device)
         points = directions + torch.from_numpy(self.offset).to(directions)
-        return 1 + self.roughness * fractal_noise(
-            points, permutation, self.num_octaves, self.persistence, self.lacunarity
-        )
+        return 1 + self.roughness * fractal_noise(points, permutation, self.num_octaves)
+
+
+def check_ranges(kind: Kind, **ranges: Sequence[float]) -> None:
+    """Refuse what is not the smallest and the largest of numbers of a kind, by its name."""
+    for name, bounds in ranges.items():
+        kind.list.check(name, bounds)
+        if len(bounds) != 2 or bounds[0] > bounds[1]:
+            raise InputError(f"{name} must be two numbers that do not decrease, got {list(bounds)}")
 
 
 def keep_joined(body: torch.Tensor) -> torch.Tensor:
@@ -227,10 +225,7 @@ def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tens
     corners = [cell.long() & 255 for cell in cells]
     x, y, z = first  # from the first corner of the simplex; the largest one is stepped along first
     x_y, x_z, y_z = x >= y, x >= z, y >= z
-    steps = {
-        1: (x_y & x_z, ~x_y & y_z, ~(x_z | y_z)),
-        2: (x_y | x_z, ~x_y | y_z, ~(x_z & y_z)),
-    }
+    steps = {1: (x_y & x_z, ~x_y & y_z, ~(x_z | y_z)), 2: (x_y | x_z, ~x_y | y_z, ~(x_z & y_z))}
     total = torch.zeros_like(x)
     for corner in range(4):
         moves: Sequence[Any] = steps.get(corner, (corner // 3,) * 3)
@@ -243,22 +238,18 @@ def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tens
     return _SCALE * total
 
 
-def fractal_noise(
-    points: torch.Tensor, permutation: torch.Tensor, octaves: int, persistence: float = 0.5, lacunarity: float = 2.0
-) -> torch.Tensor:
-    """Return the mean of several octaves of simplex noise, each finer and weaker than the one before.
+def fractal_noise(points: torch.Tensor, permutation: torch.Tensor, octaves: int) -> torch.Tensor:
+    """Return the mean of octaves of simplex noise, each of half the size and half the weight of the one before.
 
     Args:
         points: tensor of shape `(..., 3)`.
         permutation: see `simplex_noise`.
         octaves: number of them.
-        persistence: weight of an octave, relative to the one before.
-        lacunarity: frequency of an octave, relative to the one before.
 
     Returns:
         Tensor of shape `(...)`, between about -1 and 1.
     """
     order = torch.arange(octaves, device=points.device, dtype=points.dtype)
-    weights = persistence**order
-    noise = simplex_noise(points * (lacunarity**order).view(-1, *[1] * points.ndim), permutation)
+    weights = 0.5**order
+    noise = simplex_noise(points * (2.0**order).view(-1, *[1] * points.ndim), permutation)
     return torch.einsum("o,o...->...", weights / weights.sum(), noise)
