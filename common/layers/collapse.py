@@ -45,7 +45,7 @@ class DelayComposition:
 
 
 class StopOnCollapsedMask:
-    """Collapse of the mask, at which a training ends: predicted tumors stay nothing or everything.
+    """Early stop of a training whose mask has collapsed: its predicted tumors stay nothing or everything.
 
     The ratio of the volumes of predicted and simulated tumors in an epoch becomes the metric `mask_ratio` of the
     trainer, whose output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.

@@ -1,4 +1,4 @@
-"""Losses of layer decomposition: of the training, and the one by which its weights are chosen.
+"""Losses of layer decomposition: that of the training, and the one by which its weights are chosen.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.3. The composition loss is that of equation 5, by which the

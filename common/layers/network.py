@@ -1,4 +1,4 @@
-"""3D U-Net that takes a scan apart into the organ without its tumor, the tumor, and the mask between them.
+"""3D U-Net that takes a scan apart into organ, tumor and mask, its encoder, and a classifier on that.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230). The backbone is that of Models Genesis: Z. Zhou et al., MICCAI 2019

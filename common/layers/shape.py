@@ -1,4 +1,4 @@
-"""Random star-shaped bodies, of ellipsoids whose surface simplex noise moves in and out, and that noise.
+"""Star-shaped random bodies, ellipsoids whose surface simplex noise moves in and out; that noise; a check of ranges.
 
 Sources: bodies, F. Perez-Garcia et al., *A self-supervised learning strategy for postoperative brain cavity
 segmentation simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv
@@ -58,7 +58,8 @@ class RandStarShape(Randomizable):
         volume_mm3: volume of the body that was drawn.
 
     Raises:
-        ValueError: when a range is empty, or a number out of range.
+        TypeError: when a bound is no number of its kind.
+        ValueError: when a range is empty, or the roughness out of range.
     """
 
     def __init__(
@@ -103,7 +104,10 @@ class RandStarShape(Randomizable):
         """
         if randomize:
             self.randomize()
-        radii = self._radii(torch.device(device))
+        directions = _grid_of_directions(device)
+        points = directions + torch.from_numpy(self.offset).to(directions)
+        permutation = torch.from_numpy(self.permutation).to(device)
+        radii = 1 + self.roughness * fractal_noise(points, permutation, self.num_octaves)
         # the volume of a star is the mean of r^3 over all directions, times that of the ellipsoid
         share = float(_mean_over_sphere(radii**3)) * 4 / 3 * math.pi * float(self.axes.prod())
         volume = target = scale * self.volume_mm3
@@ -120,16 +124,15 @@ class RandStarShape(Randomizable):
     def _fill(
         self, radii: torch.Tensor, semi_axes: np.ndarray, spacing: Sequence[float], device: torch.device | str
     ) -> torch.Tensor:
-        """Return the voxels of the body."""
+        """Return the voxels of a body that reaches so far in the directions of `_grid_of_directions`."""
         reach = float(radii.max()) * np.linalg.norm(self.rotation * semi_axes, axis=1)  # of a rotated ellipsoid
-        half = [max(math.ceil(extent / edge), 0) for extent, edge in zip(reach, spacing, strict=True)]
-        axes = [
-            edge * torch.arange(-count, count + 1, dtype=torch.float32, device=device)
-            for count, edge in zip(half, spacing, strict=True)
+        half = [math.ceil(extent / edge) for extent, edge in zip(reach, spacing, strict=True)]
+        columns = [
+            edge * torch.arange(-count, count + 1.0, device=device).view(-1, *[1] * (2 - axis))
+            for axis, (count, edge) in enumerate(zip(half, spacing, strict=True))
         ]
-        columns = [axis.view(-1, *[1] * (2 - index)) for index, axis in enumerate(axes)]
         to_sphere = (self.rotation / semi_axes).T.tolist()
-        point = [sum(weight * axis for weight, axis in zip(row, columns, strict=True)) for row in to_sphere]
+        point = [sum(weight * column for weight, column in zip(row, columns, strict=True)) for row in to_sphere]
         distance = sum(part.square() for part in point).sqrt_()
         inside = distance < float(radii.min())
         is_open = (distance < float(radii.max())) & ~inside  # where the direction decides
@@ -139,16 +142,9 @@ class RandStarShape(Randomizable):
         inside[tuple(half)] = True
         return keep_joined(inside)
 
-    def _radii(self, device: torch.device) -> torch.Tensor:
-        """Return how far the body reaches, in the directions of `_grid_of_directions`."""
-        permutation = torch.from_numpy(self.permutation).to(device)
-        directions = _grid_of_directions(device)
-        points = directions + torch.from_numpy(self.offset).to(directions)
-        return 1 + self.roughness * fractal_noise(points, permutation, self.num_octaves)
-
 
 def check_ranges(kind: Kind, **ranges: Sequence[float]) -> None:
-    """Refuse what is not the smallest and the largest of numbers of a kind, by its name."""
+    """Refuse ranges that are not two numbers of a kind, the smallest and the largest, by their names."""
     for name, bounds in ranges.items():
         kind.list.check(name, bounds)
         if len(bounds) != 2 or bounds[0] > bounds[1]:
@@ -177,7 +173,7 @@ def keep_joined(body: torch.Tensor) -> torch.Tensor:
         body = joined
 
 
-def _grid_of_directions(device: torch.device) -> torch.Tensor:
+def _grid_of_directions(device: torch.device | str) -> torch.Tensor:
     """Return unit vectors from pole to pole and once around, the first meridian twice: shape `(rows, columns, 3)`."""
     polar = torch.linspace(0, math.pi, _NUM_PARALLELS, device=device)[:, None]
     azimuth = torch.linspace(-math.pi, math.pi, 2 * _NUM_PARALLELS - 1, device=device)
@@ -206,7 +202,7 @@ def draw_permutation(R: np.random.RandomState) -> np.ndarray:
 
 
 def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-    """Return noise that is smooth, has features of about the size 1 and lies between about -1 and 1.
+    """Return simplex noise: it is smooth, has features of about the size 1 and lies between about -1 and 1.
 
     Args:
         points: tensor of shape `(..., 3)`.
@@ -239,7 +235,7 @@ def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tens
 
 
 def fractal_noise(points: torch.Tensor, permutation: torch.Tensor, octaves: int) -> torch.Tensor:
-    """Return the mean of octaves of simplex noise, each of half the size and half the weight of the one before.
+    """Return fractal noise, the mean of octaves of simplex noise, each of half the size and weight of the one before.
 
     Args:
         points: tensor of shape `(..., 3)`.

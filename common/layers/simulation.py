@@ -73,6 +73,7 @@ class RandTumorLayers(RandomizableTransform):
         parameters: of the tumors of the last patch.
 
     Raises:
+        TypeError: when a bound is no number of its kind.
         ValueError: when a range is empty or out of range, or `target` is unknown.
     """
 
@@ -259,7 +260,7 @@ class RandTumorLayers(RandomizableTransform):
 
 
 def compose_layers(organ: torch.Tensor, tumor: torch.Tensor, mask: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Lay a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
+    """Compose a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
     return torch.lerp(organ, tumor, alpha * mask)
 
 
