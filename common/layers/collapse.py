@@ -24,14 +24,10 @@ __all__ = ["DelayComposition", "StopOnCollapsedMask"]
 
 
 class DelayComposition:
-    """Delay of the composition loss by the first epochs, until organ, tumor and mask are there.
+    """Delay of the composition loss by the first `epochs`, until organ, tumor and mask are there.
 
     The losses without it are smaller: a scheduler of `ScheduleLR` that waits for the training loss to fall forgets
     them.
-
-    Args:
-        loss: of the training.
-        epochs: number of them.
     """
 
     def __init__(self, loss: LayerDecompositionLoss, epochs: int = 0) -> None:
@@ -49,7 +45,7 @@ class DelayComposition:
 
 
 class StopOnCollapsedMask:
-    """Guard against a collapsed mask: it ends a training whose predicted tumors stay nothing or everything.
+    """Early stop of a training whose mask has collapsed: its predicted tumors stay nothing or everything.
 
     The ratio of the volumes of predicted and simulated tumors in an epoch becomes the metric `mask_ratio` of the
     trainer, whose output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
@@ -42,28 +41,14 @@ class MaskInferer(Inferer):
 
 
 class SplitLayersd(MapTransform):
-    """Split of what `MaskInferer` returns with layers: logits, organ and tumor.
+    """Split of what `MaskInferer` returns with layers, of shape `(4, H, W, D)`.
 
-    Args:
-        keys: tensor of shape `(4, H, W, D)`: logits of background and tumor, the organ and the tumor. The logits stay.
-        organ_key: where the organ without its tumor goes, of shape `(1, H, W, D)`, in units of the organ's median.
-        tumor_key: where the tumor goes.
-        allow_missing_keys: skip the keys that an item lacks.
+    The logits of background and tumor stay under their key. The organ without its tumor becomes `restored`, and the
+    tumor `tumor`, both of shape `(1, H, W, D)` and in units of the organ's median.
 
     Raises:
         ValueError: when there are no layers.
     """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        organ_key: str = "restored",
-        tumor_key: str = "tumor",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.organ_key = organ_key
-        self.tumor_key = tumor_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -73,5 +58,5 @@ class SplitLayersd(MapTransform):
                 raise InputError(
                     f"layers must be those of a pretraining, four channels, got {len(layers)}; add zero_shot.yaml"
                 )
-            out.update({key: layers[:2], self.organ_key: layers[2:3], self.tumor_key: layers[3:4]})
+            out.update({key: layers[:2], "restored": layers[2:3], "tumor": layers[3:]})
         return out

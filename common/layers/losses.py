@@ -1,4 +1,4 @@
-"""Losses of layer decomposition: of the training, and the one by which its weights are chosen.
+"""Losses of layer decomposition: that of the training, and the one by which its weights are chosen.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.3. The composition loss is that of equation 5, by which the
@@ -57,30 +57,23 @@ class LayerDecompositionLoss(nn.Module):
         self.dice = DiceLoss(sigmoid=True, batch=True)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare layers with the simulated ones.
+        """Return the loss of layers beside the simulated ones, a scalar.
 
         Args:
             input: organ, tumor and logit of the mask, of shape `(B, 3, H, W, D)`.
             target: the layers of a simulation, of shape `(B, 5, H, W, D)`, see `LAYERS`.
-
-        Returns:
-            Scalar loss.
-
-        Raises:
-            ValueError: when the shapes differ.
         """
         if input.shape[1] != 3 or target.shape[1] != len(LAYERS) or input.shape[2:] != target.shape[2:]:
             raise InputError(
                 f"input and target must have 3 and {len(LAYERS)} channels of one size, got {tuple(input.shape)} and "
                 f"{tuple(target.shape)}"
             )
-        is_real = target[:, 2].flatten(1).amin(1) < 0
+        known = target[:, 2].flatten(1).amin(1) >= 0
         organ, tumor, logit = input.unbind(1)
         true_organ, true_tumor, true_mask, alpha, image = target.unbind(1)
         organ_weight, tumor_weight, mask_weight, composition_weight, cross_entropy_weight = self.weights
         loss = input.new_zeros(())
-        if not is_real.all():
-            known = ~is_real
+        if known.any():
             if organ_weight:
                 loss = loss + organ_weight * (organ[known] - true_organ[known]).abs().mean()
             if tumor_weight:
@@ -102,9 +95,6 @@ def selection_loss(loss: LayerDecompositionLoss) -> LayerDecompositionLoss:
     It is the error of the layers that are learned, with weights of 1 and without the mask: Dice on simulations prefers
     a network that sees pasted edges. Where only the mask is learned, the layers tell nothing, and it is the loss of the
     mask.
-
-    Args:
-        loss: of the training.
     """
     organ_weight, tumor_weight, _, composition_weight, _ = loss.weights
     learned = [float(weight > 0) for weight in (organ_weight, tumor_weight, composition_weight)]

@@ -1,4 +1,4 @@
-"""3D U-Net that takes a scan apart into the organ without its tumor, the tumor, and the mask between them.
+"""3D U-Net that takes a scan apart into organ, tumor and mask, its encoder, and a classifier on that.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230). The backbone is that of Models Genesis: Z. Zhou et al., MICCAI 2019
@@ -19,7 +19,8 @@ from monai.networks.layers.utils import get_norm_layer
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
-from common.cli import InputError, KindError, check_whole_numbers
+from common.cli import InputError, check_each
+from common.cli.options import POSITIVE_INT
 
 __all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet"]
 
@@ -31,12 +32,7 @@ _Size = tuple[int, int, int]
 class LayerEncoder(nn.ModuleList):
     """Encoder of the U-Net, which is transferred: a block for each level, and the pooling between them.
 
-    Args:
-        in_channels: channels of the scan.
-        features: see `LayerUNet`.
-        kernel_sizes: of each level.
-        strides: of the pooling below each level but the coarsest.
-        norm: see `LayerUNet`.
+    The arguments are those of `LayerUNet`, whose kernels and strides are here three numbers for each level.
 
     Attributes:
         stride: voxels of the scan in one of the coarsest level, along each axis.
@@ -100,40 +96,29 @@ class LayerUNet(nn.Module):
         strides: Sequence[int | Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(features, str) or not isinstance(features, Sequence):
-            raise KindError(f"features must be a list of whole numbers, got {features!r}")
-        for width in features:
-            check_whole_numbers(features=width)
-        if len(features) < 2 or any(width < 2 or width % 2 for width in features):
+        check_each(POSITIVE_INT.list, features=features)
+        if len(features) < 2 or any(width % 2 for width in features):
             raise InputError(f"features must be even, for 2 levels or more, got {tuple(features)}")
-        num_levels = len(features)
-        kernels = _sizes("kernel_sizes", kernel_sizes, 3, num_levels)
-        self.strides = _sizes("strides", strides, 2, num_levels - 1)
+        kernels = _sizes("kernel_sizes", kernel_sizes, 3, len(features))
+        steps = _sizes("strides", strides, 2, len(features) - 1)
         if any(size % 2 == 0 for kernel in kernels for size in kernel):
             raise InputError(f"kernel_sizes must be odd, got {kernel_sizes}")
         self.in_channels = in_channels
         self.features = tuple(features)
-        self.encoder = LayerEncoder(in_channels, self.features, kernels, self.strides, norm)
+        self.encoder = LayerEncoder(in_channels, self.features, kernels, steps, norm)
         self.decoder = nn.ModuleList(
             _UpBlock(deep, skip, kernel, stride, norm)
             for (deep, skip), kernel, stride in zip(
-                itertools.pairwise(reversed(features)), kernels[-2::-1], self.strides[::-1], strict=True
+                itertools.pairwise(reversed(features)), kernels[-2::-1], steps[::-1], strict=True
             )
         )
         self.head = nn.Conv3d(features[0], out_channels, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the layers of a scan.
+        """Return the layers of a scan, of shape `(B, out_channels, H, W, D)`.
 
         Args:
-            image: tensor of shape `(B, in_channels, H, W, D)` of any size. It is padded with zeros up to multiples of
-                `stride`, as the convolutions pad it.
-
-        Returns:
-            Tensor of shape `(B, out_channels, H, W, D)`.
-
-        Raises:
-            ValueError: when the image has another number of channels.
+            image: tensor of shape `(B, in_channels, H, W, D)` of any size.
         """
         if image.ndim != 5 or image.shape[1] != self.in_channels:
             raise InputError(f"image must be (B, {self.in_channels}, H, W, D), got {tuple(image.shape)}")
@@ -146,7 +131,7 @@ class LayerUNet(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """Enlarge the features of a coarser level and combine them with those of the encoder."""
+    """Block of the decoder: it enlarges the features of a coarser level and combines them with the encoder's."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: _Size, stride: _Size, norm: Any) -> None:
         super().__init__()
@@ -168,11 +153,7 @@ def _block(in_channels: int, mid_channels: int, out_channels: int, kernel_size: 
     layers: list[nn.Module] = []
     for low, high in ((in_channels, mid_channels), (mid_channels, out_channels)):
         padding = (kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2)
-        layers += [
-            nn.Conv3d(low, high, kernel_size, padding=padding),
-            _norm(norm, high),
-            nn.ReLU(inplace=True),
-        ]
+        layers += [nn.Conv3d(low, high, kernel_size, padding=padding), _norm(norm, high), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -193,40 +174,18 @@ class EncoderClassifier(nn.Module):
         unet: its encoder is used; under the same names, `transfer_unet` finds it in the weights.
         num_classes: of the output.
         num_patches: of one item.
-        hidden_channels: of the layer before the last.
-
-    Raises:
-        TypeError: when a number is no whole number.
-        ValueError: when a number is out of range.
     """
 
-    def __init__(self, unet: LayerUNet, num_classes: int, num_patches: int = 1, hidden_channels: int = 64) -> None:
+    def __init__(self, unet: LayerUNet, num_classes: int, num_patches: int = 1) -> None:
         super().__init__()
-        check_whole_numbers(num_classes=num_classes, num_patches=num_patches, hidden_channels=hidden_channels)
-        if num_classes < 2 or num_patches < 1 or hidden_channels < 1:
-            raise InputError(
-                "num_classes must be 2 or more, num_patches and hidden_channels 1 or more, got "
-                f"{num_classes}, {num_patches} and {hidden_channels}"
-            )
         self.encoder = unet.encoder
-        self.num_patches = num_patches
-        self.head = nn.Sequential(
-            nn.Linear(num_patches * unet.features[-1], hidden_channels),
-            nn.ReLU(),
-            nn.Linear(hidden_channels, num_classes),
-        )
+        self.head = nn.Sequential(nn.Linear(num_patches * unet.features[-1], 64), nn.ReLU(), nn.Linear(64, num_classes))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Return logits of shape `(B, num_classes)`.
 
         Args:
             patches: tensor of shape `(B, C, H, W, D)`, or `(B, num_patches, C, H, W, D)`.
-
-        Raises:
-            ValueError: when there are not `num_patches` of each item.
         """
-        patches = patches.unsqueeze(1) if patches.ndim == 5 else patches
-        if patches.shape[1] != self.num_patches:
-            raise InputError(f"patches must be {self.num_patches} of each item, got {patches.shape[1]}")
-        features = self.encoder(patches.flatten(0, 1))[-1].mean(dim=(2, 3, 4))
-        return self.head(features.unflatten(0, (-1, self.num_patches)).flatten(1))
+        features = self.encoder(patches if patches.ndim == 5 else patches.flatten(0, 1))[-1].mean(dim=(2, 3, 4))
+        return self.head(features.view(len(patches), -1))

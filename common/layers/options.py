@@ -6,17 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import (
-    ANY,
-    FLAG,
-    FRACTION,
-    INT,
-    NON_NEGATIVE,
-    POSITIVE,
-    POSITIVE_INT,
-    SIZE,
-    one_of,
-)
+from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, POSITIVE, POSITIVE_INT, SIZE, one_of
 
 __all__ = ["LAYERS_OPTIONS", "check_options"]
 

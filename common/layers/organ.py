@@ -1,4 +1,4 @@
-"""Organ in which tumors lie: found in a scan without a mask of it, the scale of intensities, the bounds of findings."""
+"""Mask of the organ in which tumors lie, given or found; with it, intensities are normalized and findings bounded."""
 
 from __future__ import annotations
 
@@ -85,81 +85,69 @@ ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain
 class FindOrgand(MapTransform):
     """Mask of the organ for every scan: the one that it came with, or else one found by a method.
 
+    It is `organ` of an item; where an item has it already, all values above 0 belong to it.
+
     Args:
         keys: the image, of shape `(1, H, W, D)` in RAS orientation.
-        organ_key: the mask; where an item has it already, all values above 0 belong to it.
         method: `body` (CT), `brain` (MR of the head) or `given`, which refuses scans without a mask.
 
     Raises:
         ValueError: when the method is unknown, a mask is empty, or there is none although it must be given.
     """
 
-    def __init__(self, keys: KeysCollection, organ_key: str = "organ", method: str = "given") -> None:
+    def __init__(self, keys: KeysCollection, method: str = "given") -> None:
         super().__init__(keys)
         if method != "given" and method not in ORGAN_FINDERS:
             raise InputError(f"method must be one of {[*ORGAN_FINDERS, 'given']}, got {method!r}")
-        self.organ_key = organ_key
         self.method = method
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = data[self.keys[0]]
-        name = getattr(image, "meta", {}).get("filename_or_obj", "image")
-        if self.organ_key in data:
-            mask = torch.as_tensor(np.asarray(data[self.organ_key]) > 0)
+        name = _name(image)
+        if "organ" in data:
+            mask = torch.as_tensor(np.asarray(data["organ"]) > 0)
         elif self.method == "given":
             raise InputError(
                 f"{name}: must have a mask of the organ, got none; list it as organ "
                 "in dataset.json, or name the folder of the masks as organ_dir"
             )
         else:
-            spacing = image.pixdim.tolist() if isinstance(image, MetaTensor) else (1.0, 1.0, 1.0)
-            mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), spacing))[None]
+            mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), image.pixdim.tolist()))[None]
         if not mask.any():
             raise InputError(f"{name}: organ must have voxels, got an empty mask")
-        meta = image.meta if isinstance(image, MetaTensor) else None
-        return {**data, self.organ_key: MetaTensor(mask.to(torch.uint8), meta=meta)}
+        return {**data, "organ": MetaTensor(mask.to(torch.uint8), meta=image.meta)}
 
 
 class NormalizeByOrgand(MapTransform):
-    """Normalization of intensities: 0 is nothing, and 1 the median of the organ.
+    """Normalization of intensities: 0 is nothing, and 1 the median of the organ, whose mask is `organ`.
 
     Args:
         keys: images of shape `(1, H, W, D)`.
-        organ_key: mask of the organ.
         clip: lower and upper intensity; the lower one becomes 0. `None`: intensities are not clipped and 0 stays 0
             (MR). The median is that of what lies above the lower one, since fat may be most of a body.
-        allow_missing_keys: skip the keys that an item lacks.
 
     Raises:
         ValueError: when the clip values do not increase, the median of the organ is not above 0, or all of the organ
             lies below the clip values.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        organ_key: str = "organ",
-        clip: Sequence[float] | None = None,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, clip: Sequence[float] | None = None) -> None:
+        super().__init__(keys)
         if clip is not None and (len(clip) != 2 or not clip[0] < clip[1]):
             raise InputError(f"clip must be two increasing intensities, got {list(clip)}")
-        self.organ_key = organ_key
         self.clip = clip
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key].float()
-            inside = out[self.organ_key] > 0
+            inside = out["organ"] > 0
             if self.clip is not None:
                 image = image.clamp(*self.clip) - self.clip[0]
                 inside = inside & (image > 0)
             median = float(image[inside].median()) if inside.any() else 0.0
             if not median > 0:
-                name = getattr(image, "meta", {}).get("filename_or_obj", "image")
-                raise InputError(f"{name}: organ must have a median above 0, got {median:g}; look at clip")
+                raise InputError(f"{_name(image)}: organ must have a median above 0, got {median:g}; look at clip")
             out[key] = image / median
         return out
 
@@ -167,54 +155,41 @@ class NormalizeByOrgand(MapTransform):
 class KeepOrgand(MapTransform):
     """Bounds of findings: all is background that lies outside of the organ, on the scan's own grid.
 
+    The organ is `given_organ`, the mask that came with the scan; where an item has none, `organ` is brought back from
+    the network's grid to that of the scan.
+
     Args:
         keys: label maps of shape `(1, H, W, D)`, on the grid of the original image.
         transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
-        given_key: mask of the organ as it came with the scan; where an item has none, `organ_key` is brought back.
-        organ_key: mask of the organ on the network's grid, of shape `(1, h, w, d)`.
-        orig_keys: the preprocessed image.
         margin: mm around the organ that belong to it, too; `None`: nothing is changed.
-        allow_missing_keys: skip the keys that an item lacks.
 
     Raises:
         ValueError: when the margin is negative.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        transform: Compose,
-        given_key: str = "given_organ",
-        organ_key: str = "organ",
-        orig_keys: str = "image",
-        margin: float | None = 0.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, transform: Compose, margin: float | None = 0.0) -> None:
+        super().__init__(keys)
         if margin is not None and margin < 0:
             raise InputError(f"margin must be 0 or more, or None, got {margin}")
-        self.restore = InvertProbabilitiesd(organ_key, transform, orig_keys)
-        self.given_key = given_key
-        self.organ_key = organ_key
+        self.restore = InvertProbabilitiesd("organ", transform)
         self.margin = margin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         if self.margin is None:
             return out
-        mask = self._mask(out)
+        organ = out["given_organ"] if "given_organ" in out else self.restore(out)["organ"]
+        mask = np.asarray(organ[0].cpu()) >= 0.5
+        if self.margin and mask.any():  # there is no distance to an empty mask
+            mask = ndimage.distance_transform_edt(~mask, organ.pixdim.tolist()) <= self.margin
         for key in self.key_iterator(out):
             out[key] = out[key] * torch.from_numpy(mask).to(out[key])
         return out
 
-    def _mask(self, data: Mapping[Hashable, Any]) -> np.ndarray:
-        """Return where the organ and its margin are, as an array of shape `(H, W, D)`."""
-        organ = data[self.given_key] if self.given_key in data else self.restore(data)[self.organ_key]
-        mask = np.asarray(organ[0].cpu()) >= 0.5
-        if self.margin and mask.any():  # there is no distance to an empty mask
-            spacing = organ.pixdim.tolist() if isinstance(organ, MetaTensor) else (1.0, 1.0, 1.0)
-            mask = ndimage.distance_transform_edt(~mask, spacing) <= self.margin
-        return mask
+
+def _name(image: torch.Tensor) -> str:
+    """Return the file of an image, for an error."""
+    return getattr(image, "meta", {}).get("filename_or_obj", "image")
 
 
 def _depth(mask: np.ndarray, spacing: float | Sequence[float] = 1.0) -> np.ndarray:

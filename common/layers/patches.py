@@ -1,4 +1,4 @@
-"""Random patches of volumes that stay on a device."""
+"""Random patches of volumes that stay on a device, with patches of other volumes as donors of texture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from monai.transforms import Compose
 from monai.utils import ensure_tuple_rep
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import check_each
+from common.cli.options import FRACTION, SIZE
 from common.data import DeviceCacheDataset, VolumeLoader
 from common.transforms import padded_crop
 
@@ -57,14 +58,9 @@ class PatchLoader(VolumeLoader):
         fixed: bool = False,
     ) -> None:
         super().__init__(volumes, batch_size, num_batches, seed, fixed)
+        check_each(SIZE, patch_size=patch_size)
+        check_each(FRACTION, foreground_fraction=foreground_fraction)
         self.patch_size = ensure_tuple_rep(patch_size, 3)
-        for edge in self.patch_size:
-            check_whole_numbers(patch_size=edge)
-        if min(self.patch_size) < 1 or not 0 <= foreground_fraction <= 1:
-            raise InputError(
-                f"patch_size must be positive and foreground_fraction in [0, 1], got {self.patch_size} and "
-                f"{foreground_fraction}"
-            )
         self.foreground_fraction = foreground_fraction
         self.with_donor = with_donor
         self.augmentation = None if augmentation is None else Compose([augmentation]).flatten()
@@ -76,7 +72,9 @@ class PatchLoader(VolumeLoader):
         for case, seed, donor in draws[share]:
             patch = self._patch(case, np.random.RandomState(seed))
             if donor is not None:
-                patch["donor"] = self._donor(*donor)
+                other, voxel = donor
+                start = [middle - edge // 2 for middle, edge in zip(voxel, self.patch_size, strict=True)]
+                patch["donor"] = _window(self.volumes[other]["image"], start, self.patch_size)
             patches.append({**patch, "seed": seed})
         batch: dict[str, Any] = {
             key: torch.stack([patch[key] for patch in patches])
@@ -106,11 +104,6 @@ class PatchLoader(VolumeLoader):
         others = [other for other in range(len(self.volumes)) if other != case] or [case]
         donor = others[R.randint(len(others))]
         return donor, self._draw_voxel(donor, "organ", R)
-
-    def _donor(self, case: int, voxel: Sequence[int]) -> torch.Tensor:
-        """Return the patch of a case around a voxel."""
-        start = [middle - edge // 2 for middle, edge in zip(voxel, self.patch_size, strict=True)]
-        return _window(self.volumes[case]["image"], start, self.patch_size)
 
     def _draw_voxel(self, case: int, key: str, R: np.random.RandomState) -> list[int]:
         """Draw a voxel of a mask; of the organ when the mask is empty, and of all when there is no organ."""

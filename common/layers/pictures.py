@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 
@@ -16,13 +15,17 @@ from common.training import OutputPicture, save_figure, save_overlay, show_slice
 
 from .simulation import LAYERS
 
-__all__ = ["LayerPicture", "SimulationPicture", "save_layers"]
+__all__ = ["LayerPicture", "SimulationPicture"]
+
+_MAX_SCANS = 4
 
 
 class LayerPicture(OutputPicture):
-    """Picture of the last minibatch: scans with their simulated layers and the predicted ones.
+    """Picture of scans with simulated tumors, and of what a network took them apart into, one row each.
 
-    The trainer's output has `label` as `RandTumorLayers` and `pred` as `LayerUNet` return them.
+    It shows the last minibatch, and of each scan the axial slice that has most of the true and the predicted mask. The
+    trainer's output has `label` as `RandTumorLayers`, from volumes in RAS orientation, and `pred` as `LayerUNet` return
+    them. The mask of real scans is negative: there is no truth to draw.
 
     Args:
         path: PNG file.
@@ -30,7 +33,26 @@ class LayerPicture(OutputPicture):
     """
 
     def _save(self, output: Mapping[str, Any]) -> None:
-        save_layers(output["label"], output["pred"], self.path)
+        target, pred = (output[key][:_MAX_SCANS].detach().float().cpu() for key in ("label", "pred"))
+        masks = pred[:, 2].sigmoid()
+        titles = ("scan", "true organ", "organ", "true tumor", "tumor", "mask")
+        figure = Figure(figsize=(1.9 * len(titles), 2.1 * len(target)), layout="constrained")
+        for index, row in enumerate(figure.subplots(len(target), len(titles), squeeze=False)):
+            organ, tumor, mask, _, image = target[index]
+            outlines = {"tab:green": mask > 0.5, "tab:red": masks[index] > 0.5}
+            middle = int(sum(outline.float().sum((0, 1)) for outline in outlines.values()).argmax())
+            high = float(image[:, :, middle].max())
+            panels = (image, organ, pred[index, 0], tumor, pred[index, 1], masks[index])
+            for panel, layer, title in zip(row, panels, titles, strict=True):
+                show_slice(panel, layer[:, :, middle], 0.0, 1.0 if title == "mask" else high)
+                for color, outline in outlines.items() if title in ("scan", "mask") else ():
+                    inside = outline[:, :, middle].T
+                    if inside.any():
+                        panel.contour(inside, levels=[0.5], colors=[color], linewidths=0.8)
+                panel.set_title(title, fontsize=8)
+                panel.set_axis_off()
+        figure.suptitle("green: simulated mask, red: predicted mask", fontsize=8)
+        save_figure(figure, self.path)
 
 
 class SimulationPicture:
@@ -61,41 +83,3 @@ class SimulationPicture:
                 save_overlay(image, spacing, segmentations, self.path, labels={1: "tumor"})
                 self.is_drawn = True
                 return
-
-
-def save_layers(
-    target: torch.Tensor, pred: torch.Tensor, path: str | Path, max_scans: int = 4, threshold: float = 0.5
-) -> None:
-    """Draw scans with simulated tumors, and what a network took them apart into, one row each.
-
-    The slice is the axial one that shows most of the true and the predicted mask.
-
-    Args:
-        target: layers of the simulation, of shape `(B, 5, H, W, D)`, from volumes in RAS orientation; see `LAYERS`. The
-            mask of real scans is negative: there is no truth to draw.
-        pred: organ, tumor and logit of the mask, of shape `(B, 3, H, W, D)`.
-        path: PNG file.
-        max_scans: scans to draw.
-        threshold: of the masks.
-    """
-    count = min(len(target), max_scans)
-    target, pred = (layers[:count].detach().float().cpu() for layers in (target, pred))
-    masks = pred[:, 2].sigmoid()
-    titles = ("scan", "true organ", "organ", "true tumor", "tumor", "mask")
-    figure = Figure(figsize=(1.9 * len(titles), 2.1 * count), layout="constrained")
-    for index, row in enumerate(figure.subplots(count, len(titles), squeeze=False)):
-        organ, tumor, mask, _, image = target[index]
-        middle = int(((mask > threshold).float() + (masks[index] > threshold).float()).sum((0, 1)).argmax())
-        high = float(image[:, :, middle].max())
-        panels = (image, organ, pred[index, 0], tumor, pred[index, 1], masks[index])
-        for panel, layer, title in zip(row, panels, titles, strict=True):
-            show_slice(panel, layer[:, :, middle], 0.0, 1.0 if title == "mask" else high)
-            if title in ("scan", "mask"):
-                for outline, color in ((mask, "tab:green"), (masks[index], "tab:red")):
-                    inside = (outline[:, :, middle] > threshold).T
-                    if inside.any():
-                        panel.contour(inside, levels=[0.5], colors=[color], linewidths=0.8)
-            panel.set_title(title, fontsize=8)
-            panel.set_axis_off()
-    figure.suptitle("green: simulated mask, red: predicted mask", fontsize=8)
-    save_figure(figure, path)

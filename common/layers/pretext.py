@@ -1,4 +1,4 @@
-"""Pretext tasks: layer decomposition, and those that it is compared with.
+"""Pretext tasks: layer decomposition, those that it is compared with, and its simulations beside labeled scans.
 
 Sources: layer decomposition, X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through
 layer decomposition*, arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.3; rotation, relative location and jigsaw
@@ -128,36 +128,16 @@ class Restoration(PretextTask):
     Args:
         network: returns an image.
         loss: of that and the scan.
-        intensity_prob: probability of the curve.
-        shuffle_prob: probability of the shuffling.
-        paint_prob: probability of painting in or out.
-        num_shuffles: boxes that are shuffled.
-        shuffle_size: edges of these boxes in voxels.
-        paint_size: edges of the painted boxes in voxels.
-        handlers: of this task alone.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        loss: _Loss,
-        intensity_prob: float = 0.9,
-        shuffle_prob: float = 0.5,
-        paint_prob: float = 0.9,
-        num_shuffles: int = 100,
-        shuffle_size: Sequence[int] = (4, 4, 2),
-        paint_size: Sequence[int] = (16, 16, 4),
-        handlers: Sequence[Any] = (),
-    ) -> None:
-        super().__init__(network, loss, handlers=handlers)
-        inner = RandCoarseDropout(holes=3, max_holes=6, spatial_size=paint_size, prob=paint_prob)
-        outer = RandCoarseDropout(
-            holes=3, max_holes=6, spatial_size=[3 * edge for edge in paint_size], dropout_holes=False, prob=paint_prob
-        )
+    def __init__(self, network: nn.Module, loss: _Loss) -> None:
+        super().__init__(network, loss)
+        inner = RandCoarseDropout(holes=3, max_holes=6, spatial_size=(16, 16, 4), prob=0.9)
+        outer = RandCoarseDropout(holes=3, max_holes=6, spatial_size=(48, 48, 12), prob=0.9, dropout_holes=False)
         self.transform = Compose(
             [
-                RandHistogramShift(num_control_points=(4, 8), prob=intensity_prob),
-                RandCoarseShuffle(holes=num_shuffles, spatial_size=shuffle_size, prob=shuffle_prob),
+                RandHistogramShift(num_control_points=(4, 8), prob=0.9),
+                RandCoarseShuffle(holes=100, spatial_size=(4, 4, 2), prob=0.5),
                 OneOf([inner, outer], weights=[0.8, 0.2]),
             ]
         )
@@ -180,13 +160,10 @@ class _Classification(PretextTask):
         loss: of its logits and the classes.
         num_classes: ways in which an image can be shown.
         num_patches: in which an image is shown.
-        handlers: of this task alone.
     """
 
-    def __init__(
-        self, unet: LayerUNet, loss: _Loss, num_classes: int, num_patches: int = 1, handlers: Sequence[Any] = ()
-    ) -> None:
-        super().__init__(EncoderClassifier(unet, num_classes, num_patches), loss, handlers=handlers)
+    def __init__(self, unet: LayerUNet, loss: _Loss, num_classes: int, num_patches: int = 1) -> None:
+        super().__init__(EncoderClassifier(unet, num_classes, num_patches), loss)
         self.num_classes = num_classes
 
     def make_batch(self, batch: Mapping[str, Any], move: _Move) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,33 +190,24 @@ class RotationPrediction(_Classification):
         unet: its encoder learns the task.
         loss: of the logits and the classes.
         axes: spatial axes to turn about. Patches must be square across each of them.
-        handlers: of this task alone.
 
     Raises:
         ValueError: when `axes` are not some of 0, 1 and 2, each once.
     """
 
-    def __init__(
-        self, unet: LayerUNet, loss: _Loss, axes: Sequence[int] = (0, 1, 2), handlers: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, unet: LayerUNet, loss: _Loss, axes: Sequence[int] = (0, 1, 2)) -> None:
         if not axes or not {*axes} <= {0, 1, 2} or len({*axes}) < len(axes):
             raise InputError(f"axes must be some of 0, 1 and 2, each once, got {list(axes)}")
         self.turns = [(0, 0), *((axis, count) for axis in axes for count in (1, 2, 3))]
-        super().__init__(unet, loss, len(self.turns), handlers=handlers)
+        super().__init__(unet, loss, len(self.turns))
 
     def show(self, image: torch.Tensor, chosen: int, R: np.random.RandomState) -> torch.Tensor:
-        """Return an image of shape `(C, H, W, D)`, turned as a class says.
-
-        Raises:
-            ValueError: when the image is not square across an axis.
-        """
+        planes = {axis: [other + 1 for other in range(3) if other != axis] for axis, _ in self.turns}
         for axis, _ in self.turns[1:]:
-            first, second = (other + 1 for other in range(3) if other != axis)
-            if image.shape[first] != image.shape[second]:
+            if image.shape[planes[axis][0]] != image.shape[planes[axis][1]]:
                 raise InputError(f"image must be square across axis {axis}, got {tuple(image.shape[1:])}")
         axis, count = self.turns[chosen]
-        first, second = (other + 1 for other in range(3) if other != axis)
-        return torch.rot90(image, count, (first, second))
+        return torch.rot90(image, count, planes[axis])
 
 
 class RelativeLocation(_Classification):
@@ -252,24 +220,16 @@ class RelativeLocation(_Classification):
         loss: of the logits and the classes.
         grid: odd number of cells along each axis.
         gap: voxels by which a cell is smaller than its place.
-        handlers: of this task alone.
 
     Raises:
         ValueError: when the grid has no cell in its middle, or a number is out of range.
     """
 
-    def __init__(
-        self,
-        unet: LayerUNet,
-        loss: _Loss,
-        grid: Sequence[int] = (3, 3, 3),
-        gap: int = 2,
-        handlers: Sequence[Any] = (),
-    ) -> None:
+    def __init__(self, unet: LayerUNet, loss: _Loss, grid: Sequence[int] = (3, 3, 3), gap: int = 2) -> None:
         self.cells = _Cells(grid, gap)
         if any(count % 2 == 0 for count in grid):
             raise InputError(f"grid must be odd along each axis, got {list(grid)}")
-        super().__init__(unet, loss, math.prod(grid) - 1, num_patches=2, handlers=handlers)
+        super().__init__(unet, loss, math.prod(grid) - 1, num_patches=2)
 
     def show(self, image: torch.Tensor, chosen: int, R: np.random.RandomState) -> torch.Tensor:
         middle = self.num_classes // 2
@@ -288,7 +248,6 @@ class JigsawPuzzle(_Classification):
         grid: number of cells along each axis.
         num_permutations: number of orders.
         gap: voxels by which a cell is smaller than its place.
-        handlers: of this task alone.
 
     Attributes:
         permutations: of shape `(num_permutations, num_cells)`.
@@ -304,7 +263,6 @@ class JigsawPuzzle(_Classification):
         grid: Sequence[int] = (2, 2, 2),
         num_permutations: int = 100,
         gap: int = 2,
-        handlers: Sequence[Any] = (),
     ) -> None:
         self.cells = _Cells(grid, gap)
         num_cells = math.prod(grid)
@@ -312,7 +270,7 @@ class JigsawPuzzle(_Classification):
         if not 2 <= num_permutations <= math.factorial(num_cells):
             raise InputError(f"num_permutations must be from 2 to {math.factorial(num_cells)}, got {num_permutations}")
         self.permutations = _choose_permutations(num_cells, num_permutations)
-        super().__init__(unet, loss, num_permutations, num_cells, handlers)
+        super().__init__(unet, loss, num_permutations, num_cells)
 
     def show(self, image: torch.Tensor, chosen: int, R: np.random.RandomState) -> torch.Tensor:
         return self.cells.cut(image, R)[self.permutations[chosen].tolist()]

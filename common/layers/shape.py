@@ -1,4 +1,4 @@
-"""Random star-shaped bodies: a sphere whose surface is moved in and out by simplex noise, stretched to an ellipsoid.
+"""Star-shaped random bodies, ellipsoids whose surface simplex noise moves in and out; that noise; a check of ranges.
 
 Sources: bodies, F. Perez-Garcia et al., *A self-supervised learning strategy for postoperative brain cavity
 segmentation simulating resections*, IJCARS 2021 (https://arxiv.org/abs/2105.11239), as used by X. Zhang et al., arXiv
@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from monai.transforms import Randomizable
 from scipy.spatial.transform import Rotation
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import InputError
+from common.cli.options import POSITIVE, POSITIVE_INT, Kind
 
-__all__ = ["RandStarShape", "draw_permutation", "fractal_noise", "keep_joined", "simplex_noise"]
+__all__ = ["RandStarShape", "check_ranges", "draw_permutation", "fractal_noise", "keep_joined", "simplex_noise"]
 
 # bodies
 _NUM_PARALLELS = 41  # of directions; at the equator they are as dense as the 2562 vertices of the paper's mesh
@@ -52,14 +53,13 @@ class RandStarShape(Randomizable):
         axis_ratio: smallest and largest ratio of the second and third semi-axis to the first.
         octaves: smallest and largest number of octaves of the noise.
         roughness: how far the noise moves the surface, as a share of the radius.
-        persistence: see `fractal_noise`.
-        lacunarity: see `fractal_noise`.
 
     Attributes:
         volume_mm3: volume of the body that was drawn.
 
     Raises:
-        ValueError: when a range is empty, or a number out of range.
+        TypeError: when a bound is no number of its kind.
+        ValueError: when a range is empty, or the roughness out of range.
     """
 
     def __init__(
@@ -68,22 +68,15 @@ class RandStarShape(Randomizable):
         axis_ratio: Sequence[float] = (0.5, 1.0),
         octaves: Sequence[int] = (4, 7),
         roughness: float = 0.5,
-        persistence: float = 0.5,
-        lacunarity: float = 2.0,
     ) -> None:
-        for name, values in (("volume", volume), ("axis_ratio", axis_ratio), ("octaves", octaves)):
-            if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
-                raise InputError(f"{name} must be two positive numbers that do not decrease, got {list(values)}")
-        check_whole_numbers(octaves=octaves[0])
-        check_whole_numbers(octaves=octaves[1])
+        check_ranges(POSITIVE, volume=volume, axis_ratio=axis_ratio)
+        check_ranges(POSITIVE_INT, octaves=octaves)
         if not 0 <= roughness < 1:
             raise InputError(f"roughness must be from 0 to below 1, got {roughness}")
-        self.volume = tuple(volume)
-        self.axis_ratio = tuple(axis_ratio)
-        self.octaves = tuple(octaves)
+        self.volume = volume
+        self.axis_ratio = axis_ratio
+        self.octaves = octaves
         self.roughness = roughness
-        self.persistence = persistence
-        self.lacunarity = lacunarity
 
     def randomize(self, data: None = None) -> None:
         """Draw volume, axes, rotation and noise."""
@@ -111,7 +104,10 @@ class RandStarShape(Randomizable):
         """
         if randomize:
             self.randomize()
-        radii = self._radii(torch.device(device))
+        directions = _grid_of_directions(device)
+        points = directions + torch.from_numpy(self.offset).to(directions)
+        permutation = torch.from_numpy(self.permutation).to(device)
+        radii = 1 + self.roughness * fractal_noise(points, permutation, self.num_octaves)
         # the volume of a star is the mean of r^3 over all directions, times that of the ellipsoid
         share = float(_mean_over_sphere(radii**3)) * 4 / 3 * math.pi * float(self.axes.prod())
         volume = target = scale * self.volume_mm3
@@ -128,16 +124,15 @@ class RandStarShape(Randomizable):
     def _fill(
         self, radii: torch.Tensor, semi_axes: np.ndarray, spacing: Sequence[float], device: torch.device | str
     ) -> torch.Tensor:
-        """Return the voxels of the body."""
+        """Return the voxels of a body that reaches so far in the directions of `_grid_of_directions`."""
         reach = float(radii.max()) * np.linalg.norm(self.rotation * semi_axes, axis=1)  # of a rotated ellipsoid
-        half = [max(math.ceil(extent / edge), 0) for extent, edge in zip(reach, spacing, strict=True)]
-        axes = [
-            edge * torch.arange(-count, count + 1, dtype=torch.float32, device=device)
-            for count, edge in zip(half, spacing, strict=True)
+        half = [math.ceil(extent / edge) for extent, edge in zip(reach, spacing, strict=True)]
+        columns = [
+            edge * torch.arange(-count, count + 1.0, device=device).view(-1, *[1] * (2 - axis))
+            for axis, (count, edge) in enumerate(zip(half, spacing, strict=True))
         ]
-        columns = [axis.view(-1, *[1] * (2 - index)) for index, axis in enumerate(axes)]
         to_sphere = (self.rotation / semi_axes).T.tolist()
-        point = [sum(weight * axis for weight, axis in zip(row, columns, strict=True)) for row in to_sphere]
+        point = [sum(weight * column for weight, column in zip(row, columns, strict=True)) for row in to_sphere]
         distance = sum(part.square() for part in point).sqrt_()
         inside = distance < float(radii.min())
         is_open = (distance < float(radii.max())) & ~inside  # where the direction decides
@@ -147,14 +142,13 @@ class RandStarShape(Randomizable):
         inside[tuple(half)] = True
         return keep_joined(inside)
 
-    def _radii(self, device: torch.device) -> torch.Tensor:
-        """Return how far the body reaches, in the directions of `_grid_of_directions`."""
-        permutation = torch.from_numpy(self.permutation).to(device)
-        directions = _grid_of_directions(device)
-        points = directions + torch.from_numpy(self.offset).to(directions)
-        return 1 + self.roughness * fractal_noise(
-            points, permutation, self.num_octaves, self.persistence, self.lacunarity
-        )
+
+def check_ranges(kind: Kind, **ranges: Sequence[float]) -> None:
+    """Refuse ranges that are not two numbers of a kind, the smallest and the largest, by their names."""
+    for name, bounds in ranges.items():
+        kind.list.check(name, bounds)
+        if len(bounds) != 2 or bounds[0] > bounds[1]:
+            raise InputError(f"{name} must be two numbers that do not decrease, got {list(bounds)}")
 
 
 def keep_joined(body: torch.Tensor) -> torch.Tensor:
@@ -179,7 +173,7 @@ def keep_joined(body: torch.Tensor) -> torch.Tensor:
         body = joined
 
 
-def _grid_of_directions(device: torch.device) -> torch.Tensor:
+def _grid_of_directions(device: torch.device | str) -> torch.Tensor:
     """Return unit vectors from pole to pole and once around, the first meridian twice: shape `(rows, columns, 3)`."""
     polar = torch.linspace(0, math.pi, _NUM_PARALLELS, device=device)[:, None]
     azimuth = torch.linspace(-math.pi, math.pi, 2 * _NUM_PARALLELS - 1, device=device)
@@ -208,7 +202,7 @@ def draw_permutation(R: np.random.RandomState) -> np.ndarray:
 
 
 def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-    """Return noise that is smooth, has features of about the size 1 and lies between about -1 and 1.
+    """Return simplex noise: it is smooth, has features of about the size 1 and lies between about -1 and 1.
 
     Args:
         points: tensor of shape `(..., 3)`.
@@ -227,10 +221,7 @@ def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tens
     corners = [cell.long() & 255 for cell in cells]
     x, y, z = first  # from the first corner of the simplex; the largest one is stepped along first
     x_y, x_z, y_z = x >= y, x >= z, y >= z
-    steps = {
-        1: (x_y & x_z, ~x_y & y_z, ~(x_z | y_z)),
-        2: (x_y | x_z, ~x_y | y_z, ~(x_z & y_z)),
-    }
+    steps = {1: (x_y & x_z, ~x_y & y_z, ~(x_z | y_z)), 2: (x_y | x_z, ~x_y | y_z, ~(x_z & y_z))}
     total = torch.zeros_like(x)
     for corner in range(4):
         moves: Sequence[Any] = steps.get(corner, (corner // 3,) * 3)
@@ -243,22 +234,18 @@ def simplex_noise(points: torch.Tensor, permutation: torch.Tensor) -> torch.Tens
     return _SCALE * total
 
 
-def fractal_noise(
-    points: torch.Tensor, permutation: torch.Tensor, octaves: int, persistence: float = 0.5, lacunarity: float = 2.0
-) -> torch.Tensor:
-    """Return the mean of several octaves of simplex noise, each finer and weaker than the one before.
+def fractal_noise(points: torch.Tensor, permutation: torch.Tensor, octaves: int) -> torch.Tensor:
+    """Return fractal noise, the mean of octaves of simplex noise, each of half the size and weight of the one before.
 
     Args:
         points: tensor of shape `(..., 3)`.
         permutation: see `simplex_noise`.
         octaves: number of them.
-        persistence: weight of an octave, relative to the one before.
-        lacunarity: frequency of an octave, relative to the one before.
 
     Returns:
         Tensor of shape `(...)`, between about -1 and 1.
     """
     order = torch.arange(octaves, device=points.device, dtype=points.dtype)
-    weights = persistence**order
-    noise = simplex_noise(points * (lacunarity**order).view(-1, *[1] * points.ndim), permutation)
+    weights = 0.5**order
+    noise = simplex_noise(points * (2.0**order).view(-1, *[1] * points.ndim), permutation)
     return torch.einsum("o,o...->...", weights / weights.sum(), noise)

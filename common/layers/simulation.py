@@ -1,4 +1,4 @@
-"""Simulated tumors: a scan without any, and bodies of foreign texture that lie over it more or less transparently.
+"""Tumor simulation: bodies of foreign texture that lie over a scan without tumors, more or less transparently.
 
 Source: X. Zhang, W. Xie, C. Huang, Y. Zhang, Y. Wang, *Self-supervised tumor segmentation through layer decomposition*,
 arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.2. Scan and tumor share one intensity scale, as the composition
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,52 +19,37 @@ import torch.nn.functional as F
 from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import RandomizableTransform
 
-from common.cli import InputError, check_whole_numbers
+from common.cli import InputError, check_choice, check_each
+from common.cli.options import INT, NON_NEGATIVE
 
-from .shape import RandStarShape, keep_joined
+from .shape import RandStarShape, check_ranges, keep_joined
 
 __all__ = ["LAYERS", "RandTumorLayers", "TumorParameters", "compose_layers"]
 
 LAYERS = ("organ", "tumor", "mask", "alpha", "image")  # channels of what a simulation returns
 
+# placement
 _NUM_PLACES = 16  # voxels that are tried as the center of a body
-
 _MIN_SHARE = 0.9  # of a body that must lie in the organ
-
 _SHRINK = 0.6  # of the volume, when no place is good enough
-
 _MAX_SHRINKS = 8
-
-_MAX_EDGE_BLUR = 0.2  # of the radius of a ball of the tumor's volume
-
-_MIN_MASK = 0.01  # of the largest value of a blurred one, below which there is no tumor
-
-_REACH = 3.0  # standard deviations, of a blur
-
 _NUM_STEPS = 8  # between a center and a voxel, where the organ must not be left
-
+# border and texture
+_MAX_EDGE_BLUR = 0.2  # of the radius of a ball of the tumor's volume
+_MIN_MASK = 0.01  # of the largest value of a blurred one, below which there is no tumor
+_REACH = 3.0  # standard deviations, of a blur
 _CONTROL_POINTS = 5  # of the deformation, along each axis of the box
 
 
-@dataclass(frozen=True)
-class TumorParameters:
-    """What was drawn for one tumor.
+class TumorParameters(NamedTuple):
+    """Parameters that were drawn for one tumor."""
 
-    Attributes:
-        center: voxel of the patch.
-        volume_mm3: of the whole body; less may lie in the patch, or in the organ.
-        alpha: opacity.
-        intensity_ratio: mean intensity of the texture inside the tumor over the mean of the organ.
-        blur: standard deviation in mm by which the texture was blurred.
-        edge_blur: standard deviation in mm by which the mask was blurred.
-    """
-
-    center: tuple[int, int, int]
-    volume_mm3: float
-    alpha: float
-    intensity_ratio: float
-    blur: float
-    edge_blur: float
+    center: tuple[int, int, int]  # voxel of the patch
+    volume_mm3: float  # of the whole body; less may lie in the patch, or in the organ
+    alpha: float  # opacity
+    intensity_ratio: float  # mean intensity of the texture inside the tumor over the mean of the organ
+    blur: float  # standard deviation in mm by which the texture was blurred
+    edge_blur: float  # standard deviation in mm by which the mask was blurred
 
 
 class RandTumorLayers(RandomizableTransform):
@@ -89,6 +73,7 @@ class RandTumorLayers(RandomizableTransform):
         parameters: of the tumors of the last patch.
 
     Raises:
+        TypeError: when a bound is no number of its kind.
         ValueError: when a range is empty or out of range, or `target` is unknown.
     """
 
@@ -105,34 +90,23 @@ class RandTumorLayers(RandomizableTransform):
         prob: float = 0.9,
     ) -> None:
         super().__init__(prob)
-        ranges = {"alpha": alpha, "blur": blur, "edge_blur": edge_blur, "num_tumors": num_tumors}
-        is_list = isinstance(intensity_ratio, Sequence) and not isinstance(intensity_ratio, str)
-        if intensity_ratio is not None and not (
-            is_list and all(isinstance(pair, Sequence) for pair in intensity_ratio)
-        ):
-            raise InputError(f"intensity_ratio must be a list of ranges such as [[1, 3]], got {intensity_ratio}")
-        for index, values in enumerate(intensity_ratio or ()):
-            ranges[f"intensity_ratio[{index}]"] = values
-        for name, values in ranges.items():
-            if len(values) != 2 or not 0 <= values[0] <= values[1] < math.inf:
-                raise InputError(f"{name} must be two numbers from 0 that do not decrease, got {list(values)}")
-        if not 0 < alpha[0] <= alpha[1] <= 1:
-            raise InputError(f"alpha must be above 0 and at most 1, got {list(alpha)}")
-        for count in num_tumors:
-            check_whole_numbers(num_tumors=count)
+        check_each(NON_NEGATIVE, elastic=elastic)
+        check_each(NON_NEGATIVE.list.list.or_null, intensity_ratio=intensity_ratio)
+        check_choice("target", target, ("texture", "blended"))
         if intensity_ratio is not None and not len(intensity_ratio):
             raise InputError("intensity_ratio must have a range or be None, got none")
-        if not 0 <= elastic < math.inf:
-            raise InputError(f"elastic must be from 0, got {elastic}")
-        if target not in ("texture", "blended"):
-            raise InputError(f"target must be texture or blended, got {target!r}")
+        check_ranges(INT, num_tumors=num_tumors)
+        ratios = {f"intensity_ratio[{index}]": bounds for index, bounds in enumerate(intensity_ratio or ())}
+        check_ranges(NON_NEGATIVE, alpha=alpha, blur=blur, edge_blur=edge_blur, **ratios)
+        if not 0 < alpha[0] <= alpha[1] <= 1:
+            raise InputError(f"alpha must be above 0 and at most 1, got {list(alpha)}")
         self.shape = RandStarShape() if shape is None else shape
-        self.alpha = tuple(alpha)
-        self.intensity_ratio = None if intensity_ratio is None else [tuple(bounds) for bounds in intensity_ratio]
+        self.alpha = alpha
+        self.intensity_ratio = intensity_ratio
         self.elastic = elastic
-        self.blur = tuple(blur)
-        self.edge_blur = tuple(edge_blur)
-        self.num_tumors = tuple(num_tumors)
+        self.blur = blur
+        self.edge_blur = edge_blur
+        self.num_tumors = num_tumors
         self.target = target
         self.parameters: list[TumorParameters] = []
 
@@ -155,9 +129,6 @@ class RandTumorLayers(RandomizableTransform):
         Returns:
             Tensor of shape `(5, H, W, D)`, see `LAYERS`: the scan without a tumor, the tumor (0 outside of its mask),
             the mask (from 0 to 1 where its border is soft), the opacity, and the scan with the tumor.
-
-        Raises:
-            ValueError: when the shapes differ.
         """
         if img.shape != organ.shape or img.shape != donor.shape or img.ndim != 4 or img.shape[0] != 1:
             shapes = [tuple(volume.shape) for volume in (img, organ, donor)]
@@ -208,9 +179,10 @@ class RandTumorLayers(RandomizableTransform):
             ratio = self.R.uniform(*self.intensity_ratio[self.R.randint(len(self.intensity_ratio))])
         displacements = self.R.normal(size=(3, *[_CONTROL_POINTS] * 3)) * self.elastic
 
-        body, center, scale = self._place(inside, spacing, places)
-        if body is None:
+        place = self._place(inside, spacing, places)
+        if place is None:
             return
+        body, center, scale = place
         volume = scale * self.shape.volume_mm3
         edge_blur = min(edge_blur, _MAX_EDGE_BLUR * (3 * volume / (4 * math.pi)) ** (1 / 3))
         body = F.pad(body, [margin for margin in _reach(edge_blur, spacing)[::-1] for _ in range(2)])
@@ -237,16 +209,16 @@ class RandTumorLayers(RandomizableTransform):
 
     def _place(
         self, inside: torch.Tensor, spacing: Sequence[float], places: np.ndarray
-    ) -> tuple[torch.Tensor | None, tuple[int, int, int], float]:
+    ) -> tuple[torch.Tensor, tuple[int, int, int], float] | None:
         """Find a place where the body fits into the organ; the border of the patch may cut it.
 
         Returns:
             The body in its box, without what lies behind a border of the organ seen from its center; the center; and
-            the share of the volume, which shrinks until there is a place.
+            the share of the volume, which shrinks until there is a place. `None`: there is none.
         """
         candidates = inside.flatten().nonzero().flatten()
         if not len(candidates):
-            return None, (0, 0, 0), 0.0
+            return None
         chosen = candidates[torch.from_numpy((places * len(candidates)).astype(np.int64)).to(candidates.device)]
         centers = np.stack(np.unravel_index(chosen.cpu().numpy(), tuple(inside.shape)), axis=1).tolist()
         for shrink in range(_MAX_SHRINKS):
@@ -260,7 +232,7 @@ class RandTumorLayers(RandomizableTransform):
                 seen = keep_joined(body & _visible(inside, center, body.shape))
                 if int(seen[part].sum()) >= _MIN_SHARE * count:
                     return seen, tuple(center), scale
-        return None, (0, 0, 0), 0.0
+        return None
 
     def _texture(
         self,
@@ -273,16 +245,12 @@ class RandTumorLayers(RandomizableTransform):
         """Return the middle of the donor, deformed and blurred, in a box of an odd size."""
         margins = _reach(blur, spacing)
         size = [length + 2 * margin for length, margin in zip(size, margins, strict=True)]
-        if self.elastic > 0:
-            coarse = torch.from_numpy(displacements).to(donor)[None]
-            moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0]
-        else:
-            moves = donor.new_zeros(3, *size)
+        coarse = torch.from_numpy(displacements).to(donor)[None]
+        moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0]
         coordinates = []
         for axis, (count, length, edge) in enumerate(zip(size, donor.shape, spacing, strict=True)):
-            shape = [-1 if other == axis else 1 for other in range(3)]
-            voxels = torch.arange(count, device=donor.device) - count // 2 + length // 2
-            coordinates.append((2 * (voxels.view(shape) + moves[axis] / edge) + 1) / length - 1)
+            voxels = torch.arange(count, device=donor.device).view(-1, *[1] * (2 - axis)) - count // 2 + length // 2
+            coordinates.append((2 * (voxels + moves[axis] / edge) + 1) / length - 1)
         grid = torch.stack(coordinates[::-1], dim=-1)[None]  # grid_sample counts axes from the last one
         # beyond the donor its texture is mirrored, since border voxels would be drawn out to lines
         texture = F.grid_sample(donor[None, None], grid, padding_mode="reflection", align_corners=False)[0, 0]
@@ -292,7 +260,7 @@ class RandTumorLayers(RandomizableTransform):
 
 
 def compose_layers(organ: torch.Tensor, tumor: torch.Tensor, mask: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Lay a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
+    """Compose a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
     return torch.lerp(organ, tumor, alpha * mask)
 
 
@@ -319,10 +287,9 @@ def _visible(inside: torch.Tensor, center: Sequence[int], size: Sequence[int]) -
     for step in range(1, _NUM_STEPS + 1):
         index, is_beyond = [], []
         for axis, (offset, middle, available) in enumerate(zip(offsets, center, inside.shape, strict=True)):
-            voxel = middle + (offset * step).div(_NUM_STEPS, rounding_mode="floor")
-            shape = [-1 if other == axis else 1 for other in range(3)]
-            index.append(voxel.clamp(0, available - 1).view(shape))
-            is_beyond.append(((voxel < 0) | (voxel >= available)).view(shape))
+            voxel = middle + (offset * step).div(_NUM_STEPS, rounding_mode="floor").view(-1, *[1] * (2 - axis))
+            index.append(voxel.clamp(0, available - 1))
+            is_beyond.append((voxel < 0) | (voxel >= available))
         visible &= inside[tuple(index)] | is_beyond[0] | is_beyond[1] | is_beyond[2]
     return visible
 

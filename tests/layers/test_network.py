@@ -71,8 +71,8 @@ def test_a_whole_network_is_loaded_or_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"features": 8}, TypeError, "features must be a list of whole numbers, got 8"),
-        ({"features": (4, 8.0)}, TypeError, "features must be a whole number"),
+        ({"features": 8}, ValueError, "features must be a list, each entry a whole number from 1, got 8"),
+        ({"features": (4, 8.0)}, TypeError, "features must be a list, each entry a whole number"),
         ({"features": (4,)}, ValueError, r"features must be even, for 2 levels or more, got \(4,\)"),
         ({"features": (4, 7)}, ValueError, r"features must be even"),
         ({**SMALL, "kernel_sizes": [3, 3]}, ValueError, "kernel_sizes must be 3 positive sizes"),
@@ -110,11 +110,3 @@ def test_a_classifier_tells_the_order_of_its_patches():
     classifier = EncoderClassifier(LayerUNet(**SMALL), num_classes=4, num_patches=2).eval()
     pair = torch.randn(1, 2, 1, 8, 8, 8)
     assert not torch.allclose(classifier(pair), classifier(pair.flip(1)))
-    with pytest.raises(ValueError, match="patches must be 2 of each item, got 1"):
-        classifier(pair[:, 0])
-
-
-@pytest.mark.parametrize("options", [{"num_classes": 1}, {"num_classes": 2, "num_patches": 0}])
-def test_a_classifier_of_nothing_is_refused(options):
-    with pytest.raises(ValueError, match="num_classes must be 2 or more"):
-        EncoderClassifier(LayerUNet(**SMALL), **options)

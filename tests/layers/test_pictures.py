@@ -8,7 +8,6 @@ from ignite.engine import Engine
 from picture_checks import assert_seen_as_by_a_radiologist, is_picture
 
 from common.layers import LayerPicture, SimulationPicture
-from common.layers.pictures import save_layers
 
 
 def make_layers(batch_size=2):
@@ -59,8 +58,8 @@ def test_the_slice_is_the_one_with_most_of_the_masks_on_the_scans_gray_scale(tmp
         assert [options["vmax"] for _, options in shown] == [high] * 5 + [1.0]
     assert len(drawn) == 12
     drawn.clear()
-    save_layers(target, pred, tmp_path / "layers.png", max_scans=1)
-    assert len(drawn) == 6
+    draw(tmp_path / "layers.png", *make_layers(batch_size=5))
+    assert len(drawn) == 24, "four scans at most"
 
 
 def test_the_patients_right_is_on_the_left_and_the_front_up(tmp_path, monkeypatch):

@@ -48,8 +48,6 @@ class MeshRasterizer:
             self.sphere + torch.from_numpy(shape.offset).float(),
             torch.from_numpy(shape.permutation),
             shape.num_octaves,
-            shape.persistence,
-            shape.lacunarity,
         )
         radii = 1 + shape.roughness * noise.numpy()
         volume = (radii**3).mean() * 4 / 3 * math.pi * shape.axes.prod()
