@@ -61,7 +61,11 @@ class Kind(NamedTuple):
             ValueError: when it is a number out of range, or none of several words.
         """
         if not self.fits(value):
-            is_range = type(value) in (int, float) or self.wanted.startswith("one of")
+            takes_list = self.wanted.startswith("a list") or self.wanted == SIZE.wanted
+            numbers = [*value] if takes_list and _is_list(value) else [value]
+            is_number = bool(numbers) and all(type(number) in (int, float) for number in numbers)
+            is_misplaced = self.wanted.startswith("a list") and not _is_list(value)
+            is_range = (is_number and not is_misplaced) or self.wanted.startswith("one of")
             error = InputError if is_range else KindError
             raise error(f"{name} must be {self.wanted}, got {value!r}")
 
