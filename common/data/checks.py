@@ -1,4 +1,4 @@
-"""What a volume must be before any work starts on it: its file, header, voxels and labels."""
+"""Checks of what a volume must be before any work starts on it: its file, header, voxels and labels."""
 
 from __future__ import annotations
 
@@ -31,17 +31,13 @@ __all__ = [
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-
 PICTURE_SUFFIX = ".png"  # the only format of 2D images that keeps every value and has no grid in millimeters
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16  # bytes
-
 _FIELD_OF_VIEW_MM = (5.0, 3000.0)  # of the longest side: a crop of a mouse, a whole patient
-
 _GRID_TOLERANCE = 1e-2  # voxels
-
 _ROUNDING = 1e-2  # how far a label may lie from a whole number
 
 _SIGNATURES = {
@@ -70,7 +66,7 @@ _NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 @dataclass(frozen=True)
 class Header:
-    """The grid of a volume.
+    """Grid of a volume.
 
     Attributes:
         shape: voxels along each spatial axis.
@@ -92,14 +88,13 @@ class _Payload:
     is_compressed: bool
 
 
-def check_header(path: str | Path, spatial_dims: int = 3, allow_2d: bool = False) -> Header:
+def check_header(path: str | Path, allow_2d: bool = False) -> Header:
     """Read the header of an image file and refuse what no segmentation could be right for.
 
     Costs well below 5 ms for NIfTI, whatever the size of the volume; the voxels stay unread.
 
     Args:
-        path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd` file.
-        spatial_dims: number of spatial axes; trailing axes of length 1 beyond them are dropped.
+        path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd` file; axes of length 1 beyond the third are dropped.
         allow_2d: take a 2D image, and a `.png` file of any number of channels, for a volume with one slice. A PNG is
             read to its end; see `EnsureVolume` for its grid.
 
@@ -119,11 +114,11 @@ def check_header(path: str | Path, spatial_dims: int = 3, allow_2d: bool = False
     except (HeaderDataError, OSError, EOFError, zlib.error, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # ITK writes many lines
         raise InputError(f"{path}: header must be readable, got {reason}") from error
-    while len(shape) > spatial_dims and shape[-1] == 1:
+    while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if allow_2d and len(shape) == 2:
         shape = (*shape, 1)
-    return _check_geometry(path, shape, affine, spatial_dims)
+    return _check_geometry(path, shape, affine)
 
 
 def check_gzip(path: str | Path) -> int:
@@ -389,9 +384,9 @@ def _check_length(path: Path, num_bytes: int) -> None:
         raise InputError(f"{path}: must hold the {num_bytes} bytes its header announces, got {size}; it is truncated")
 
 
-def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray, spatial_dims: int) -> Header:
-    if len(shape) != spatial_dims:
-        raise InputError(f"{path}: must hold one volume of {spatial_dims} dimensions, got shape {shape}")
+def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> Header:
+    if len(shape) != 3:
+        raise InputError(f"{path}: must hold one volume of 3 dimensions, got shape {shape}")
     if min(shape) < 1:
         raise InputError(f"{path}: every dimension must hold a voxel, got shape {shape}")
     if max(shape) == 1:
@@ -403,11 +398,11 @@ def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray, spat
         raise InputError(f"{path}: voxel size must not be 0, got {_mm(spacing)}")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise InputError(f"{path}: affine must be invertible, got {affine.tolist()}")
-    field = spacing[:spatial_dims] * shape
+    field = spacing * shape
     low, high = _FIELD_OF_VIEW_MM
     if not low <= field.max() <= high:
         raise InputError(f"{path}: field of view must lie between {low:g} and {high:g} mm, got {_mm(field)}")
-    return Header(shape, affine, tuple(spacing[:spatial_dims].tolist()))
+    return Header(shape, affine, tuple(spacing.tolist()))
 
 
 def _mm(lengths: np.ndarray) -> str:

@@ -68,16 +68,13 @@ def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.
 
     Args:
         seed: the same one gives the same phantom.
-        size: voxels along the longest axis; the others have 7/8 and 3/4 of it. The field of view stays the same, so
-            that 64 voxels are 3.6 to 4.9 mm wide.
+        size: voxels along the longest axis, at least 16; the others have 7/8 and 3/4 of it. The field of view stays
+            the same, so that 64 voxels are 3.6 to 4.9 mm wide.
 
     Returns:
         image: HU as int16, of three dimensions in any of the 48 orientations.
         label: values as in `PHANTOM_LABELS` as uint8, same shape.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
-
-    Raises:
-        ValueError: when `size` is below 16.
     """
     if size < 16:
         raise InputError(f"size must be at least 16 voxels, got {size}")
@@ -93,7 +90,7 @@ def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.
 
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2 + random.uniform(-30, 30, 3)
-    flips = ["RL"[random.randint(2)], "AP"[random.randint(2)], "SI"[random.randint(2)]]
+    flips = [ends[random.randint(2)] for ends in ("RL", "AP", "SI")]
     orientation = axcodes2ornt([flips[axis] for axis in random.permutation(3)])
     forward = nib.orientations.ornt_transform(axcodes2ornt("RAS"), orientation)
     return (
@@ -120,12 +117,6 @@ def write_phantoms(
         num_unlabeled: images only.
         size: voxels along the longest axis.
         seed: data sets of different seeds share no phantom.
-
-    Returns:
-        `output_dir`.
-
-    Raises:
-        ValueError: when `output_dir` holds something, or a number is negative.
     """
     counts = {"Tr": num_training, "Ts": num_test, "Un": num_unlabeled}
 
@@ -252,13 +243,9 @@ def _vary(random: np.random.RandomState, organ: _Organ, phase: float, growth: fl
 def _draw_bowel(random: np.random.RandomState) -> list[_Organ]:
     """Return loops of bowel in the lower and anterior abdomen, with fluid, contrast medium or gas in them."""
     contents = random.choice([30.0, 60.0, 115.0, 170.0, 240.0, GAS], _NUM_BOWEL_LOOPS)
+    low, high = (-85, -10, -95), (85, 65, 5)
     return [
-        _Organ(
-            random.uniform((-85, -10, -95), (85, 65, 5)),
-            random.uniform(9, 22, 3),
-            content,
-            tilt=random.uniform(-60, 60),
-        )
+        _Organ(random.uniform(low, high), random.uniform(9, 22, 3), content, tilt=random.uniform(-60, 60))
         for content in contents
     ]
 

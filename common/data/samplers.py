@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
-    """Minibatches of requests that depend on a seed and on the epoch alone.
+    """Sampler of minibatches of requests that depend on a seed and on the epoch alone.
 
     Every epoch draws anew, and a resumed run goes on as if it had not stopped. The processes of a distributed run share
     what is drawn: their minibatches together are one of a single process, whose minibatches are that much larger.
@@ -53,14 +53,7 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
     def _repeat(
         self, order: Callable[[np.random.Generator], Sequence[Item]], count: int, first: int, last: int
     ) -> Iterator[Item]:
-        """Yield the draws from `first` up to `last` of a training: all items in one random order after another.
-
-        Args:
-            order: returns the items in an order of the generator's.
-            count: number of the items.
-            first: number of the first draw.
-            last: number of the draw after the last one.
-        """
+        """Yield draws `first` to `last - 1` of a training: all `count` items in one random `order` after another."""
         for turn in range(first // count, math.ceil(last / count)):
             items = order(np.random.default_rng((self.seed, 1, turn)))
             yield from items[max(first - turn * count, 0) : last - turn * count]
@@ -71,13 +64,10 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
 
 
 class DistributedSampler(Sampler[int]):
-    """The items of a data set in their order, of which each process of a distributed run takes a part.
+    """Sampler of the items of a data set in their order, of which each process of a distributed run takes a part.
 
     The parts follow one another: put together in the order of the processes, they are the whole. Where there are fewer
     items than processes, each takes all of them, since the others would wait for one that has nothing to evaluate.
-
-    Args:
-        data_source: data set.
     """
 
     def __init__(self, data_source: Sized) -> None:
