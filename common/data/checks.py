@@ -71,21 +71,12 @@ class Header:
     Attributes:
         shape: voxels along each spatial axis.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
-        spacing: distance between neighboring voxels along each spatial axis, in mm.
+        spacing: edges of a voxel in mm.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     spacing: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class _Payload:
-    """Where the voxels of a file lie: from byte `offset` of `path` on."""
-
-    path: Path
-    offset: int
-    is_compressed: bool
 
 
 def check_header(path: str | Path, allow_2d: bool = False) -> Header:
@@ -130,14 +121,14 @@ def check_gzip(path: str | Path) -> int:
     Raises:
         ValueError: when the stream is cut short or its checksum is wrong.
     """
-    payload = _find_payload(Path(path))
-    if not payload.is_compressed:
-        return payload.path.stat().st_size - payload.offset
+    source, offset, is_compressed = _find_payload(Path(path))
+    if not is_compressed:
+        return source.stat().st_size - offset
     size = 0
     inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever it is
     try:
-        with payload.path.open("rb") as file:
-            file.seek(payload.offset)
+        with source.open("rb") as file:
+            file.seek(offset)
             while chunk := file.read(_CHUNK):
                 while chunk.strip(b"\0") or (chunk and not inflater.eof):
                     if inflater.eof:  # a file may hold several streams, and zeros after them
@@ -154,8 +145,7 @@ def check_gzip(path: str | Path) -> int:
 def check_grids(image: Header, label: Header, path: str | Path, name: str = "label") -> None:
     """Refuse the label at `path`, or what else it is called, unless it lies on the grid of its image.
 
-    Raises:
-        ValueError: when the shapes differ, or the affines by more than a hundredth of a voxel.
+    The shapes must be the same, and the affines but for a hundredth of a voxel.
     """
     if label.shape != image.shape:
         raise InputError(f"{path}: {name} must have the shape of its image {image.shape}, got {label.shape}")
@@ -165,11 +155,7 @@ def check_grids(image: Header, label: Header, path: str | Path, name: str = "lab
 
 
 def check_image(array: np.ndarray, path: str | Path) -> str | None:
-    """Refuse intensities that poison a network, and return a warning when they are all the same.
-
-    Raises:
-        ValueError: when there are no voxels, NaN or infinite ones, or values that 32-bit floats cannot hold.
-    """
+    """Refuse no voxels, NaN, Inf and what 32-bit floats cannot hold; return a warning of a constant image."""
     if array.size == 0:
         raise InputError(f"{path}: image must hold voxels, got shape {array.shape}")
     if array.dtype.kind == "f":
@@ -342,18 +328,19 @@ def _refuse_voxels(path: Path, kind: str) -> NoReturn:
     raise InputError(f"{path}: voxels must be real numbers, one per voxel, got {kind} voxels")
 
 
-def _find_payload(path: Path) -> _Payload:
+def _find_payload(path: Path) -> tuple[Path, int, bool]:
+    """Return the file that holds the voxels, the byte at which they begin, and whether they are compressed."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        return _Payload(path, 0, name.endswith(".gz"))
+        return path, 0, name.endswith(".gz")
     fields, offset = _read_fields(path)
     is_compressed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
     separate = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
     if separate == "LOCAL":
-        return _Payload(path, offset, is_compressed)
+        return path, offset, is_compressed
     if not (path.parent / separate).is_file():
         raise MissingFileError(f"{path}: voxels must lie in {separate}, got no such file")
-    return _Payload(path.parent / separate, 0, is_compressed)
+    return path.parent / separate, 0, is_compressed
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -373,10 +360,10 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
 
 def _check_length(path: Path, num_bytes: int) -> None:
     """Refuse a file with fewer than `num_bytes` bytes of voxels (of header and voxels for NIfTI)."""
-    payload = _find_payload(path)
-    size = payload.path.stat().st_size - payload.offset
-    if payload.is_compressed:
-        with payload.path.open("rb") as file:
+    source, offset, is_compressed = _find_payload(path)
+    size = source.stat().st_size - offset
+    if is_compressed:
+        with source.open("rb") as file:
             file.seek(-4, 2)
             trailer = int.from_bytes(file.read(), "little")  # gzip: what the last stream held, modulo 2^32
         size = num_bytes if trailer == num_bytes % 2**32 else check_gzip(path)

@@ -76,11 +76,7 @@ class Cases:
         return without_labels(self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)])
 
     def normals(self, split: str) -> list[Item]:
-        """Return the scans without a lesion, of `training` or of `validation`; those of a single patient serve as both.
-
-        Raises:
-            ValueError: when there are no such scans.
-        """
+        """Return the scans without a lesion of `training` or `validation`; those of a single patient serve as both."""
         check_choice("split", split, ("training", "validation"))
         if not self.normal:
             raise InputError(
@@ -91,11 +87,7 @@ class Cases:
         return held_out if split == "validation" else [case for case in self.normal if case not in held_out] or held_out
 
     def labeled(self, split: str) -> list[Item]:
-        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.
-
-        Raises:
-            ValueError: when none of its cases has a label.
-        """
+        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation."""
         check_choice("split", split, ("training", "validation", "test"))
         cases = [case for case in getattr(self, split) if "label" in case]
         if not cases:
@@ -173,9 +165,6 @@ def read_cases(
 
 def read_images(dataset_dir: str | Path) -> tuple[list[str], list[str]]:
     """Read from `dataset.json` which scans have a label and which have none.
-
-    Args:
-        dataset_dir: folder that holds `dataset.json` and every file it lists.
 
     Returns:
         Images of the training cases, of which there may be none or one, too, and of the unlabeled ones.

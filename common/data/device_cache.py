@@ -1,4 +1,4 @@
-"""Volumes that stay on a device, and random pairs of patches drawn from them there.
+"""Device cache: volumes that are read and preprocessed once and stay on a device.
 
 Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
 feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). Every volume is drawn;
@@ -28,11 +28,7 @@ class KeepOnDeviced(MapTransform):
     """Move a preprocessed volume of shape `(1, H, W, D)` to the device where it stays.
 
     Its `organ` and `label`, where it has them, are kept as whole numbers, and the edges of its voxels in mm as
-    `spacing`.
-
-    Raises:
-        ValueError: when the volume has several channels, fewer than 2 voxels along an axis, or a value that is not
-            finite in the precision in which it is kept.
+    `spacing`. Its values must be finite in the precision in which it is kept.
     """
 
     def __init__(self, keys: str, device: torch.device | str = "cpu", half: bool = False) -> None:

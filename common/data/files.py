@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from common.cli import InputError
 
-__all__ = ["is_main_process", "write_atomically", "write_folder"]
+__all__ = ["is_main_process", "process_rank", "write_atomically", "write_folder"]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], shared: bool = False) -> Path:
@@ -53,6 +53,12 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
     return folder
 
 
+def process_rank() -> tuple[int, int]:
+    """Return the number of this process, from 0, and the number of processes of a distributed run, or 0 and 1."""
+    is_distributed = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+
+
 def is_main_process() -> bool:
     """Tell whether this process writes the files: the first of a distributed run, or the only one."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    return process_rank()[0] == 0

@@ -74,15 +74,10 @@ def write_lesion_phantoms(
             image, anatomy, affine = make_phantom(seed * 100_000 + index, size)
             return {"image": image, "organ": (anatomy == _LIVER).astype(np.uint8)}, affine
         image, label, organ, affine = make_lesion_phantom(seed * 100_000 + index, size)
-        has_label = split in ("Tr", "Ts")
-        return {"image": image, **({"label": label} if has_label else {}), "organ": organ}, affine
+        return {"image": image, **({"label": label} if split in ("Tr", "Ts") else {}), "organ": organ}, affine
 
-    content = {
-        "name": "lesion_phantoms",
-        "description": "Synthetic abdomen-like CT with lesions of the liver, for trials; no patient's data.",
-        "labels": LESION_LABELS,
-    }
-    return write_drawn(output_dir, counts, seed, draw, content)
+    description = "Synthetic abdomen-like CT with lesions of the liver, for trials; no patient's data."
+    return write_drawn(output_dir, counts, seed, draw, "lesion_phantoms", description, LESION_LABELS)
 
 
 def _draw_blobs(random: np.random.RandomState, room: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +32,7 @@ AIR, GAS, LUNG, FAT, WATER, SOFT, MUSCLE = -1000.0, -900.0, -820.0, -100.0, 10.0
 
 @dataclass(frozen=True)
 class _Organ:
-    """An ellipsoid: center and semi-axes in mm (right, anterior, superior), HU, label, and turn about the x axis."""
+    """Ellipsoid: center and semi-axes in mm (right, anterior, superior), HU, label, and turn about the x axis."""
 
     center: Sequence[float] | np.ndarray
     axes: Sequence[float] | np.ndarray
@@ -124,12 +123,8 @@ def write_phantoms(
         image, label, affine = make_phantom(seed * 100_000 + index, size)
         return ({"image": image} if split == "Un" else {"image": image, "label": label}), affine
 
-    content = {
-        "name": "phantoms",
-        "description": "Synthetic abdomen-like CT, for trials; no patient's data.",
-        "labels": PHANTOM_LABELS,
-    }
-    return write_drawn(output_dir, counts, seed, draw, content)
+    description = "Synthetic abdomen-like CT, for trials; no patient's data."
+    return write_drawn(output_dir, counts, seed, draw, "phantoms", description, PHANTOM_LABELS)
 
 
 def write_drawn(
@@ -137,17 +132,21 @@ def write_drawn(
     counts: Mapping[str, int],
     seed: int,
     draw: Callable[[str, int], tuple[Volumes, np.ndarray]],
-    content: Mapping[str, Any],
+    name: str,
+    description: str,
+    labels: Sequence[str],
 ) -> Path:
     """Write a data set of drawn CT volumes with its `dataset.json`, as a whole or not at all.
 
     Args:
         output_dir: folder to make; it may exist when it is empty.
         counts: cases of `Tr` (training), `Ts` (test), `Un` (unlabeled) and, if there are any, `No` (normal).
-        seed: checked to be 0 or more.
+        seed: 0 or more.
         draw: called with one of these and the index of the case; returns volumes by key, such as `image`, and their
             affine.
-        content: what `dataset.json` shall say of the whole; of `labels` the names in order.
+        name: of the data set.
+        description: of the data set, in a sentence.
+        labels: names of the classes in the order of their values.
     """
     if min(*counts.values(), seed) < 0:
         raise InputError(f"counts and seed must be 0 or more, got {[*counts.values(), seed]}")
@@ -165,8 +164,8 @@ def write_drawn(
             names[split]: [case["image"] if list(case) == ["image"] else case for case in cases]
             for split, cases in listed.items()
         }
-        labels = {str(value): name for value, name in enumerate(content["labels"])}
-        write_datalist(root, {**content, "modality": {"0": "CT"}, "labels": labels, **lists})
+        whole = {"name": name, "description": description, "modality": {"0": "CT"}}
+        write_datalist(root, {**whole, "labels": {str(value): text for value, text in enumerate(labels)}, **lists})
 
     return write_folder(output_dir, write)
 

@@ -50,10 +50,7 @@ def fit_preprocessing(
             CT). `None`: every voxel counts as body.
         spacing: edge of a voxel in mm, instead of the fitted one.
         clip: lower and upper intensity, instead of the fitted ones.
-        normalization: see `ClipAndNormalize`.
-        modality: of the scans, such as CT.
-        labels: names of the classes by their value, which inference needs, too.
-        settings: options of the training, by name.
+        normalization: see `Record`, also for `modality`, `labels` and `settings`.
 
     Raises:
         FileNotFoundError: when there are no numbers beside the pretrained weights.

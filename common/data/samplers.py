@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch.distributed as dist
 from torch.utils.data import Sampler
+
+from .files import process_rank
 
 __all__ = ["EpochBatchSampler", "DistributedSampler"]
 
@@ -39,12 +40,7 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
     def __iter__(self) -> Iterator[list[Request]]:
         epoch = self.epoch
         self.epoch += not self.fixed
-        yield from self._draw(epoch, *self._place())
-
-    def _place(self) -> tuple[int, int]:
-        """Return the number of this process and the number of processes."""
-        is_distributed = dist.is_available() and dist.is_initialized()
-        return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+        yield from self._draw(epoch, *process_rank())
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[Request]]:
         """Yield the minibatches of one process in one epoch."""
@@ -80,7 +76,6 @@ class DistributedSampler(Sampler[int]):
         return iter(self._share())
 
     def _share(self) -> list[int]:
+        rank, num_processes = process_rank()
         items = np.arange(len(self.data_source))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() <= len(items):
-            items = np.array_split(items, dist.get_world_size())[dist.get_rank()]
-        return items.tolist()
+        return (np.array_split(items, num_processes)[rank] if num_processes <= len(items) else items).tolist()
