@@ -40,7 +40,9 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
     def __iter__(self) -> Iterator[list[Request]]:
         epoch = self.epoch
         self.epoch += not self.fixed
-        yield from self._draw(epoch, *process_rank())
+        yield from self._draw(epoch, *self._place())
+
+    _place = staticmethod(process_rank)  # number of this process, and of all processes
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[Request]]:
         """Yield the minibatches of one process in one epoch."""
