@@ -61,4 +61,4 @@ def process_rank() -> tuple[int, int]:
 
 def is_main_process() -> bool:
     """Tell whether this process writes the files: the first of a distributed run, or the only one."""
-    return process_rank()[0] == 0
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
