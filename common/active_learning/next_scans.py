@@ -1,4 +1,4 @@
-"""Which scans to label next, given what all of them look like.
+"""Active learning: which scans to label next, given what all of them look like.
 
 Sources: `k_center` is the greedy core-set of O. Sener, S. Savarese, *Active learning for convolutional neural networks:
 a core-set approach*, ICLR 2018 (https://arxiv.org/abs/1708.00489). `k_medoids` weighs all scans instead of the farthest
@@ -41,7 +41,7 @@ def next_scans(
         for a medoid that comes first, infinity.
 
     Raises:
-        ValueError: when no scan is unlabeled, a descriptor is not finite, or an argument is out of range.
+        ValueError: when no scan is unlabeled, or a descriptor is not finite.
     """
     check_choice("criterion", criterion, CRITERIA)
     if count < 1:

@@ -78,8 +78,7 @@ class ScanDescriber:
         Args:
             labeled: paths of scans. One that cannot be described is left out, with a warning.
             unlabeled: likewise.
-            count: see `next_scans`.
-            criterion: see `next_scans`.
+            count: see `next_scans`, also for `criterion`.
 
         Returns:
             Paths, none if no unlabeled scan can be described, and their distances as those of `next_scans`.

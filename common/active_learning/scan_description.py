@@ -1,4 +1,4 @@
-"""One descriptor of a whole scan: what a network that learned without labels sees in each part of it."""
+"""Descriptor of a whole scan: what a network that learned without labels sees in each part of it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,6 @@ def describe_scan(network: nn.Module, image: torch.Tensor, axis: int = 2) -> tor
 
     Returns:
         Tensor of shape `(27 F,)`, on the CPU, for `F` features.
-
-    Raises:
-        ValueError: when the network has fewer than two convolutions, or the features are not finite.
     """
     image = convert_to_tensor(image, dtype=torch.float32)  # without metadata, which weights_only cannot load
     if hasattr(network, "describe"):

@@ -1,4 +1,4 @@
-"""Options that no config has: of a command line, and of a user's own file of overrides."""
+"""Check of a command line, and of a user's own file of overrides, for options that no config has."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ def check_command_line() -> None:
     MONAI adds an unknown id in silence: a misspelled option would change nothing. Likewise, a mapping in a file
     replaces the whole section that has its name. Files are a user's own when they lie elsewhere than the first one.
     Arguments of a component are left to the component. Nothing is checked in a process that another command started.
-
-    Raises:
-        ValueError: when an option is unknown, or a section would lose what it has.
     """
     if Path(sys.argv[0]).parts[-3:] != _MONAI_BUNDLE or sys.argv[1:2] != ["run"]:
         return

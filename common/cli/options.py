@@ -37,7 +37,7 @@ RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet f
 
 
 class Kind(NamedTuple):
-    """What a value must be: in words, and as a test."""
+    """Kind of a value: what it must be in words, and as a test."""
 
     wanted: str
     fits: Callable[[Any], bool]
@@ -54,12 +54,7 @@ class Kind(NamedTuple):
         return Kind(f"a list, each entry {self.wanted}", lambda value: _is_list(value) and all(map(self.fits, value)))
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a value by the name of its option.
-
-        Raises:
-            TypeError: when it is not of this kind.
-            ValueError: when it is a number out of range, or none of several words.
-        """
+        """Refuse a value by the name of its option: a number out of range as a ValueError, others as a TypeError."""
         if not self.fits(value):
             takes_list = self.wanted.startswith("a list") or self.wanted == SIZE.wanted
             numbers = [*value] if takes_list and _is_list(value) else [value]
@@ -104,7 +99,7 @@ FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <=
 
 
 class Option(NamedTuple):
-    """One row of the table.
+    """Option of a run: one row of the table.
 
     Attributes:
         kind: what a value must be.
@@ -213,11 +208,7 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
 
 
 def running_config() -> ConfigParser:
-    """Return the config of which a component is being made; MONAI does not tell a component what it is part of.
-
-    Raises:
-        RuntimeError: when no config is being evaluated.
-    """
+    """Return the config of which a component is being made; MONAI does not tell a component what it is part of."""
     from monai.bundle import ConfigParser
 
     frame = sys._getframe(1)
@@ -254,33 +245,21 @@ def check_each(kind: Kind, **values: Any) -> None:
 
 
 def check_flags(**flags: Any) -> None:
-    """Refuse text, which counts as true: a command line delivers `false` and `no` as text.
-
-    Raises:
-        TypeError: when one of the flags is neither True nor False.
-    """
+    """Refuse what is neither True nor False: a command line delivers `false` and `no` as text, which counts as true."""
     for name, value in flags.items():
         if not FLAG.fits(value):
             raise KindError(f"{name} must be {FLAG.wanted}, got {value!r}")
 
 
 def check_whole_numbers(**numbers: Any) -> None:
-    """Refuse text and fractions by the name of their option, before a comparison fails without it.
-
-    Raises:
-        TypeError: when one of the numbers is no whole number.
-    """
+    """Refuse text and fractions by the name of their option, before a comparison fails without it."""
     for name, value in numbers.items():
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise KindError(f"{name} must be a whole number, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Refuse a value that is not among the choices, by the name of its option.
-
-    Raises:
-        ValueError: when it is none of them.
-    """
+    """Refuse a value that is not among the choices, by the name of its option."""
     allowed = [*choices]
     if value not in allowed:
         raise InputError(f"{name} must be {one_of(*allowed).wanted}, got {value!r}")

@@ -1,4 +1,4 @@
-"""What a volume must be before any work starts on it: its file, header, voxels and labels."""
+"""Checks of what a volume must be before any work starts on it: its file, header, voxels and labels."""
 
 from __future__ import annotations
 
@@ -31,17 +31,13 @@ __all__ = [
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-
 PICTURE_SUFFIX = ".png"  # the only format of 2D images that keeps every value and has no grid in millimeters
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16  # bytes
-
 _FIELD_OF_VIEW_MM = (5.0, 3000.0)  # of the longest side: a crop of a mouse, a whole patient
-
 _GRID_TOLERANCE = 1e-2  # voxels
-
 _ROUNDING = 1e-2  # how far a label may lie from a whole number
 
 _SIGNATURES = {
@@ -70,12 +66,12 @@ _NIFTI_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 @dataclass(frozen=True)
 class Header:
-    """The grid of a volume.
+    """Grid of a volume.
 
     Attributes:
         shape: voxels along each spatial axis.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
-        spacing: distance between neighboring voxels along each spatial axis, in mm.
+        spacing: edges of a voxel in mm.
     """
 
     shape: tuple[int, ...]
@@ -83,23 +79,13 @@ class Header:
     spacing: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class _Payload:
-    """Where the voxels of a file lie: from byte `offset` of `path` on."""
-
-    path: Path
-    offset: int
-    is_compressed: bool
-
-
-def check_header(path: str | Path, spatial_dims: int = 3, allow_2d: bool = False) -> Header:
+def check_header(path: str | Path, allow_2d: bool = False) -> Header:
     """Read the header of an image file and refuse what no segmentation could be right for.
 
     Costs well below 5 ms for NIfTI, whatever the size of the volume; the voxels stay unread.
 
     Args:
-        path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd` file.
-        spatial_dims: number of spatial axes; trailing axes of length 1 beyond them are dropped.
+        path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd` file; axes of length 1 beyond the third are dropped.
         allow_2d: take a 2D image, and a `.png` file of any number of channels, for a volume with one slice. A PNG is
             read to its end; see `EnsureVolume` for its grid.
 
@@ -119,11 +105,11 @@ def check_header(path: str | Path, spatial_dims: int = 3, allow_2d: bool = False
     except (HeaderDataError, OSError, EOFError, zlib.error, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # ITK writes many lines
         raise InputError(f"{path}: header must be readable, got {reason}") from error
-    while len(shape) > spatial_dims and shape[-1] == 1:
+    while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if allow_2d and len(shape) == 2:
         shape = (*shape, 1)
-    return _check_geometry(path, shape, affine, spatial_dims)
+    return _check_geometry(path, shape, affine)
 
 
 def check_gzip(path: str | Path) -> int:
@@ -135,14 +121,14 @@ def check_gzip(path: str | Path) -> int:
     Raises:
         ValueError: when the stream is cut short or its checksum is wrong.
     """
-    payload = _find_payload(Path(path))
-    if not payload.is_compressed:
-        return payload.path.stat().st_size - payload.offset
+    source, offset, is_compressed = _find_payload(Path(path))
+    if not is_compressed:
+        return source.stat().st_size - offset
     size = 0
     inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever it is
     try:
-        with payload.path.open("rb") as file:
-            file.seek(payload.offset)
+        with source.open("rb") as file:
+            file.seek(offset)
             while chunk := file.read(_CHUNK):
                 while chunk.strip(b"\0") or (chunk and not inflater.eof):
                     if inflater.eof:  # a file may hold several streams, and zeros after them
@@ -159,8 +145,7 @@ def check_gzip(path: str | Path) -> int:
 def check_grids(image: Header, label: Header, path: str | Path, name: str = "label") -> None:
     """Refuse the label at `path`, or what else it is called, unless it lies on the grid of its image.
 
-    Raises:
-        ValueError: when the shapes differ, or the affines by more than a hundredth of a voxel.
+    The shapes must be the same, and the affines but for a hundredth of a voxel.
     """
     if label.shape != image.shape:
         raise InputError(f"{path}: {name} must have the shape of its image {image.shape}, got {label.shape}")
@@ -170,11 +155,7 @@ def check_grids(image: Header, label: Header, path: str | Path, name: str = "lab
 
 
 def check_image(array: np.ndarray, path: str | Path) -> str | None:
-    """Refuse intensities that poison a network, and return a warning when they are all the same.
-
-    Raises:
-        ValueError: when there are no voxels, NaN or infinite ones, or values that 32-bit floats cannot hold.
-    """
+    """Refuse no voxels, NaN, Inf and what 32-bit floats cannot hold; return a warning of a constant image."""
     if array.size == 0:
         raise InputError(f"{path}: image must hold voxels, got shape {array.shape}")
     if array.dtype.kind == "f":
@@ -347,18 +328,19 @@ def _refuse_voxels(path: Path, kind: str) -> NoReturn:
     raise InputError(f"{path}: voxels must be real numbers, one per voxel, got {kind} voxels")
 
 
-def _find_payload(path: Path) -> _Payload:
+def _find_payload(path: Path) -> tuple[Path, int, bool]:
+    """Return the file that holds the voxels, the byte at which they begin, and whether they are compressed."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        return _Payload(path, 0, name.endswith(".gz"))
+        return path, 0, name.endswith(".gz")
     fields, offset = _read_fields(path)
     is_compressed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
     separate = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
     if separate == "LOCAL":
-        return _Payload(path, offset, is_compressed)
+        return path, offset, is_compressed
     if not (path.parent / separate).is_file():
         raise MissingFileError(f"{path}: voxels must lie in {separate}, got no such file")
-    return _Payload(path.parent / separate, 0, is_compressed)
+    return path.parent / separate, 0, is_compressed
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -378,10 +360,10 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
 
 def _check_length(path: Path, num_bytes: int) -> None:
     """Refuse a file with fewer than `num_bytes` bytes of voxels (of header and voxels for NIfTI)."""
-    payload = _find_payload(path)
-    size = payload.path.stat().st_size - payload.offset
-    if payload.is_compressed:
-        with payload.path.open("rb") as file:
+    source, offset, is_compressed = _find_payload(path)
+    size = source.stat().st_size - offset
+    if is_compressed:
+        with source.open("rb") as file:
             file.seek(-4, 2)
             trailer = int.from_bytes(file.read(), "little")  # gzip: what the last stream held, modulo 2^32
         size = num_bytes if trailer == num_bytes % 2**32 else check_gzip(path)
@@ -389,9 +371,9 @@ def _check_length(path: Path, num_bytes: int) -> None:
         raise InputError(f"{path}: must hold the {num_bytes} bytes its header announces, got {size}; it is truncated")
 
 
-def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray, spatial_dims: int) -> Header:
-    if len(shape) != spatial_dims:
-        raise InputError(f"{path}: must hold one volume of {spatial_dims} dimensions, got shape {shape}")
+def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> Header:
+    if len(shape) != 3:
+        raise InputError(f"{path}: must hold one volume of 3 dimensions, got shape {shape}")
     if min(shape) < 1:
         raise InputError(f"{path}: every dimension must hold a voxel, got shape {shape}")
     if max(shape) == 1:
@@ -403,11 +385,11 @@ def _check_geometry(path: Path, shape: tuple[int, ...], affine: np.ndarray, spat
         raise InputError(f"{path}: voxel size must not be 0, got {_mm(spacing)}")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise InputError(f"{path}: affine must be invertible, got {affine.tolist()}")
-    field = spacing[:spatial_dims] * shape
+    field = spacing * shape
     low, high = _FIELD_OF_VIEW_MM
     if not low <= field.max() <= high:
         raise InputError(f"{path}: field of view must lie between {low:g} and {high:g} mm, got {_mm(field)}")
-    return Header(shape, affine, tuple(spacing[:spatial_dims].tolist()))
+    return Header(shape, affine, tuple(spacing.tolist()))
 
 
 def _mm(lengths: np.ndarray) -> str:

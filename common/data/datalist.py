@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.cli import InputError, MissingFileError, check_flags
+from common.cli import InputError, MissingFileError, check_choice, check_flags
 
 from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
 from .files import write_atomically
@@ -23,13 +23,12 @@ __all__ = ["Cases", "case_id", "read_cases", "read_images", "without_labels", "w
 logger = logging.getLogger(__name__)
 
 Item = dict[str, str]
-
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of one fold, each a dictionary of absolute paths.
+    """Cases of one fold, each a dictionary of absolute paths.
 
     A case may have an `organ`, too: a mask of where its lesions may lie. One with a label may have a `t2_map`: T2 in ms
     on the grid of its image, for the clinical metrics.
@@ -62,34 +61,23 @@ class Cases:
         Args:
             include_val_images: take the validation cases, too.
             num_unlabeled: unlabeled cases at most, None for all.
-
-        Raises:
-            TypeError: when `include_val_images` is text.
-            ValueError: when `num_unlabeled` is negative.
         """
         check_flags(include_val_images=include_val_images)
         if num_unlabeled is not None and num_unlabeled < 0:
             raise InputError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
         validation = self.validation if include_val_images else []
-        cases = [*self.training, *self.unlabeled[:num_unlabeled], *validation]
-        return without_labels(cases)
+        return without_labels([*self.training, *self.unlabeled[:num_unlabeled], *validation])
 
     def held_out(self) -> list[Item]:
         """Return the `image` of every validation case or, where no case has a label, of a tenth of the unlabeled ones.
 
         The latter are learned from, too: without labels, nothing is held out.
         """
-        cases = self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)]
-        return without_labels(cases)
+        return without_labels(self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)])
 
     def normals(self, split: str) -> list[Item]:
-        """Return the scans without a lesion, of `training` or of `validation`; those of a single patient serve as both.
-
-        Raises:
-            ValueError: when the split is unknown or there are no such scans.
-        """
-        if split not in ("training", "validation"):
-            raise InputError(f"split must be training or validation, got {split!r}")
+        """Return the scans without a lesion of `training` or `validation`; those of a single patient serve as both."""
+        check_choice("split", split, ("training", "validation"))
         if not self.normal:
             raise InputError(
                 "normal must list at least one scan without a lesion in dataset.json, got none; "
@@ -99,13 +87,8 @@ class Cases:
         return held_out if split == "validation" else [case for case in self.normal if case not in held_out] or held_out
 
     def labeled(self, split: str) -> list[Item]:
-        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.
-
-        Raises:
-            ValueError: when the split is unknown or none of its cases has a label.
-        """
-        if split not in ("training", "validation", "test"):
-            raise InputError(f"split must be training, validation or test, got {split!r}")
+        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation."""
+        check_choice("split", split, ("training", "validation", "test"))
         cases = [case for case in getattr(self, split) if "label" in case]
         if not cases:
             raise InputError(
@@ -154,8 +137,10 @@ def read_cases(
     patients = _by_patient(path, content["normal"])
     test, unlabeled, normal = (_images(path, content[key]) for key in ("test", "unlabeled", "normal"))
     _check_files([*training, *test, *unlabeled, *normal])
-    if check_headers:
-        _check_headers([*training, *test, *unlabeled, *normal], allow_2d)
+    for case in [*training, *test, *unlabeled, *normal] if check_headers else []:
+        image = check_header(case["image"], allow_2d=allow_2d)
+        for key in [key for key in ("label", "organ", "t2_map") if key in case]:
+            check_grids(image, check_header(case[key], allow_2d=allow_2d), case[key], key)
 
     held_out = _choose_fold(path, training, content["folds"], fold, num_folds, seed) if training else []
     rest = sorted((case for case in training if case not in held_out), key=lambda case: case["image"])
@@ -164,10 +149,11 @@ def read_cases(
         raise InputError(f"num_labeled must be between 1 and {len(rest)} in {path}, got {num_labeled}")
     if num_validation is not None and num_validation < 1:
         raise InputError(f"num_validation must be 1 or more, got {num_validation}")
+    modality = content["modality"]
     return Cases(
         name=str(content["name"]),
         labels=_read_labels(path, content["labels"]),
-        modality=_read_modality(content["modality"]),
+        modality=", ".join(map(str, modality.values())) if isinstance(modality, dict) else str(modality),
         training=rest[:num_labeled],
         validation=held_out[:num_validation],
         unlabeled=without_labels([*unlabeled, *(rest[num_labeled:] if num_labeled else [])]),
@@ -179,9 +165,6 @@ def read_cases(
 
 def read_images(dataset_dir: str | Path) -> tuple[list[str], list[str]]:
     """Read from `dataset.json` which scans have a label and which have none.
-
-    Args:
-        dataset_dir: folder that holds `dataset.json` and every file it lists.
 
     Returns:
         Images of the training cases, of which there may be none or one, too, and of the unlabeled ones.
@@ -275,10 +258,6 @@ def _read_labels(path: Path, labels: Any) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _read_modality(modality: Any) -> str:
-    return ", ".join(map(str, modality.values())) if isinstance(modality, dict) else str(modality)
-
-
 def _choose_fold(
     path: Path, training: list[Item], folds: list[Any], fold: int, num_folds: int, seed: int
 ) -> list[Item]:
@@ -292,7 +271,8 @@ def _choose_fold(
         return _part(sorted(training, key=lambda case: case["image"]), fold, num_folds, seed)
     by_id = {case_id(case["image"]): case for case in training}
     if len(by_id) < len(training):
-        raise InputError(f"{path}: file names must differ when there are folds, got {_twice(training)} twice")
+        repeated = _repeated(case_id(case["image"]) for case in training)
+        raise InputError(f"{path}: file names must differ when there are folds, got {repeated[0]} twice")
     for ids in folds:
         wrong = [name for name in ids if name not in by_id] or _repeated(ids)
         if wrong:
@@ -305,10 +285,6 @@ def _part(cases: list[_T], fold: int, num_folds: int, seed: int) -> list[_T]:
     num_folds = max(min(num_folds, len(cases)), 1)
     parts = np.array_split(np.random.RandomState(seed).permutation(len(cases)), num_folds)
     return [cases[index] for index in parts[fold % num_folds]]
-
-
-def _twice(cases: Iterable[Item]) -> str:
-    return _repeated(case_id(case["image"]) for case in cases)[0]
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
@@ -339,11 +315,3 @@ def _fingerprint(path: str, size: int) -> str:
     with Path(path).open("rb") as file:
         file.seek(max(size // 2 - 2**15, 0))
         return hashlib.sha256(file.read(2**16)).hexdigest()
-
-
-def _check_headers(cases: list[Item], allow_2d: bool) -> None:
-    for case in cases:
-        image = check_header(case["image"], allow_2d=allow_2d)
-        for key in ("label", "organ", "t2_map"):
-            if key in case:
-                check_grids(image, check_header(case[key], allow_2d=allow_2d), case[key], key)

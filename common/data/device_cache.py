@@ -1,4 +1,4 @@
-"""Volumes that stay on a device, and random pairs of patches drawn from them there.
+"""Device cache: volumes that are read and preprocessed once and stay on a device.
 
 Source: M. Blendowski, H. Nickisch, M. Heinrich, *How to learn from unlabeled volume data: self-supervised 3D context
 feature learning*, MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision). Every volume is drawn;
@@ -25,19 +25,10 @@ _MASKS = ("organ", "label")
 
 
 class KeepOnDeviced(MapTransform):
-    """Move a preprocessed volume to the device where it shall stay.
+    """Move a preprocessed volume of shape `(1, H, W, D)` to the device where it stays.
 
     Its `organ` and `label`, where it has them, are kept as whole numbers, and the edges of its voxels in mm as
-    `spacing`.
-
-    Args:
-        keys: the image, of shape `(1, H, W, D)`.
-        device: where it shall stay.
-        half: keep it in half precision.
-
-    Raises:
-        ValueError: when the volume has several channels, fewer than 2 voxels along an axis, or a value that is not
-            finite in the precision in which it is kept.
+    `spacing`. Its values must be finite in the precision in which it is kept.
     """
 
     def __init__(self, keys: str, device: torch.device | str = "cpu", half: bool = False) -> None:
@@ -57,7 +48,8 @@ class KeepOnDeviced(MapTransform):
         volume = volume.to(self.device, self.dtype)
         if not volume.isfinite().all():
             raise InputError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
-        masks = {key: torch.as_tensor(np.asarray(data[key])) for key in _MASKS if _is_read(data.get(key))}
+        read = [key for key in _MASKS if not isinstance(data.get(key), str | Path | None)]  # others stay paths
+        masks = {key: torch.as_tensor(np.asarray(data[key])) for key in read}
         for key, mask in masks.items():
             if mask.shape != volume.shape:
                 raise InputError(
@@ -68,13 +60,8 @@ class KeepOnDeviced(MapTransform):
         return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
 
 
-def _is_read(mask: Any) -> bool:
-    """Tell whether a mask is there and more than a path, as which it stays where only images are read."""
-    return mask is not None and not isinstance(mask, str | Path)
-
-
 class DeviceCacheDataset(CacheDataset):
-    """Volumes that are read and preprocessed once and stay on a device. Their sizes may differ.
+    """Data set of volumes that are read and preprocessed once and stay on a device; their sizes may differ.
 
     An item has `image`, of shape `(1, H, W, D)`; `organ` and `label` of the same shape, where the case has them;
     `spacing`, the edges of a voxel in mm; and `case`, its file.
@@ -82,15 +69,10 @@ class DeviceCacheDataset(CacheDataset):
     Args:
         data: cases, each with `image`.
         transform: preprocessing up to a normalized volume, without randomness.
-        device: where the volumes stay.
-        half: keep them in half precision. It saves half of the memory, and costs a conversion of the whole volume for
-            every draw: a little on a GPU, most of the time on a CPU.
+        half: keep the volumes in half precision. It saves half of the memory, and costs a conversion of the whole
+            volume for every draw: a little on a GPU, most of the time on a CPU.
         num_workers: threads that read.
         progress: show a bar meanwhile.
-
-    Raises:
-        TypeError: when `half` is text.
-        ValueError: when there are no cases, or `KeepOnDeviced` refuses one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes: files and folders that are either whole or not there, and the process that writes them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ import torch.distributed as dist
 
 from common.cli import InputError
 
-__all__ = ["is_main_process", "write_atomically", "write_folder"]
+__all__ = ["is_main_process", "process_rank", "write_atomically", "write_folder"]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], shared: bool = False) -> Path:
     """Write a file under a temporary name and rename it, so that a failure leaves the older file as it was.
 
     Args:
-        path: file to write; missing folders are made.
+        path: file to write, and returned; missing folders are made.
         write: called with the temporary path, which has the suffix of `path`.
         shared: several processes may write this file at once; the last one's stays.
-
-    Returns:
-        The path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +38,8 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
     """Write a folder under a temporary name and rename it, so that a failure leaves nothing behind.
 
     Args:
-        folder: to make; it may exist when it is empty. Missing parents are made.
+        folder: to make, and returned; it may exist when it is empty. Missing parents are made.
         write: called with the temporary folder, which lies beside `folder`.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: when it holds something.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -60,6 +51,12 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
         write(root)
         root.replace(folder)
     return folder
+
+
+def process_rank() -> tuple[int, int]:
+    """Return the number of this process, from 0, and the number of processes of a distributed run, or 0 and 1."""
+    is_distributed = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
 
 
 def is_main_process() -> bool:

@@ -19,13 +19,9 @@ __all__ = ["LESION_LABELS", "make_lesion_phantom", "write_lesion_phantoms"]
 LESION_LABELS = ("background", "tumor")
 
 _LIVER = PHANTOM_LABELS.index("liver")
-
 _RADIUS_MM = (9.0, 20.0)
-
 _CONTRAST = (35.0, 70.0)  # HU that a lesion is darker or brighter than the liver
-
 _LEVEL = 0.5  # of the sum of blobs, at the border
-
 _CORE = 1.15  # of the sum of blobs, at the border of a necrotic core
 
 
@@ -67,24 +63,9 @@ def write_lesion_phantoms(
     size: int = 64,
     seed: int = 0,
 ) -> Path:
-    """Write a data set of phantoms with lesions, and of some without, as a whole or not at all.
+    """Write a data set of phantoms with lesions, and of `num_normal` without, see `write_phantoms`.
 
-    Every case has the liver as its organ.
-
-    Args:
-        output_dir: folder to make; it may exist when it is empty.
-        num_training: cases with lesions and labels.
-        num_test: cases with lesions and labels.
-        num_unlabeled: cases with lesions, without labels.
-        num_normal: cases without lesions.
-        size: voxels along the longest axis.
-        seed: data sets of different seeds share no phantom.
-
-    Returns:
-        `output_dir`.
-
-    Raises:
-        ValueError: when `output_dir` holds something, or a number is negative.
+    Every case has the liver as its organ; those for training and test have labels.
     """
     counts = {"Tr": num_training, "Ts": num_test, "Un": num_unlabeled, "No": num_normal}
 
@@ -93,15 +74,10 @@ def write_lesion_phantoms(
             image, anatomy, affine = make_phantom(seed * 100_000 + index, size)
             return {"image": image, "organ": (anatomy == _LIVER).astype(np.uint8)}, affine
         image, label, organ, affine = make_lesion_phantom(seed * 100_000 + index, size)
-        has_label = split in ("Tr", "Ts")
-        return {"image": image, **({"label": label} if has_label else {}), "organ": organ}, affine
+        return {"image": image, **({"label": label} if split in ("Tr", "Ts") else {}), "organ": organ}, affine
 
-    content = {
-        "name": "lesion_phantoms",
-        "description": "Synthetic abdomen-like CT with lesions of the liver, for trials; no patient's data.",
-        "labels": LESION_LABELS,
-    }
-    return write_drawn(output_dir, counts, seed, draw, content)
+    description = "Synthetic abdomen-like CT with lesions of the liver, for trials; no patient's data."
+    return write_drawn(output_dir, counts, seed, draw, "lesion_phantoms", description, LESION_LABELS)
 
 
 def _draw_blobs(random: np.random.RandomState, room: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The scans that a user points at."""
+"""List of the scans that a user points at."""
 
 from __future__ import annotations
 
@@ -27,24 +27,18 @@ def list_images(path: str | Path, allow_2d: bool = False, organ_dir: str | Path 
     Raises:
         FileNotFoundError: when the path does not exist or holds no scan, or a scan has no mask.
         ValueError: when a file is of another type, lies beside a DICOM series or has a header that `check_header`
-            refuses, when two scans would be written under one name or two masks have one, or when a mask is not on the
-            grid of its scan.
+            refuses, when two scans or masks have the same name, or when a mask is not on the grid of its scan.
     """
     images = _list_scans(Path(path), allow_2d)
     if organ_dir is None:
         return [{"image": image} for image in images]
-    return [
-        {"image": image, "organ": organ} for image, organ in zip(images, _find_organs(images, organ_dir), strict=True)
-    ]
+    organs = _find_organs(images, organ_dir)
+    return [{"image": image, "organ": organ} for image, organ in zip(images, organs, strict=True)]
 
 
 def _find_organs(images: list[str], organ_dir: str | Path) -> list[str]:
     """Return the mask that has the name of each scan and lies on its grid."""
-    files = sorted(file for file in Path(organ_dir).rglob("*") if _is_scan(file, SUFFIXES))
-    stems = Counter(_stem(file) for file in files)
-    repeated = [str(file) for file in files if stems[_stem(file)] > 1]
-    if repeated:
-        raise InputError(f"{organ_dir}: masks must have different names, got {repeated[:4]}")
+    files = _find_scans(Path(organ_dir), SUFFIXES, f"{organ_dir}: masks must have different names")
     masks = {_stem(file): str(file) for file in files}
     missing = [image for image in images if _stem(Path(image)) not in masks]
     if missing:
@@ -74,16 +68,22 @@ def _list_scans(path: Path, allow_2d: bool) -> list[str]:
         raise InputError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
-    files = sorted(file for file in path.rglob("*") if _is_scan(file, suffixes))
+    files = _find_scans(path, suffixes, "scans must have different names, since each names its segmentation")
     if not files:
         raise MissingFileError(f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or .dcm), got none")
-    stems = Counter(_stem(file) for file in files)
-    repeated = [str(file) for file in files if stems[_stem(file)] > 1]
-    if repeated:
-        raise InputError(f"scans must have different names, since each names its segmentation, got {repeated[:4]}")
     for file in files:
         check_header(file, allow_2d=allow_2d)
     return [str(file) for file in files]
+
+
+def _find_scans(folder: Path, suffixes: tuple[str, ...], rule: str) -> list[Path]:
+    """Return the scans below a folder, no two of one name, by the `rule`, which an error cites."""
+    files = sorted(file for file in folder.rglob("*") if _is_scan(file, suffixes))
+    stems = Counter(map(_stem, files))
+    repeated = [str(file) for file in files if stems[_stem(file)] > 1]
+    if repeated:
+        raise InputError(f"{rule}, got {repeated[:4]}")
+    return files
 
 
 def _is_scan(file: Path, suffixes: tuple[str, ...]) -> bool:

@@ -17,7 +17,7 @@ __all__ = ["CaseLoader", "CombinedLoader", "VolumeLoader"]
 
 
 class VolumeLoader(EpochBatchSampler[Any]):
-    """Minibatches made of resident volumes on their device.
+    """Loader of minibatches that are made of resident volumes on their device.
 
     All chance of the i-th one of a training is in the seed and in i: a resumed training goes on as if it had not
     stopped, and the processes of a distributed run draw the same and take a share each. The volumes come in one random
@@ -27,12 +27,8 @@ class VolumeLoader(EpochBatchSampler[Any]):
         volumes: from which the minibatches are made.
         batch_size: volumes in a minibatch.
         num_batches: minibatches in an epoch.
-        seed: of the draws.
-        fixed: every epoch draws what the first one drew, so that the losses of epochs can be compared.
-
-    Raises:
-        TypeError: when a number is no whole number, or `fixed` is text.
-        ValueError: when a number is out of range.
+        seed: see `EpochBatchSampler`.
+        fixed: likewise.
     """
 
     def __init__(
@@ -66,13 +62,10 @@ class VolumeLoader(EpochBatchSampler[Any]):
 
 
 class CombinedLoader:
-    """One minibatch of each of several loaders at a time, each loader cycling through its cases at its own pace.
+    """Loader of one minibatch of each of several loaders at a time, each with cases and a pace of its own.
 
     Args:
         loaders: by name; all with as many minibatches in an epoch; they, or their batch samplers, have `set_epoch`.
-
-    Raises:
-        ValueError: when there are no loaders or the numbers of their minibatches differ.
     """
 
     def __init__(self, **loaders: Any) -> None:
@@ -97,11 +90,7 @@ class CombinedLoader:
 
 
 class CaseLoader(DataLoader):
-    """One case at a time, in order; the processes of a distributed run share them, see `DistributedSampler`.
-
-    Args:
-        dataset: of cases.
-    """
+    """Loader of one case at a time, in order, of which each process takes a part, see `DistributedSampler`."""
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset, batch_size=1, num_workers=0, sampler=DistributedSampler(dataset))

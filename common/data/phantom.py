@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +32,7 @@ AIR, GAS, LUNG, FAT, WATER, SOFT, MUSCLE = -1000.0, -900.0, -820.0, -100.0, 10.0
 
 @dataclass(frozen=True)
 class _Organ:
-    """An ellipsoid: center and semi-axes in mm (right, anterior, superior), HU, label, and turn about the x axis."""
+    """Ellipsoid: center and semi-axes in mm (right, anterior, superior), HU, label, and turn about the x axis."""
 
     center: Sequence[float] | np.ndarray
     axes: Sequence[float] | np.ndarray
@@ -68,16 +67,13 @@ def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.
 
     Args:
         seed: the same one gives the same phantom.
-        size: voxels along the longest axis; the others have 7/8 and 3/4 of it. The field of view stays the same, so
-            that 64 voxels are 3.6 to 4.9 mm wide.
+        size: voxels along the longest axis, at least 16; the others have 7/8 and 3/4 of it. The field of view stays
+            the same, so that 64 voxels are 3.6 to 4.9 mm wide.
 
     Returns:
         image: HU as int16, of three dimensions in any of the 48 orientations.
         label: values as in `PHANTOM_LABELS` as uint8, same shape.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
-
-    Raises:
-        ValueError: when `size` is below 16.
     """
     if size < 16:
         raise InputError(f"size must be at least 16 voxels, got {size}")
@@ -93,7 +89,7 @@ def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.
 
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2 + random.uniform(-30, 30, 3)
-    flips = ["RL"[random.randint(2)], "AP"[random.randint(2)], "SI"[random.randint(2)]]
+    flips = [ends[random.randint(2)] for ends in ("RL", "AP", "SI")]
     orientation = axcodes2ornt([flips[axis] for axis in random.permutation(3)])
     forward = nib.orientations.ornt_transform(axcodes2ornt("RAS"), orientation)
     return (
@@ -120,12 +116,6 @@ def write_phantoms(
         num_unlabeled: images only.
         size: voxels along the longest axis.
         seed: data sets of different seeds share no phantom.
-
-    Returns:
-        `output_dir`.
-
-    Raises:
-        ValueError: when `output_dir` holds something, or a number is negative.
     """
     counts = {"Tr": num_training, "Ts": num_test, "Un": num_unlabeled}
 
@@ -133,12 +123,8 @@ def write_phantoms(
         image, label, affine = make_phantom(seed * 100_000 + index, size)
         return ({"image": image} if split == "Un" else {"image": image, "label": label}), affine
 
-    content = {
-        "name": "phantoms",
-        "description": "Synthetic abdomen-like CT, for trials; no patient's data.",
-        "labels": PHANTOM_LABELS,
-    }
-    return write_drawn(output_dir, counts, seed, draw, content)
+    description = "Synthetic abdomen-like CT, for trials; no patient's data."
+    return write_drawn(output_dir, counts, seed, draw, "phantoms", description, PHANTOM_LABELS)
 
 
 def write_drawn(
@@ -146,17 +132,21 @@ def write_drawn(
     counts: Mapping[str, int],
     seed: int,
     draw: Callable[[str, int], tuple[Volumes, np.ndarray]],
-    content: Mapping[str, Any],
+    name: str,
+    description: str,
+    labels: Sequence[str],
 ) -> Path:
     """Write a data set of drawn CT volumes with its `dataset.json`, as a whole or not at all.
 
     Args:
         output_dir: folder to make; it may exist when it is empty.
         counts: cases of `Tr` (training), `Ts` (test), `Un` (unlabeled) and, if there are any, `No` (normal).
-        seed: checked to be 0 or more.
+        seed: 0 or more.
         draw: called with one of these and the index of the case; returns volumes by key, such as `image`, and their
             affine.
-        content: what `dataset.json` shall say of the whole; of `labels` the names in order.
+        name: of the data set.
+        description: of the data set, in a sentence.
+        labels: names of the classes in the order of their values.
     """
     if min(*counts.values(), seed) < 0:
         raise InputError(f"counts and seed must be 0 or more, got {[*counts.values(), seed]}")
@@ -174,8 +164,8 @@ def write_drawn(
             names[split]: [case["image"] if list(case) == ["image"] else case for case in cases]
             for split, cases in listed.items()
         }
-        labels = {str(value): name for value, name in enumerate(content["labels"])}
-        write_datalist(root, {**content, "modality": {"0": "CT"}, "labels": labels, **lists})
+        whole = {"name": name, "description": description, "modality": {"0": "CT"}}
+        write_datalist(root, {**whole, "labels": {str(value): text for value, text in enumerate(labels)}, **lists})
 
     return write_folder(output_dir, write)
 
@@ -252,13 +242,9 @@ def _vary(random: np.random.RandomState, organ: _Organ, phase: float, growth: fl
 def _draw_bowel(random: np.random.RandomState) -> list[_Organ]:
     """Return loops of bowel in the lower and anterior abdomen, with fluid, contrast medium or gas in them."""
     contents = random.choice([30.0, 60.0, 115.0, 170.0, 240.0, GAS], _NUM_BOWEL_LOOPS)
+    low, high = (-85, -10, -95), (85, 65, 5)
     return [
-        _Organ(
-            random.uniform((-85, -10, -95), (85, 65, 5)),
-            random.uniform(9, 22, 3),
-            content,
-            tilt=random.uniform(-60, 60),
-        )
+        _Organ(random.uniform(low, high), random.uniform(9, 22, 3), content, tilt=random.uniform(-60, 60))
         for content in contents
     ]
 

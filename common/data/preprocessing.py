@@ -1,4 +1,4 @@
-"""Preprocessing whose numbers are fitted to the training cases.
+"""Preprocessing whose voxel size and intensity range are fitted to the training cases.
 
 Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 2".
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose, LoadImaged, Orientationd
+from monai.transforms import LoadImaged, Orientationd
 
 from common.cli import InputError, has_weights
 
@@ -48,18 +48,12 @@ def fit_preprocessing(
             over as they are, since the weights expect them. `None`, `null` or `random`: fit.
         air: intensity at or below which a voxel lies outside the body, in the units of the image (about -500 HU in
             CT). `None`: every voxel counts as body.
-        percentiles: lower and upper percentile of the intensities.
         spacing: edge of a voxel in mm, instead of the fitted one.
         clip: lower and upper intensity, instead of the fitted ones.
-        normalization: see `ClipAndNormalize`.
-        modality: of the scans, such as CT.
-        labels: names of the classes by their value, which inference needs, too.
-        settings: options of the training, by name.
+        normalization: see `Record`, also for `modality`, `labels` and `settings`.
 
     Raises:
         FileNotFoundError: when there are no numbers beside the pretrained weights.
-        ValueError: when there are no cases, the clip values do not increase, or there is no class besides the
-            background.
     """
     if has_weights(from_weights):
         stored = load_record(str(from_weights))
@@ -109,13 +103,8 @@ def _survey(
     spacings, samples = [], []
     for case in data:
         keys = [key for key in ("image", "label") if key in case]
-        load = Compose(
-            [
-                LoadImaged(keys, image_only=True, ensure_channel_first=True),
-                Orientationd(keys, axcodes="RAS", labels=None),
-            ]
-        )
-        loaded = load({key: case[key] for key in keys})
+        loaded = LoadImaged(keys, image_only=True, ensure_channel_first=True)({key: case[key] for key in keys})
+        loaded = Orientationd(keys, axcodes="RAS", labels=None)(loaded)
         spacings.append(loaded["image"].pixdim.numpy())
         image = loaded["image"].numpy()
         broken = int((~np.isfinite(image)).sum())

@@ -22,7 +22,7 @@ _FORMER_FILES = ("preprocessing.json", "classes.json")  # of versions up to 0.1,
 
 @dataclass(frozen=True)
 class Record:
-    """What weights were trained for; a number that a method has no use for is None.
+    """Record of what weights were trained for; a number that a method has no use for is None.
 
     Attributes:
         labels: names of the classes by their value, background (0) included; empty after a pretraining.
@@ -67,8 +67,7 @@ def make_record(
         from_weights: file of pretrained weights, whose numbers must be the same, since the weights expect them. `None`,
             `null` or `random`: nothing is compared.
         labels: names of the classes by their value, background included; none for a pretraining.
-        modality: of the scans, such as CT.
-        settings: options of the training, by name.
+        modality: see `Record`, also for `settings`.
         numbers: other fields of `Record`, such as `spacing`.
 
     Raises:
@@ -87,16 +86,7 @@ def make_record(
 
 
 def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None:
-    """Refuse a preprocessing that is not that of the record of some weights.
-
-    Args:
-        record: of the weights.
-        numbers: that must be the same, by the name of their field.
-        weights: file of the weights, for the error.
-
-    Raises:
-        ValueError: when one differs.
-    """
+    """Refuse numbers, by the name of their field, that are not those of the record of `weights`, a file."""
     for name, value in numbers.items():
         stored = getattr(record, name)
         if not _is_same(value, stored):

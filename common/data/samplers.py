@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch.distributed as dist
 from torch.utils.data import Sampler
+
+from .files import process_rank
 
 __all__ = ["EpochBatchSampler", "DistributedSampler"]
 
@@ -17,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
-    """Minibatches of requests that depend on a seed and on the epoch alone.
+    """Sampler of minibatches of requests that depend on a seed and on the epoch alone.
 
     Every epoch draws anew, and a resumed run goes on as if it had not stopped. The processes of a distributed run share
     what is drawn: their minibatches together are one of a single process, whose minibatches are that much larger.
@@ -41,10 +42,7 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
         self.epoch += not self.fixed
         yield from self._draw(epoch, *self._place())
 
-    def _place(self) -> tuple[int, int]:
-        """Return the number of this process and the number of processes."""
-        is_distributed = dist.is_available() and dist.is_initialized()
-        return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+    _place = staticmethod(process_rank)  # number of this process, and of all processes
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[Request]]:
         """Yield the minibatches of one process in one epoch."""
@@ -53,14 +51,7 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
     def _repeat(
         self, order: Callable[[np.random.Generator], Sequence[Item]], count: int, first: int, last: int
     ) -> Iterator[Item]:
-        """Yield the draws from `first` up to `last` of a training: all items in one random order after another.
-
-        Args:
-            order: returns the items in an order of the generator's.
-            count: number of the items.
-            first: number of the first draw.
-            last: number of the draw after the last one.
-        """
+        """Yield draws `first` to `last - 1` of a training: all `count` items in one random `order` after another."""
         for turn in range(first // count, math.ceil(last / count)):
             items = order(np.random.default_rng((self.seed, 1, turn)))
             yield from items[max(first - turn * count, 0) : last - turn * count]
@@ -71,13 +62,10 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
 
 
 class DistributedSampler(Sampler[int]):
-    """The items of a data set in their order, of which each process of a distributed run takes a part.
+    """Sampler of the items of a data set in their order, of which each process of a distributed run takes a part.
 
     The parts follow one another: put together in the order of the processes, they are the whole. Where there are fewer
     items than processes, each takes all of them, since the others would wait for one that has nothing to evaluate.
-
-    Args:
-        data_source: data set.
     """
 
     def __init__(self, data_source: Sized) -> None:
@@ -90,7 +78,6 @@ class DistributedSampler(Sampler[int]):
         return iter(self._share())
 
     def _share(self) -> list[int]:
+        rank, num_processes = process_rank()
         items = np.arange(len(self.data_source))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() <= len(items):
-            items = np.array_split(items, dist.get_world_size())[dist.get_rank()]
-        return items.tolist()
+        return (np.array_split(items, num_processes)[rank] if num_processes <= len(items) else items).tolist()

@@ -1,4 +1,4 @@
-"""Weights and checkpoints that survive interruptions."""
+"""Checkpoints of a training that survive interruptions, and handlers that save weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from common.cli import InputError, check_flags
-from common.data import is_main_process, write_atomically
+from common.data import Record, is_main_process, write_atomically
 
 __all__ = [
     "ResumableCheckpoint",
@@ -23,6 +23,8 @@ __all__ = [
     "register_state",
     "registered_states",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -41,9 +43,6 @@ def registered_states(engine: Engine) -> dict[str, Stateful]:
     return engine.__dict__.setdefault("_registered_states", {})
 
 
-logger = logging.getLogger(__name__)
-
-
 class ResumableCheckpoint:
     """Write the state of a training after every epoch, and go on from there when it is started again.
 
@@ -60,7 +59,6 @@ class ResumableCheckpoint:
         resume: go on from a checkpoint if there is one; otherwise start anew.
 
     Raises:
-        TypeError: when `resume` is text.
         ValueError: when the checkpoint is damaged, of other settings or of another network.
     """
 
@@ -130,12 +128,6 @@ class ResumableCheckpoint:
         self.path.unlink(missing_ok=True)
 
 
-class Sidecar(Protocol):
-    """What lies beside weights, such as a `Record`."""
-
-    def save_beside(self, weights: Path) -> None: ...
-
-
 class SaveLast:
     """Write the weights when an engine has ended.
 
@@ -148,7 +140,7 @@ class SaveLast:
         ValueError: when a weight is not finite; an older file is left as it was.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module, records: Sequence[Sidecar] = ()) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, records: Sequence[Record] = ()) -> None:
         self.path = Path(path)
         self.network = network
         self.records = list(records)
@@ -158,7 +150,13 @@ class SaveLast:
             engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        _save_weights(self.path, self.network)
+        weights = getattr(self.network, "module", self.network).state_dict()
+        broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+        if broken:
+            raise InputError(
+                f"weights must be finite to be saved, got NaN or Inf in {broken}; {self.path} was left as it was"
+            )
+        write_atomically(self.path, lambda path: torch.save(weights, path))
         for record in self.records:
             record.save_beside(self.path)
         logger.info("wrote %s", self.path)
@@ -178,16 +176,13 @@ class SaveSnapshots(SaveLast):
 
     Args:
         path: file of the weights; those of epoch 20 go to `weights_0020.pt` beside a `weights.pt`.
-        network: its weights are written without the prefix of a parallel wrapper.
+        network: see `SaveLast`.
         interval: epochs between two files; `None`: nothing is written.
-        records: what belongs to the weights, written with them.
-
-    Raises:
-        ValueError: when a weight is not finite.
+        records: see `SaveLast`.
     """
 
     def __init__(
-        self, path: str | Path, network: nn.Module, interval: int | None = None, records: Sequence[Sidecar] = ()
+        self, path: str | Path, network: nn.Module, interval: int | None = None, records: Sequence[Record] = ()
     ) -> None:
         super().__init__(path, network, records)
         self.stem = self.path.stem
@@ -200,11 +195,3 @@ class SaveSnapshots(SaveLast):
     def _save(self, engine: Engine) -> None:
         self.path = self.path.with_stem(f"{self.stem}_{engine.state.epoch:04d}")
         super()._save(engine)
-
-
-def _save_weights(path: Path, network: nn.Module) -> None:
-    weights = getattr(network, "module", network).state_dict()
-    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise InputError(f"weights must be finite to be saved, got NaN or Inf in {broken}; {path} was left as it was")
-    write_atomically(path, lambda temporary: torch.save(weights, temporary))

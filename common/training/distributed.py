@@ -1,4 +1,4 @@
-"""Processes that share the work: how they join, their network, and their loss."""
+"""Distributed training and inference: processes that join and leave, their network, and their loss."""
 
 from __future__ import annotations
 
@@ -68,12 +68,11 @@ def parallelize(module: nn.Module, **options: Any) -> nn.Module:
 
     A batch norm then takes its statistics from the minibatches of all processes, as if they were one.
 
+    A network without anything to learn stays as it is, too.
+
     Args:
         module: its batch norms are replaced; weights, their names and their running statistics stay.
         options: of `DistributedDataParallel`.
-
-    Returns:
-        The wrapper; a network without anything to learn is returned as it is.
     """
     is_distributed = dist.is_available() and dist.is_initialized()
     if not is_distributed or not any(parameter.requires_grad for parameter in module.parameters()):
@@ -98,7 +97,7 @@ def _synchronize(network: nn.Module) -> None:
 
 
 class _SyncBatchNorm(_BatchNorm):
-    """A batch norm over the minibatches of all processes, which must be equally large."""
+    """Batch norm over the minibatches of all processes, which must be equally large."""
 
     num_batches_tracked: torch.Tensor
     running_mean: torch.Tensor
@@ -127,7 +126,7 @@ class _SyncBatchNorm(_BatchNorm):
 
 
 class WholeBatchLoss(nn.Module):
-    """A loss of the minibatches of all processes, as if they were one.
+    """Loss of the minibatches of all processes, as if they were one.
 
     A Dice loss over a minibatch is not the mean of those of its parts. Each process computes it from the predictions of
     all, and has the gradient of its own, times the number of processes: `DistributedDataParallel` takes the mean.

@@ -1,4 +1,4 @@
-"""What a training measures, written where people look for it."""
+"""Training history: losses, metrics and learning rates in the log, TensorBoard, CSV and a picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLogger:
-    """Record loss, learning rate and validation metrics of every epoch.
+    """Log loss, learning rate and validation metrics of every epoch.
 
     They go to the log (one line per epoch, or a progress bar on a terminal), to TensorBoard, to `history.csv` and to
     `learning_curve.png` in the folder. They become metrics of the engine, where MONAI's tracking finds them.
@@ -38,20 +38,12 @@ class MetricsLogger:
         save_dir: folder for the files.
         optimizer: whose learning rates are recorded, if there is one.
         validators: evaluators whose metrics are recorded in the epochs in which they ran.
-        progress: show a bar; by default when the output is a terminal.
     """
 
-    def __init__(
-        self,
-        save_dir: str | Path,
-        optimizer: Optimizer | None,
-        validators: Sequence[Engine] = (),
-        progress: bool | None = None,
-    ) -> None:
+    def __init__(self, save_dir: str | Path, optimizer: Optimizer | None, validators: Sequence[Engine] = ()) -> None:
         self.save_dir = Path(save_dir)
         self.optimizer = optimizer
         self.validators = list(validators)
-        self.progress = sys.stderr.isatty() if progress is None else progress
         self.rows: list[dict[str, Any]] = []
         self.validated: dict[str, float] = {}
         self.added: dict[str, float] = {}
@@ -64,9 +56,8 @@ class MetricsLogger:
             validator.add_event_handler(Events.COMPLETED, self._collect)
         if not is_main_process():
             return
-        if self.progress:
-            bar = ProgressBar(desc="epoch", persist=False)
-            bar.attach(engine, output_transform=_loss)
+        if sys.stderr.isatty():
+            ProgressBar(desc="epoch", persist=False).attach(engine, output_transform=_loss)
         engine.add_event_handler(Events.ITERATION_COMPLETED, _shield)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)

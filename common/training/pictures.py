@@ -37,12 +37,8 @@ def save_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "seconds")))
     panels: dict[str, list[str]] = {"loss": [], "metric": [], "gamma": [], "learning rate": []}
     for name in names:
-        if name.startswith("lr_"):
-            panels["learning rate"].append(name)
-        elif name == "gamma":
-            panels["gamma"].append(name)
-        else:
-            panels["loss" if name.endswith("loss") else "metric"].append(name)
+        kind = "learning rate" if name.startswith("lr_") else "loss" if name.endswith("loss") else "metric"
+        panels[name if name == "gamma" else kind].append(name)
     panels = {title: members for title, members in panels.items() if members}
     figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
     for axes, (title, members) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -82,7 +78,6 @@ def save_overlay(
         path: PNG file.
         window: lowest and highest intensity shown; the 1st and 99.5th percentile if not given.
         labels: names of the labels for the legend.
-        title: of the picture.
     """
     low, high = np.percentile(image, (1, 99.5)) if window is None else window
     merged = np.any([segmentation > 0 for segmentation in segmentations.values()], axis=0)
@@ -123,9 +118,7 @@ def show_slice(axes: Any, image: Any, low: float, high: float, axis: int = 2, **
 
     Args:
         axes: of matplotlib.
-        image: slice of two dimensions.
-        low: intensity that is black.
-        high: intensity that is white.
+        image: slice of two dimensions, black at intensity `low` and white at `high`.
         axis: of the volume, to which the slice is perpendicular.
         options: of `imshow`.
     """
@@ -167,20 +160,12 @@ class OverlayPictures:
     Args:
         save_dir: folder for the PNG files.
         labels: names of the labels.
-        window: lowest and highest intensity shown.
         max_cases: cases to draw, the first ones.
     """
 
-    def __init__(
-        self,
-        save_dir: str | Path,
-        labels: Mapping[int, str] | None = None,
-        window: tuple[float, float] | None = None,
-        max_cases: int = 1000,
-    ) -> None:
+    def __init__(self, save_dir: str | Path, labels: Mapping[int, str] | None = None, max_cases: int = 1000) -> None:
         self.save_dir = Path(save_dir)
         self.labels = labels
-        self.window = window
         self.max_cases = max_cases
         self.remaining = 0
         self._reorient = Orientation(axcodes="RAS", labels=None)
@@ -201,20 +186,13 @@ class OverlayPictures:
             self.remaining -= 1
             source = output["pred"].meta["filename_or_obj"]
             name = Path(source).name.split(".")[0]
-            suffix = "_overlay.png" if source.lower().endswith(".png") else ".png"
+            path = self.save_dir / f"{name}{'_overlay.png' if source.lower().endswith('.png') else '.png'}"
             image = self._load(source)
             segmentations = {"segmentation": self._label_map(output["pred"])}
             if isinstance(output.get("label"), torch.Tensor):
                 segmentations["label"] = self._label_map(output["label"])
-            save_overlay(
-                image[0].numpy(),
-                image.pixdim.tolist(),
-                segmentations,
-                self.save_dir / f"{name}{suffix}",
-                self.window,
-                self.labels,
-                name,
-            )
+            volume, spacing = image[0].numpy(), image.pixdim.tolist()
+            save_overlay(volume, spacing, segmentations, path, labels=self.labels, title=name)
 
     def _label_map(self, output: Any) -> np.ndarray:
         """Return the label map in RAS orientation, from one or from its one-hot form."""

@@ -1,4 +1,4 @@
-"""Mixed precision wherever the device computes with it."""
+"""Mixed precision: bfloat16 wherever the device computes with it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ class MixedPrecisionInferer(SimpleInferer):
 
     Args:
         enabled: use bfloat16 where the device has it; otherwise, and elsewhere, the precision of the input.
-
-    Raises:
-        TypeError: when `enabled` is text.
     """
 
     def __init__(self, enabled: bool = True) -> None:

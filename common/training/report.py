@@ -1,4 +1,4 @@
-"""What came out of an inference, for people and for programs."""
+"""Report of an inference: the volumes of what was segmented, and warnings, as JSON."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ __all__ = ["InferenceReport"]
 
 logger = logging.getLogger(__name__)
 
+_LARGEST_SHARE = 0.5  # of the scan, above which a label is implausible
+
 
 class InferenceReport:
     """Write a JSON file with the volume of every label in every case, and warn of what is implausible.
@@ -26,14 +28,12 @@ class InferenceReport:
 
     Args:
         path: JSON file.
-        labels: names of the labels.
-        largest_share: share of the scan above which a label is reported as implausible.
+        labels: names of the labels by their value, background (0) included.
     """
 
-    def __init__(self, path: str | Path, labels: Mapping[int, str], largest_share: float = 0.5) -> None:
+    def __init__(self, path: str | Path, labels: Mapping[int, str]) -> None:
         self.path = Path(path)
-        self.labels = dict(labels)
-        self.largest_share = largest_share
+        self.names = {value: name for value, name in labels.items() if value}
         self.cases: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -44,14 +44,11 @@ class InferenceReport:
         for output in engine.state.output:
             prediction = output["pred"]
             milliliters = abs(np.linalg.det(np.asarray(prediction.affine)[:3, :3])) / 1000
-            counts = np.bincount(np.asarray(prediction.cpu()).ravel(), minlength=max(self.labels) + 1)
-            volumes = {
-                self.labels[value]: round(float(counts[value] * milliliters), 3) for value in self.labels if value
-            }
+            counts = np.bincount(np.asarray(prediction.cpu()).ravel(), minlength=max(self.names) + 1)
+            volumes = {name: round(float(counts[value] * milliliters), 3) for value, name in self.names.items()}
+            shares = {name: counts[value] / counts.sum() for value, name in self.names.items()}
             warnings = [
-                f"{self.labels[value]} fills {counts[value] / counts.sum():.0%} of the scan"
-                for value in self.labels
-                if value and counts[value] > self.largest_share * counts.sum()
+                f"{name} fills {share:.0%} of the scan" for name, share in shares.items() if share > _LARGEST_SHARE
             ]
             if counts[1:].sum() == 0:
                 warnings.append("nothing was segmented")
@@ -63,7 +60,6 @@ class InferenceReport:
     def _write(self, engine: Engine) -> None:
         cases = [json.loads(case) for case in string_list_all_gather([json.dumps(case) for case in self.cases])]
         if is_main_process():
-            write_atomically(
-                self.path, lambda path: path.write_text(json.dumps({"cases": cases}, indent=1) + "\n", encoding="utf-8")
-            )
+            text = json.dumps({"cases": cases}, indent=1) + "\n"
+            write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
             logger.info("segmented %d case(s); report: %s", len(cases), self.path)

@@ -1,4 +1,4 @@
-"""Parts that all trainings have in common: one composite handler, and evaluators of segmentations and of losses."""
+"""Training run: the composite handler of all trainings, and evaluators of segmentations and of losses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ __all__ = ["LossEvaluator", "SegmentationEvaluator", "StopOnNonFiniteLoss", "Tra
 
 
 class StopOnNonFiniteLoss:
-    """End the training at the first loss that is NaN or infinite, before it reaches the weights.
-
-    Raises:
-        FloatingPointError: naming the epoch and the cases of the minibatch.
-    """
+    """Guard that ends a training at the first loss that is NaN or infinite, before it reaches the weights."""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check)
@@ -46,7 +42,7 @@ class StopOnNonFiniteLoss:
 
 
 class TrainingHandlers:
-    """Guard, validation, schedule, record and checkpoint of a training, attached in this order.
+    """Composite handler of a training: guard, validation, schedule, record and checkpoint, in this order.
 
     The training stops at a loss that is not finite; it is validated every `val_interval` epochs and after the last one;
     the scheduler steps after every epoch; `history.csv`, `learning_curve.png` and `tensorboard/` tell how it went; and

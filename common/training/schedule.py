@@ -21,6 +21,8 @@ from .checkpoint import register_state
 
 __all__ = ["MovingAverage", "MovingAveragePlateau", "ScheduleLR", "StopOnPlateau", "ValidateAtEnd"]
 
+logger = logging.getLogger(__name__)
+
 
 class MovingAverage:
     """Exponential moving average that begins with its first value.
@@ -42,16 +44,12 @@ class MovingAverage:
         return self.value
 
 
-logger = logging.getLogger(__name__)
-
-
 class MovingAveragePlateau(ReduceLROnPlateau):
     """Reduce the learning rate when the moving average of the training loss no longer falls.
 
     Args:
         optimizer: whose learning rates are reduced.
-        factor: of each reduction.
-        patience: epochs without a fall before it.
+        factor: of each reduction, after `patience` epochs without a fall.
         threshold: what counts as a fall, in units of the loss.
         min_lr: smallest learning rate.
         coefficient: weight of the past in the moving average.
@@ -95,13 +93,11 @@ class ScheduleLR:
     """Step a scheduler at the end of every epoch, with the epoch's loss if it asks for one.
 
     Args:
-        lr_scheduler: any of PyTorch's.
-        metric: name of the trainer's metric for a scheduler that asks for one.
+        lr_scheduler: any of PyTorch's; one that asks for a metric gets `train_loss`.
     """
 
-    def __init__(self, lr_scheduler: LRScheduler, metric: str = "train_loss") -> None:
+    def __init__(self, lr_scheduler: LRScheduler) -> None:
         self.lr_scheduler = lr_scheduler
-        self.metric = metric
 
     def attach(self, engine: Engine) -> None:
         register_state(engine, "lr_scheduler", self.lr_scheduler)
@@ -109,7 +105,7 @@ class ScheduleLR:
 
     def _step(self, engine: Engine) -> None:
         if isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            self.lr_scheduler.step(engine.state.metrics[self.metric])
+            self.lr_scheduler.step(engine.state.metrics["train_loss"])
         else:
             self.lr_scheduler.step()
 
@@ -121,9 +117,8 @@ class StopOnPlateau:
     epochs allow, so with its own numbers the rule never acts; `stop_lr` moves it.
 
     Args:
-        validator: evaluator that computes the validation loss.
+        validator: evaluator that computes the validation loss as `val_loss`.
         optimizer: whose largest learning rate counts.
-        metric: name of the evaluator's metric.
         patience: epochs without a fall.
         threshold: what counts as a fall of the moving average, in units of the loss.
         stop_lr: learning rate at or below which the training may end.
@@ -134,7 +129,6 @@ class StopOnPlateau:
         self,
         validator: Engine,
         optimizer: Optimizer,
-        metric: str = "val_loss",
         patience: int = 60,
         threshold: float = 5e-3,
         stop_lr: float = 1e-7,
@@ -142,7 +136,6 @@ class StopOnPlateau:
     ) -> None:
         self.validator = validator
         self.optimizer = optimizer
-        self.metric = metric
         self.patience = patience
         self.threshold = threshold
         self.stop_lr = stop_lr
@@ -161,7 +154,7 @@ class StopOnPlateau:
         self.average.value, self.best, self.waited = state["average"], state["best"], state["waited"]
 
     def _check(self, engine: Engine) -> None:
-        average = self.average.update(float(self.validator.state.metrics[self.metric]))
+        average = self.average.update(float(self.validator.state.metrics["val_loss"]))
         if average < self.best - self.threshold:
             self.best, self.waited = average, 0
         else:
@@ -176,9 +169,6 @@ class ValidateAtEnd:
     """Run an evaluator after the last epoch, unless that epoch was validated already.
 
     Otherwise a training shorter than the validation interval would leave no weights.
-
-    Args:
-        validator: evaluator to run.
     """
 
     def __init__(self, validator: Evaluator) -> None:

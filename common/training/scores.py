@@ -1,4 +1,4 @@
-"""Distances between segmentations, in mm."""
+"""Scores of segmentations: the Hausdorff distance in mm, and tables of any metric by case and class."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from common.data import is_main_process, write_atomically
 
 __all__ = ["HausdorffDistanceInMm", "SaveScores"]
 
+logger = logging.getLogger(__name__)
+
 
 class HausdorffDistanceInMm(HausdorffDistance):
     """Hausdorff distance between the surfaces of two segmentations in mm.
@@ -35,14 +37,7 @@ class HausdorffDistanceInMm(HausdorffDistance):
 
     @reinit__is_reduced
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Add cases.
-
-        Args:
-            output: segmentations and labels of shape `(num_classes, H, W, D)`, one-hot; the labels tell the voxel size.
-
-        Raises:
-            TypeError: when a label tells none.
-        """
+        """Add one-hot segmentations and labels of shape `(num_classes, H, W, D)`; the labels tell the voxel size."""
         for prediction, label in zip(*output, strict=True):
             if not isinstance(label, MetaTensor):
                 raise KindError(f"label must be a MetaTensor, which tells its voxel size, got {type(label).__name__}")
@@ -52,9 +47,6 @@ class HausdorffDistanceInMm(HausdorffDistance):
     def compute(self) -> Any:
         mean = super().compute()
         return math.nan if self.metric_fn.get_buffer().isnan().all() else mean
-
-
-logger = logging.getLogger(__name__)
 
 
 class SaveScores:

@@ -1,4 +1,4 @@
-"""Tasks that a network learns: what it is shown of a minibatch, what it shall tell, and how wrong it is."""
+"""Pretext tasks: what a network is shown of a minibatch, what it shall tell, and how wrong it is."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Move = Callable[[torch.Tensor], torch.Tensor]
 
 
 class BatchMaker(Protocol):
-    """What any task offers: its input and its target."""
+    """Task of any kind: it makes its input and its target."""
 
     def make_batch(self, batch: Mapping[str, Any], move: Move) -> tuple[Any, ...]: ...
 
 
 class PretextTask:
-    """Pretext task: its target is made of the images themselves. A method has one subclass for each of its tasks.
+    """Pretext task, whose target is made of the images themselves; a method has one subclass for each of its tasks.
 
     Args:
         network: that learns it.

@@ -37,10 +37,7 @@ _BROKEN_FILE = (
 
 
 def load_weights(path: Any) -> dict[str, torch.Tensor]:
-    """Read a state dict, refusing what is not one.
-
-    Args:
-        path: file written by `torch.save`.
+    """Read a state dict from a file written by `torch.save`, and refuse what is not one.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -56,9 +53,8 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
             damaged = archive.testzip()
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except _BROKEN_FILE as error:
-        raise InputError(
-            f"{path}: weights must be a whole file written by torch.save, got {_first_line(error)}"
-        ) from None
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: weights must be a whole file written by torch.save, got {reason}") from None
     if damaged is not None:
         raise InputError(f"{path}: weights must have the checksums they were written with, got another for {damaged}")
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
@@ -73,11 +69,8 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
     """Replace all weights of a network, or refuse.
 
     Args:
-        network: changed in place.
+        network: changed in place, and returned.
         path: state dict of the network.
-
-    Returns:
-        The network.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -99,10 +92,6 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
     return network
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
 def match_weights(
     network: nn.Module, weights: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Any
 ) -> dict[str, torch.Tensor]:
@@ -110,12 +99,9 @@ def match_weights(
 
     Args:
         network: that takes them.
-        weights: of another network, by name.
+        weights: of another network, by name; a tensor that is missing or has another shape is refused.
         names: in `weights`, by those in the network.
         path: file of the weights, for the errors.
-
-    Raises:
-        ValueError: when a tensor is missing or has another shape.
     """
     target = network.state_dict()
     for name, source in names.items():
@@ -133,12 +119,9 @@ def match_parts(
 
     Args:
         network: that takes them.
-        weights: of the other network, by name.
+        weights: of the other network, by name; a tensor of a part that the network does not know is refused, too.
         prefixes: of the names of the parts.
         path: file of the weights, for the errors.
-
-    Raises:
-        ValueError: when a tensor of a part is missing, has another shape, or is unknown to the network.
     """
     own = {name: name for name in network.state_dict() if name.startswith(tuple(prefixes))}
     beyond = [name for name in weights if name.startswith(tuple(prefixes)) and name not in own]
@@ -149,29 +132,13 @@ def match_parts(
 
 
 def copy_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Any, part: str) -> None:
-    """Put weights that match into a network; the others stay as they are.
-
-    Args:
-        network: changed in place.
-        weights: by the names that they have in the network.
-        path: file that they are from, for the log.
-        part: of the network that gets them, for the log.
-    """
+    """Put weights that match into a network, whose others stay, and log which `part` they are and their file."""
     copy_model_state(network, dict(weights))
     logger.info("%s: %d of %d tensors transferred from %s", part, len(weights), len(network.state_dict()), path)
 
 
 class LoadWeights:
-    """Load all weights of a network when an engine starts, or refuse.
-
-    Args:
-        path: state dict of the network.
-        network: whose weights are replaced.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when a tensor is missing, unknown or of another shape.
-    """
+    """Load all weights of a network when an engine starts, or refuse; see `load_network`."""
 
     def __init__(self, path: str | Path, network: nn.Module) -> None:
         self.path = Path(path)

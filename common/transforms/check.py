@@ -1,4 +1,4 @@
-"""Refuse loaded volumes that would end in a wrong result without an error."""
+"""Check of loaded volumes: refused when they would end in a wrong result without an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from common.cli import InputError
+from common.cli import InputError, check_choice
 from common.data import Header, check_grids, check_gzip, check_hounsfield, check_image, check_label
 
 __all__ = ["CheckVolumed"]
@@ -31,22 +31,17 @@ class CheckVolumed(MapTransform):
     image, an empty label, a CT that is not in Hounsfield units.
 
     Args:
-        image_key: item of shape `(C, H, W, D)`.
-        label_key: item of shape `(1, H, W, D)`; it becomes a map of whole numbers of a small integer type.
+        label_key: item of shape `(1, H, W, D)`, beside `image` of shape `(C, H, W, D)`; it becomes a map of whole
+            numbers of a small integer type.
         organ_key: mask of the organ, which is checked as a label is, of any values; an item may lack it.
         labels: number of classes, background included, or the allowed values; None allows all.
         modality: of the image; one that begins with CT has its range of Hounsfield units checked.
         in_channels: number of channels of the image.
         nan: `refuse` voxels that are NaN or infinite, or `replace` them by the smallest finite value of the image.
-        allow_missing_keys: skip the keys that an item lacks.
-
-    Raises:
-        ValueError: when a volume is refused; names its file.
     """
 
     def __init__(
         self,
-        image_key: str = "image",
         label_key: str | None = None,
         organ_key: str | None = None,
         labels: int | Sequence[int] | None = None,
@@ -55,10 +50,8 @@ class CheckVolumed(MapTransform):
         nan: str = "refuse",
         allow_missing_keys: bool = False,
     ) -> None:
-        if nan not in ("refuse", "replace"):
-            raise InputError(f"nan must be refuse or replace, got {nan}")
-        super().__init__([image_key] if label_key is None else [image_key, label_key], allow_missing_keys)
-        self.image_key = image_key
+        check_choice("nan", nan, ("refuse", "replace"))
+        super().__init__(["image"] if label_key is None else ["image", label_key], allow_missing_keys)
         self.label_key = label_key
         self.organ_key = organ_key
         self.labels = labels
@@ -71,14 +64,15 @@ class CheckVolumed(MapTransform):
         out = dict(data)
         organ = [self.organ_key] if self.organ_key in out else []
         for key in [*self.key_iterator(out), *organ]:
-            is_image = key == self.image_key
+            is_image = key == "image"
             path = self._check_file(out[key], str(key))
             self._check_channels(out[key], path, self.in_channels if is_image else 1)
             labels = self.labels if key == self.label_key else None
             out[key] = self._check_image(out[key], path) if is_image else self._check_label(out[key], path, labels)
         for key, name in ((self.label_key, "label"), (self.organ_key, "organ")):
-            if key in out and self.image_key in out:
-                self._check_grids(out[self.image_key], out[key], name)
+            if key in out and "image" in out:
+                path = str(getattr(out[key], "meta", {}).get("filename_or_obj", name))
+                check_grids(_header(out["image"]), _header(out[key]), path, name)
         return out
 
     def _check_file(self, volume: torch.Tensor, name: str) -> str:
@@ -112,10 +106,6 @@ class CheckVolumed(MapTransform):
     def _check_label(self, label: torch.Tensor, path: str, labels: int | Sequence[int] | None) -> torch.Tensor:
         rounded = check_label(_to_array(label), path, labels)
         return convert_to_dst_type(rounded, label, dtype=rounded.dtype)[0]
-
-    def _check_grids(self, image: torch.Tensor, label: torch.Tensor, name: str) -> None:
-        path = str(getattr(label, "meta", {}).get("filename_or_obj", name))
-        check_grids(_header(image), _header(label), path, name)
 
 
 def _replace_nan(image: torch.Tensor, path: str) -> torch.Tensor:

@@ -22,10 +22,6 @@ class CropBodyd(CropForegroundd):
         keys: items to crop, of shape `(C, H, W, D)`.
         source_key: the image whose voxels decide.
         air: intensity at or below which a voxel lies outside the body; `None` crops nothing.
-        allow_missing_keys: skip the keys that an item lacks.
-
-    Raises:
-        ValueError: when no voxel is above air.
     """
 
     def __init__(
@@ -55,16 +51,13 @@ class CropBodyd(CropForegroundd):
 def padded_crop(
     volume: torch.Tensor, start: Sequence[int], size: Sequence[int], fill_value: torch.Tensor | float = 0
 ) -> torch.Tensor:
-    """Return a copy of a box of a volume or an image.
+    """Return a copy of a box of a volume or an image, of shape `(C, *size)`.
 
     Args:
         volume: tensor of shape `(C, *spatial_size)`.
         start: first voxel of the box along each spatial axis; it may lie outside.
         size: edges of the box in voxels.
         fill_value: what lies beyond the border, one number or one for each channel.
-
-    Returns:
-        Tensor of shape `(C, *size)`.
     """
     fill = torch.as_tensor(fill_value).to(volume).view(-1, *[1] * len(size))
     box = fill.expand(len(volume), *size).clone()

@@ -23,11 +23,7 @@ class EnsureVolume(Transform):
     """
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        """Return an image of shape `(C, H, W, D)`, right after `LoadImage(ensure_channel_first=True)`.
-
-        Raises:
-            ValueError: when the image has neither two nor three axes besides its channels.
-        """
+        """Return an image of shape `(C, H, W, D)`, right after `LoadImage(ensure_channel_first=True)`."""
         if img.ndim not in (3, 4):
             raise InputError(f"img must have shape (C, H, W) or (C, H, W, D), got {tuple(img.shape)}")
         if img.ndim == 4:
@@ -47,7 +43,4 @@ class EnsureVolumed(MapTransform):
         self.transform = EnsureVolume()
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        out = dict(data)
-        for key in self.key_iterator(out):
-            out[key] = self.transform(out[key])
-        return out
+        return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}

@@ -1,4 +1,4 @@
-"""From class probabilities on the network's grid to a label map, or to probabilities, on the scan's own."""
+"""Spatial inverse: from probabilities on the network's grid to a label map, or to probabilities, on the scan's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class InvertProbabilitiesd(MapTransform):
         keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(num_classes, *original size)`.
         transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
         orig_keys: the preprocessed image.
-        allow_missing_keys: skip the keys that an item lacks.
         beyond: value of voxels that the preprocessing cropped away.
     """
 
@@ -39,10 +38,8 @@ class InvertProbabilitiesd(MapTransform):
         self.beyond = beyond
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        for key in self.key_iterator(out):
-            out[key] = torch.cat(list(self._restore(out[key], out[self.orig_keys])))
-        return out
+        image = data[self.orig_keys]
+        return {**data, **{key: torch.cat([*self._restore(data[key], image)]) for key in self.key_iterator(data)}}
 
     def _restore(self, probabilities: torch.Tensor, image: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the probability of one class after the other, of shape `(1, *original size)`."""
@@ -60,9 +57,7 @@ class InvertLabelMapd(InvertProbabilitiesd):
 
     Args:
         keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(1, *original size)`.
-        transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
-        orig_keys: the preprocessed image.
-        allow_missing_keys: skip the keys that an item lacks.
+        transform: see `InvertProbabilitiesd`.
         threshold: `None`: the channels are background and the classes from 1 on, as after a softmax. Otherwise they are
             the classes from 1 on, which may overlap, as after a sigmoid for each class, and a voxel in which none is
             more probable than this is background.
@@ -72,11 +67,10 @@ class InvertLabelMapd(InvertProbabilitiesd):
         self,
         keys: KeysCollection,
         transform: Compose,
-        orig_keys: str = "image",
         allow_missing_keys: bool = False,
         threshold: float | None = None,
     ) -> None:
-        super().__init__(keys, transform, orig_keys, allow_missing_keys)
+        super().__init__(keys, transform, allow_missing_keys=allow_missing_keys)
         self.threshold = threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -1,4 +1,4 @@
-"""Intensity normalization of F-Net.
+"""Intensity normalization: clipping, then z-score or a fixed range.
 
 Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
 """
@@ -11,7 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from common.cli import InputError
+from common.cli import InputError, check_choice
 
 __all__ = ["ClipAndNormalize", "ClipAndNormalized"]
 
@@ -24,14 +24,10 @@ class ClipAndNormalize:
         method: `zscore` gives each channel of each image mean 0 and standard deviation 1 (the paper's "method 2", the
             one it chose); `range` maps the clip values to -3 and 3 ("method 1", for which `clip` is [-155, 295] HU). A
             constant image becomes 0 under `zscore`.
-
-    Raises:
-        ValueError: when the method is unknown or the clip values do not increase.
     """
 
     def __init__(self, clip: Sequence[float], method: str = "zscore") -> None:
-        if method not in ("zscore", "range"):
-            raise InputError(f"method must be zscore or range, got {method!r}")
+        check_choice("method", method, ("zscore", "range"))
         if len(clip) != 2 or not clip[0] < clip[1]:
             raise InputError(f"clip must be two increasing intensities, got {list(clip)}")
         self.low, self.high = clip
@@ -44,9 +40,8 @@ class ClipAndNormalize:
             return (clipped - self.low) * (6 / (self.high - self.low)) - 3
         spatial = tuple(range(1, img.ndim))
         mean, std = clipped.mean(spatial, keepdim=True), clipped.std(spatial, keepdim=True, correction=0)
-        is_constant = clipped.amax(spatial, keepdim=True) == clipped.amin(
-            spatial, keepdim=True
-        )  # std is then not exact
+        low, high = clipped.amin(spatial, keepdim=True), clipped.amax(spatial, keepdim=True)
+        is_constant = low == high  # std is then not exact
         return (clipped - mean) / torch.where(is_constant, torch.inf, std)
 
 
@@ -60,7 +55,4 @@ class ClipAndNormalized(MapTransform):
         self.transform = ClipAndNormalize(clip, method)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        out = dict(data)
-        for key in self.key_iterator(out):
-            out[key] = self.transform(out[key])
-        return out
+        return {**data, **{key: self.transform(data[key]) for key in self.key_iterator(data)}}

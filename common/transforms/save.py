@@ -22,19 +22,14 @@ __all__ = ["SaveSegmentationd"]
 class SaveSegmentationd(SaveImaged):
     """Write label maps and probabilities as `<name of the image>_<postfix>`, whole or not at all.
 
-    The label map of a PNG is a PNG with the same pixels, whose gray values are the labels: what image editors and
-    `dataset.json` take. Others, and probabilities (several with the classes along the last axis), become NIfTI
-    (`.nii.gz`) with the shape of the file of the image. It is a `SaveImaged` so that MONAI Label, which writes its own
-    files, leaves it out.
+    The label map of a PNG is a PNG with the same pixels, whose gray values are the labels, up to 255: what image
+    editors and `dataset.json` take. Others, and probabilities (several with the classes along the last axis), become
+    NIfTI (`.nii.gz`) with the shape of the file of the image. It is a `SaveImaged` so that MONAI Label, which writes
+    its own files, leaves it out.
 
     Args:
         keys: label maps of shape `(1, H, W, D)` with whole numbers, or probabilities of shape `(num_classes, H, W, D)`.
         output_dir: folder for the files.
-        output_postfix: of the names of the files.
-        allow_missing_keys: skip the keys that an item lacks.
-
-    Raises:
-        ValueError: when a label above 255 is to be written as PNG.
     """
 
     def __init__(
@@ -57,18 +52,16 @@ class SaveSegmentationd(SaveImaged):
         source = Path(str(volume.meta["filename_or_obj"]))
         array = np.moveaxis(volume.cpu().numpy(), 0, -1)
         is_label_map = array.dtype.kind in "iu"
-        if is_label_map:
+        if array.shape[-1] == 1:
             array = array[..., 0]
-            array = array[..., 0] if len(volume.meta["spatial_shape"]) == 2 else array
-        elif array.shape[-1] == 1:
+        if is_label_map and len(volume.meta["spatial_shape"]) == 2:
             array = array[..., 0]
         path = self.output_dir / f"{case_id(source)}_{self.output_postfix}.nii.gz"
         if source.suffix.lower() == ".png" and is_label_map:
             path = path.with_name(path.name.removesuffix(".nii.gz") + ".png")
             if array.max() > np.iinfo(np.uint8).max:
                 raise InputError(f"{path}: labels of a PNG must be at most 255, got {array.max()}")
-            picture = Image.fromarray(array.T.astype(np.uint8))
-            write_atomically(path, picture.save)
+            write_atomically(path, Image.fromarray(array.T.astype(np.uint8)).save)
             return
         image = nib.Nifti1Image(array, np.asarray(volume.affine, dtype=float))
         image.header.set_xyzt_units("mm")

@@ -23,10 +23,6 @@ class VoxelSpacingd(Spacingd):
         keys: items to resample, of shape `(C, H, W, D)`.
         spacing: edges of a voxel in mm; 0 keeps that of the scan. `None`: nothing is resampled.
         mode: interpolation of each key, `bilinear` or `nearest`.
-        allow_missing_keys: skip the keys that an item lacks.
-
-    Raises:
-        ValueError: when the spacing has not three entries.
     """
 
     def __init__(
@@ -47,14 +43,7 @@ class VoxelSpacingd(Spacingd):
 
 
 class IsotropicSpacingd(VoxelSpacingd):
-    """Resample to cubic voxels.
-
-    Args:
-        keys: items to resample, of shape `(C, H, W, D)`.
-        spacing: edge of a voxel in mm.
-        mode: interpolation of each key, `bilinear` or `nearest`.
-        allow_missing_keys: skip the keys that an item lacks.
-    """
+    """Resample to cubic voxels, whose edge is `spacing` in mm; see `VoxelSpacingd`."""
 
     def __init__(
         self,

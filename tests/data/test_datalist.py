@@ -453,7 +453,7 @@ def test_refuses_to_give_normal_scans_where_none_is_listed(tmp_path, content):
     cases = read_cases(tmp_path)
     with pytest.raises(ValueError, match=r"normal must list at least one scan .*got none; `python -m tools\.normals`"):
         cases.normals("training")
-    with pytest.raises(ValueError, match="split must be training or validation, got 'test'"):
+    with pytest.raises(ValueError, match="split must be one of training, validation, got 'test'"):
         cases.normals("test")
 
 

@@ -69,7 +69,7 @@ def make_training(tmp_path):
             {"learning_rate": 1e-2} if settings is None else settings,
             resume=resume,
         )
-        record = MetricsLogger(save_dir, optimizer, [evaluator], progress=False)
+        record = MetricsLogger(save_dir, optimizer, [evaluator])
         stop = StopOnPlateau(evaluator, optimizer, patience=100)
         trainer = SupervisedTrainer(
             device=torch.device("cpu"),

@@ -194,5 +194,5 @@ def test_plain_tensors_are_checked_too(image):
 
 
 def test_refuses_an_unknown_way_with_nan():
-    with pytest.raises(ValueError, match="nan must be refuse or replace, got ignore"):
+    with pytest.raises(ValueError, match="nan must be one of refuse, replace, got 'ignore'"):
         CheckVolumed(nan="ignore")

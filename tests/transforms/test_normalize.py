@@ -50,7 +50,7 @@ def test_the_dictionary_version_keeps_metadata_and_other_keys():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0, 1], "minmax"), "method must be zscore or range, got 'minmax'"),
+        (([0, 1], "minmax"), "method must be one of zscore, range, got 'minmax'"),
         (([1, 1],), r"clip must be two increasing intensities, got \[1, 1\]"),
         (([1, 0],), r"clip must be two increasing intensities, got \[1, 0\]"),
         (([0, 1, 2],), r"clip must be two increasing intensities, got \[0, 1, 2\]"),
