@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,9 +18,7 @@ import torch
 from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
 from monai.bundle import ConfigWorkflow
 
-from common.data import write_lesion_phantoms, write_phantoms
-from common.data.record import save_record
-from common.layers import make_organ_preprocessing
+from common.data import load_record, make_record, write_lesion_phantoms, write_phantoms
 from tools.export.__main__ import export
 from tools.verify.findings import find_all
 
@@ -126,8 +125,8 @@ def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, 
     pretrained = tmp_path / "models" / "pretrained"
     pretrained.mkdir(parents=True)
     labels = {0: "background", 1: "tumor"}
-    fitted = make_organ_preprocessing(clip=[0, 200], organ="body", modality="CT", labels=labels)
-    save_record(fitted, pretrained / "preprocessing.json")
+    record = make_record(labels=labels, modality="CT", clip=[0, 200], organ="body")
+    record.save_beside(pretrained / "layer_unet.pt")
     layers = small_network(bundle, tmp_path, labels={**labels, 2: "a third channel"})
     torch.save(layers.state_dict(), pretrained / "layer_unet.pt")
     root = tmp_path / "exported" / bundle.name
@@ -292,10 +291,7 @@ def test_its_labels_are_those_of_the_weights(weights, tmp_path):
         ),
         ({"override_files": ""}, "tensors that are missing, unknown .* name the overrides with which it was trained"),
         ({"pretrained": ""}, "the pretrained weights from which training starts must lie in .* pass --pretrained null"),
-        (
-            {"ckpt_dir": "nowhere"},
-            "nowhere: must hold a trained network, model.pt and what lies beside it; train first",
-        ),
+        ({"ckpt_dir": "nowhere"}, "nowhere: must hold a trained network, model.pt and record.json; train first"),
     ],
     ids=str,
 )
@@ -313,7 +309,7 @@ def test_weights_of_another_preprocessing_than_the_pretraining_are_refused(weigh
     write_weights(bundle, weights)
     (weights / "pretrained").mkdir()
     (weights / "pretrained" / "wta_autoencoders.pt").touch()
-    record = json.loads((weights / "preprocessing.json").read_text(encoding="utf-8"))
-    (weights / "pretrained" / "preprocessing.json").write_text(json.dumps({**record, "spacing": 3.0}), encoding="utf-8")
+    record = load_record(weights / "model.pt")
+    dataclasses.replace(record, spacing=3.0).save_beside(weights / "pretrained" / "wta_autoencoders.pt")
     with pytest.raises(ValueError, match=r"spacing must be that of the pretrained weights in .*, 3\.0, got 6\.0"):
         export_small(bundle, weights, tmp_path, pretrained="")
