@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from common.data import load_record, make_record, write_lesion_phantoms, write_phantoms
 from tools.export.__main__ import export
+from tools.options import option_table
 from tools.verify.findings import find_all
 
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -198,6 +199,23 @@ def test_its_packages_are_those_of_the_metadata(bundle, weights, tmp_path):
     known = {"scripts", "monai", "torch", "numpy", *metadata["required_packages_version"]}
     assert {PACKAGES.get(name, name) for name in imported} - sys.stdlib_module_names <= known
     assert "common." not in "".join(path.read_text(encoding="utf-8") for path in root.glob("configs/*.json"))
+
+
+@every_bundle
+def test_options_that_monai_label_shows_are_those_of_the_inference(bundle, weights, tmp_path):
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path)
+    content = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
+    shown = content["displayable_configs"]
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    before = ConfigParser.load_config_files(files)
+    assert shown == {name: before[name] for name in shown}
+    assert {name: content[name] for name in shown} == {name: f"@displayable_configs::{name}" for name in shown}
+    assert {option.is_shown for name, option in option_table(before).items() if name in shown} <= {True}
+    assert bool(shown) == (bundle.name != "context_restoration_unet")
+    parser = ConfigParser(content)
+    parser["displayable_configs"] = dict.fromkeys(shown, 7)  # what a client sends
+    assert all(parser.get_parsed_content(name) == 7 for name in shown)
 
 
 def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
