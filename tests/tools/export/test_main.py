@@ -24,7 +24,7 @@ from tools.options import option_table
 from tools.verify.findings import find_all
 
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
-PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite"}
+PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
 WITHOUT_REPOSITORY = (
     "import runpy, sys; sys.modules['common'] = sys.modules['tools'] = None; sys.argv[0] = 'monai.bundle'; "
     "runpy.run_module('monai.bundle', run_name='__main__')"
@@ -302,7 +302,7 @@ def test_its_labels_are_those_of_the_weights(weights, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"bundle": "unet"}, "bundle must be one of .* or a folder with configs/inference.yaml, got 'unet'"),
+        ({"bundle": "unet"}, "bundle must be one of .*, or a folder with configs/inference.yaml, got 'unet'"),
         (
             {"override_files": "configs/tiny.yaml"},
             "configs/tiny.yaml: override_files must exist, relative to the bundle",
