@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools import options as module
 from tools.options import option_table, options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,8 +59,10 @@ def test_all_tables_are_written(tmp_path, monkeypatch):
     for bundle in BUNDLES:
         shutil.copytree(bundle / "configs", tmp_path / bundle.name / "configs")
         (tmp_path / bundle.name / "docs").mkdir()
-    monkeypatch.setattr(module, "_BUNDLES", tmp_path)
-    assert options(write=True).splitlines() == [str(tmp_path / bundle.name / "docs" / "options.md") for bundle in BUNDLES]
+    monkeypatch.setattr("tools._command._BUNDLES", tmp_path)
+    assert options(write=True).splitlines() == [
+        str(tmp_path / bundle.name / "docs" / "options.md") for bundle in BUNDLES
+    ]
     for bundle in BUNDLES:
         text, written = ((root / "docs" / "options.md").read_bytes() for root in (bundle, tmp_path / bundle.name))
         assert text == written

@@ -1,7 +1,8 @@
-"""Bundle on disk: its configs and metadata, read once, and its files."""
+"""Bundle on disk: its configs and metadata, read once, its files, and the schema and changelog of its metadata."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
-__all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "read_bundle", "summary"]
+__all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "check_metadata", "read_bundle", "summary"]
 
 METADATA = "metadata.json"
 SCRIPTS = "scripts"  # the only folder that may hold Python: MONAI Label forgets its modules between bundles
 _ALONE = {"train", "inference"}  # complete files of every bundle
+_SCHEMA = Path(__file__).resolve().parent / "metadata_schema.json"
 _LONGEST = 200  # characters of a summary
 
 
@@ -114,3 +116,19 @@ def check_files(bundle: Bundle) -> Iterator[str]:
         place = path.relative_to(bundle.root)
         if place.parts[0] != SCRIPTS:
             yield f"{place}: must lie in {SCRIPTS}/, as all Python of a bundle, got {place.parent}/"
+
+
+def check_metadata(bundle: Bundle) -> Iterator[str]:
+    """Find what the Model Zoo's schema refuses, and a version without its entry in the changelog."""
+    import jsonschema  # which only those need who verify
+
+    metadata = bundle.metadata
+    if metadata is None:
+        return
+    schema = json.loads(_SCHEMA.read_text(encoding="utf-8"))
+    for error in sorted(jsonschema.Draft7Validator(schema).iter_errors(metadata), key=lambda error: error.json_path):
+        id = "::".join(map(str, error.absolute_path)) or "it"
+        yield f"configs/{METADATA}: {id} must fit the schema, got {error.message.splitlines()[0]}"
+    changelog = metadata.get("changelog", {})
+    if metadata.get("version") not in changelog:
+        yield f"configs/{METADATA}: changelog must have the version {metadata.get('version')}, got {[*changelog]}"
