@@ -53,14 +53,6 @@ def datalist(
         normal: folder of scans without a tumor. Where a patient has several, add the patient's name to the entry of
             each in dataset.json as `case`, so that they are held out together.
         organs: folder of masks of the organ in which tumors may lie, for as many of all these images as have one.
-
-    Returns:
-        What was written.
-
-    Raises:
-        FileNotFoundError: when a folder is missing.
-        ValueError: when a folder is empty, a dataset.json is there, or an image has no label, a label or a mask no
-            image, or any of them more than one.
     """
     from common.data import write_datalist
 

@@ -59,13 +59,6 @@ def normals(
         organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
         extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the
             files are not the true ones.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ValueError: when no scan is labeled, no block is left, the output folder holds something, or an option makes
-            no sense.
     """
     POSITIVE_INT.check("min_slices", min_slices)
     check_choice("axis", axis, range(3))

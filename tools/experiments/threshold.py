@@ -55,9 +55,6 @@ def threshold(
 
     Returns:
         Mean and median Dice of each threshold.
-
-    Raises:
-        ValueError: when there are no labels, or an option makes no sense.
     """
     from monai.transforms import Compose, LoadImaged, Orientationd
 

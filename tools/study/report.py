@@ -1,4 +1,4 @@
-"""Report of a study: its tables, tests and curve."""
+"""Report of a study: its tables, Wilcoxon's signed-rank tests of paired scores, and its curve."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common.cli import InputError
 from tools.study.plan import Run
-from tools.study.statistics import wilcoxon_p_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "Result", "compare", "format_table", "read_dice", "write_files"]
+__all__ = ["Comparison", "Result", "compare", "format_table", "read_dice", "wilcoxon_p_value", "write_files"]
 
 Cell = tuple[str, int]
 
@@ -87,10 +88,7 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
-    cells: dict[Cell, list[Result]] = {}
-    for result in results:
-        cells.setdefault(result.cell, []).append(result)
-    return cells
+    return {cell: [result for result in results if result.cell == cell] for cell in {result.cell for result in results}}
 
 
 def compare(results: Sequence[Result], reference: Sequence[Result]) -> Comparison | None:
@@ -109,6 +107,20 @@ def compare(results: Sequence[Result], reference: Sequence[Result]) -> Compariso
         return None
     p_value = wilcoxon_p_value([statistics.fmean(values) for values in pairs.values()])
     return Comparison(differences, len(pairs), p_value)
+
+
+def wilcoxon_p_value(differences: Sequence[float] | np.ndarray, alternative: str = "two-sided") -> float | None:
+    """Return the p-value of Wilcoxon's signed-rank test, or None when all differences are zero.
+
+    Args:
+        differences: first score of each pair minus the second one. They are rounded to 10 digits: ties are ties.
+        alternative: what the first scores are supposed to be: `greater` or `less` than the second ones, or neither of
+            them, `two-sided`.
+    """
+    from scipy.stats import wilcoxon
+
+    rounded = np.round(differences, 10)
+    return float(wilcoxon(rounded, alternative=alternative).pvalue) if rounded.any() else None
 
 
 def write_files(
