@@ -81,5 +81,5 @@ def test_all_tables_are_written(tmp_path, monkeypatch):
     ],
 )
 def test_refuses_in_one_sentence(given, message):
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises((FileNotFoundError, TypeError, ValueError), match=message):
         options(**given)

@@ -154,8 +154,6 @@ class _Comparer:
         atlas: without a scan.
         singles: atlases of one scan each.
         maps: descriptors of places in these scans, by which all are standardized, of shape `(S, F, ...)`.
-        step: see `simulate_labeling`.
-        share: see `simulate_labeling`.
     """
 
     def __init__(

@@ -111,11 +111,9 @@ def collect_results(plan: Study, runs: Sequence[Run]) -> list[Result]:
 
 
 def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
-    """Write `results.csv`, `table.md` and `curve.png`.
+    """Write `results.csv`, `table.md` and `curve.png` of all runs, finished or not.
 
     Args:
-        plan: the study.
-        runs: all its runs, finished or not.
         repeat: command that repeats the study.
     """
     results = collect_results(plan, runs)

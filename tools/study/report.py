@@ -30,10 +30,8 @@ class Result:
     """Dice and durations of a finished run.
 
     Args:
-        run: the run.
         dice: per case, the Dice of each class and their `mean`; NaN where a class is absent.
-        training_seconds: duration of the training.
-        pretraining_seconds: duration of the pretraining, which other runs may share.
+        pretraining_seconds: of the pretraining, which other runs may share.
         was_interrupted: whether the durations lack what came before an interruption.
     """
 
@@ -132,15 +130,9 @@ def write_files(
     notes: str,
     title: str,
 ) -> str:
-    """Write `results.csv`, `table.md` and `curve.png`, and return the table.
+    """Write `results.csv`, `table.md` and `curve.png`, and return the table; arguments are those of `format_table`.
 
     Args:
-        output_dir: folder to write into.
-        results: see `format_table`, as the next ones.
-        runs: all runs of the study.
-        name: title of the table.
-        reference: arm that the others are compared with.
-        notes: sentences for the caption.
         title: of the curve.
     """
     from common.data import write_atomically

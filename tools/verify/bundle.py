@@ -49,7 +49,7 @@ class Bundle:
     @property
     def workflows(self) -> list[str]:
         """Files that are complete on their own. The root of the bundle, which all of them must know, tells them."""
-        return [name for name, content in self.configs.items() if _stem(name) in _ALONE or "bundle_root" in content]
+        return [name for name, content in self.configs.items() if Path(name).stem in _ALONE or "bundle_root" in content]
 
     @property
     def overrides(self) -> list[str]:
@@ -58,7 +58,7 @@ class Bundle:
 
     def find(self, stem: str) -> str | None:
         """Return the name of the config that has a name without its suffix."""
-        return next((name for name in self.configs if _stem(name) == stem), None)
+        return next((name for name in self.configs if Path(name).stem == stem), None)
 
     def merge(self, *names: str) -> dict[str, Any]:
         """Return what MONAI makes of files that come one after another, with the metadata.
@@ -71,10 +71,6 @@ class Bundle:
             for key, value in deepcopy(self.configs[name]).items():
                 merge_kv(parser, key, value)
         return parser.get()
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem
 
 
 def summary(error: BaseException) -> str:
