@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from common.data import PHANTOM_LABELS, FittedPreprocessing, save_classes, write_phantoms
-from common.data.record import save_record
-from common.layers import make_organ_preprocessing
+from common.data import PHANTOM_LABELS, make_record, write_phantoms
 from common.planar import fit_field_of_view
 from tools.export.__main__ import export
 
@@ -29,17 +27,16 @@ def small_network(bundle: Path, weights: Path, **options) -> torch.nn.Module:
 def write_weights(bundle: Path, weights: Path) -> None:
     """Write what a training leaves, with initial weights."""
     weights.mkdir()
+    numbers = {"spacing": 6.0, "clip": [-160, 300], "air": -500, "normalization": "zscore", "fitted_on": 1}
     if bundle.name == "context_restoration_unet":
-        save_classes(weights, LABELS, "CT")
+        numbers = {}
     elif bundle.name == "layer_decomp_tumor":
-        fitted = make_organ_preprocessing(clip=[0, 200], organ="body", modality="CT", labels=LABELS)
-        save_record(fitted, weights / "preprocessing.json")
-    else:
-        fitted = FittedPreprocessing(6.0, (-160.0, 300.0), -500.0, "zscore", "CT", LABELS, 1)
-        save_record(fitted, weights / "preprocessing.json")
+        numbers = {"clip": [0, 200], "organ": "body"}
+    make_record(labels=LABELS, modality="CT", **numbers).save_beside(weights / "model.pt")
     if bundle.name == "planar_heatmap_descriptor":
         (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
-        fit_field_of_view([{"image": str(scan)}], weights, [270, 198, 198], clip=[-160, 300])
+        field = fit_field_of_view([{"image": str(scan)}], [270, 198, 198], clip=[-160, 300])
+        field.save_beside(weights / "model.pt")
     torch.save(small_network(bundle, weights).state_dict(), weights / "model.pt")
 
 

@@ -1,4 +1,4 @@
-"""Command line of a tool: `fire` parses it, and what `fire` would let pass is refused here.
+"""Command line of a tool: `fire` parses it, what `fire` would let pass is refused here, and bundles are found by name.
 
 MONAI takes seconds to import. A tool that can imports it within its functions, so that its `--help` comes at once.
 """
@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import fire
 from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
-from common.cli import InputError, find_sentence
+from common.cli import InputError, MissingFileError, find_sentence
 
-__all__ = ["run_command"]
+__all__ = ["all_bundles", "find_bundle", "run_command"]
 
+_BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 _VALUES, _OPTIONS = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD  # as in `*values` and `**options`
 
 
@@ -79,3 +81,22 @@ def _check_arguments(function: Callable[..., Any], name: str) -> Callable[..., A
     if any(parameter.kind is _VALUES and parameter.name in may_be_text for parameter in parameters):
         SetParseFn(str)(call)
     return call
+
+
+def all_bundles() -> list[Path]:
+    """Return the folders of this repository's bundles."""
+    return sorted(path.parent for path in _BUNDLES.glob("*/configs"))
+
+
+def find_bundle(bundle: str, file: str = "") -> Path:
+    """Return the folder of one of this repository's bundles, by its name, or of another one, by its path.
+
+    Args:
+        bundle: name or path.
+        file: that it must hold.
+    """
+    for folder in (_BUNDLES / bundle, Path(bundle)) if bundle else ():
+        if folder.is_dir() and (folder / file).exists():
+            return folder.resolve()
+    names, holding = ", ".join(root.name for root in all_bundles()), f" with {file}" if file else ""
+    raise MissingFileError(f"bundle must be one of {names}, or a folder{holding}, got {bundle!r}")

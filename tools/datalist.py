@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +53,6 @@ def datalist(
         normal: folder of scans without a tumor. Where a patient has several, add the patient's name to the entry of
             each in dataset.json as `case`, so that they are held out together.
         organs: folder of masks of the organ in which tumors may lie, for as many of all these images as have one.
-
-    Returns:
-        What was written.
-
-    Raises:
-        FileNotFoundError: when a folder is missing.
-        ValueError: when a folder is empty, a dataset.json is there, or an image has no label, a label or a mask no
-            image, or any of them more than one.
     """
     from common.data import write_datalist
 
@@ -73,21 +65,17 @@ def datalist(
     pairs, spare = _pair(_list(root, images), _list(root, labels))
     if spare and unlabeled != images:
         raise InputError(f"{spare[0]}: image must have a label in {labels}, got none ({len(spare)} such images in all)")
-    if unlabeled is not None and unlabeled != images:
+    if unlabeled != images:
         spare = _list(root, unlabeled)
-    if test_images is not None and test_labels is not None:
-        test_pairs, without = _pair(_list(root, test_images), _list(root, test_labels))
-        test = _relative(root, test_pairs) + [{"image": _name(root, image)} for image in without]
-    else:
-        test = [{"image": _name(root, image)} for image in _list(root, test_images)] if test_images is not None else []
+    test_pairs, without_label = _pair(_list(root, test_images), _list(root, test_labels))
     lists = {
-        "training": _relative(root, pairs),
-        "test": test,
-        "unlabeled": [{"image": _name(root, image)} for image in spare],
-        "normal": [{"image": _name(root, image)} for image in _list(root, normal)] if normal is not None else [],
+        "training": _cases(root, pairs),
+        "test": _cases(root, test_pairs) + _cases(root, zip(without_label)),
+        "unlabeled": _cases(root, zip(spare)),
+        "normal": _cases(root, zip(_list(root, normal))),
     }
     num_organs = _add_organs(root, [case for cases in lists.values() for case in cases], organs)
-    said = f"{len(pairs)} training, {len(test)} test and {len(spare)} unlabeled cases"
+    said = f"{len(pairs)} training, {len(lists['test'])} test and {len(spare)} unlabeled cases"
     if normal is None:
         del lists["normal"]
     else:
@@ -105,7 +93,7 @@ def datalist(
 
 def _add_organs(root: Path, cases: list[dict[str, str]], organs: str | None) -> int:
     """Add the mask of its organ to each case that has one, and return their number."""
-    if organs is None:
+    if organs is None:  # the same name may stand in two lists
         return 0
     masked, _ = _pair([root / case["image"] for case in cases], _list(root, organs), "organ")
     mask_of = {_name(root, image): _name(root, mask) for image, mask in masked}
@@ -115,10 +103,12 @@ def _add_organs(root: Path, cases: list[dict[str, str]], organs: str | None) -> 
     return len(masked)
 
 
-def _list(root: Path, folder: str) -> list[Path]:
+def _list(root: Path, folder: str | None) -> list[Path]:
     """Return the image files of a folder in order of name: volumes or, where there are none, PNG pictures."""
     from common.data.checks import PICTURE_SUFFIX, SUFFIXES
 
+    if folder is None:
+        return []
     path = root / folder
     if not path.is_dir():
         raise MissingFileError(f"{path}: must be a folder, got {'a file' if path.exists() else 'nothing there'}")
@@ -163,8 +153,9 @@ def _index(files: list[Path], key: Callable[[Path], str]) -> dict[str, Path]:
     return {name: same[0] for name, same in found.items()}
 
 
-def _relative(root: Path, pairs: list[tuple[Path, Path]]) -> list[dict[str, str]]:
-    return [{"image": _name(root, image), "label": _name(root, label)} for image, label in pairs]
+def _cases(root: Path, rows: Iterable[tuple[Path, ...]]) -> list[dict[str, str]]:
+    """Return an entry of dataset.json for each row, an image or a pair of image and label."""
+    return [dict(zip(("image", "label"), (_name(root, file) for file in row), strict=False)) for row in rows]
 
 
 def _name(root: Path, file: Path) -> str:

@@ -41,10 +41,6 @@ def next_scan(
 
     Returns:
         The scans in the order in which to label them.
-
-    Raises:
-        FileNotFoundError: when scans or weights are missing.
-        ValueError: when no scan is unlabeled, or an option is unknown or makes no sense.
     """
     from common.active_learning import CRITERIA, load_describer
     from common.cli import check_choice

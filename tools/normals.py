@@ -57,15 +57,8 @@ def normals(
         organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a
             mask of these is written for each labeled scan.
         organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
-        extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the
-            files are not the true ones.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ValueError: when no scan is labeled, no block is left, the output folder holds something, or an option makes
-            no sense.
+        extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the files
+            are not the true ones.
     """
     POSITIVE_INT.check("min_slices", min_slices)
     check_choice("axis", axis, range(3))
@@ -78,19 +71,24 @@ def normals(
         check_choice("organ", organ, ORGAN_FINDERS)
     if organ and organs:
         raise InputError(f"organ must not be given with organ_labels, got {organ!r} and {organs}")
-    edges = _read_extent(extent)
+    if extent is not None:
+        POSITIVE.list.check("extent", extent)
+        if len(extent) != 3:
+            raise InputError(f"extent must be three lengths in mm, got {extent!r}")
     content = _read(Path(dataset_dir), tumors + organs)
     if organs and any("organ" in case for name in ("training", "test") for case in content[name]):
         raise InputError("organ_labels must not be given for a data set that lists organs, got both")
-    _check_kinds([case for name in _LISTS for case in content[name]])
+    for key, file in [item for name in _LISTS for case in content[name] for item in case.items()]:
+        if key in _KEYS and not file.lower().endswith(_SUFFIXES):
+            raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file")
 
     blocks: list[Item] = []
 
     def write(root: Path) -> None:
         source = Path(dataset_dir)
         for name in ("training", "test"):
-            content[name] = [_take_case(source, root, case, tumors, organs, edges) for case in content[name]]
-        content["unlabeled"] = [_take_case(source, root, case, (), (), edges) for case in content["unlabeled"]]
+            content[name] = [_take_case(source, root, case, tumors, organs, extent) for case in content[name]]
+        content["unlabeled"] = [_take_case(source, root, case, (), (), extent) for case in content["unlabeled"]]
         for case in [case for name in _LISTS for case in content[name] if organ and "organ" not in case]:
             case["organ"] = _find_organ(root, case["image"], str(organ))
         for case in content["training"]:
@@ -133,25 +131,8 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     return {"labels": {}, **raw, **lists}
 
 
-def _check_kinds(cases: Sequence[Item]) -> None:
-    for case in cases:
-        for key in _KEYS:
-            if key in case and not case[key].lower().endswith(_SUFFIXES):
-                raise InputError(f"{case[key]}: {key} must be a {' or '.join(_SUFFIXES)} file")
-
-
-def _read_extent(extent: Any) -> tuple[float, ...]:
-    """Return mm along three axes, or nothing."""
-    if extent is None:
-        return ()
-    POSITIVE.list.check("extent", extent)
-    if len(extent) != 3:
-        raise InputError(f"extent must be three lengths in mm, got {extent!r}")
-    return tuple(extent)
-
-
 def _take_case(
-    source: Path, root: Path, case: Item, tumors: Sequence[int], organs: Sequence[int], extent: Sequence[float]
+    source: Path, root: Path, case: Item, tumors: Sequence[int], organs: Sequence[int], extent: Sequence[float] | None
 ) -> Item:
     """Put the files of a case into the new folder under their old names, and return the case with its new organ."""
     taken = {key: case[key] for key in _KEYS if key in case}

@@ -20,12 +20,6 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
         segmentations: files on the scan's grid, or on the same one in another order of axes.
         output: PNG file.
         window: lowest and highest intensity shown, separated by a comma; the 1st and 99.5th percentile if not given.
-
-    Returns:
-        The PNG file.
-
-    Raises:
-        ValueError: when there is no label map, or one is not on the grid of the scan.
     """
     from monai.transforms import Compose, LoadImage, Orientation
 

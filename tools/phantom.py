@@ -32,12 +32,6 @@ def phantom(
         seed: another one gives other patients.
         lesions: with one to three lesions in the liver, which are the label, and the liver as the organ of every case.
         num_normal: with `lesions`, cases without one; 16 if not given.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ValueError: when the folder holds something, or an option is out of range.
     """
     from common.cli import check_flags, check_whole_numbers
     from common.data import write_lesion_phantoms, write_phantoms

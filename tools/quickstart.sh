@@ -35,7 +35,7 @@ run inference "$out/stl" "'$bundle/configs/inference.yaml'" --dataset_dir "$scan
 
 mean() { awk -F, 'NR > 1 { sum += $NF; cases++ } END { printf "%.3f over %d held-out phantoms", sum / cases, cases }' "$1"; }
 echo
-echo "Dice after training on 2 labelled phantoms:"
+echo "Dice after training on 2 labeled phantoms:"
 echo "  from pretrained autoencoders (S-TL): $(mean $out/stl/evaluation/mean_dice_raw.csv)"
 echo "  from scratch:                        $(mean $out/scratch/evaluation/mean_dice_raw.csv)"
 echo "(one seed on toy data: for what pretraining is worth on real scans, see $bundle/docs/README.md)"

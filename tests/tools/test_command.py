@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import InputError
 from tools._command import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def add(
         second: a number.
     """
     if second < 0:
-        raise ValueError(f"second must be from 0, got {second}")
+        raise InputError(f"second must be from 0, got {second}")
     return f"{first!r} {second!r} {names!r} {window!r} {is_quick!r}"
 
 

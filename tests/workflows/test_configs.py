@@ -11,8 +11,8 @@ import pytest
 from monai.bundle import ConfigParser
 
 from tools.verify.bundle import read_bundle
+from tools.verify.consistency import check_names
 from tools.verify.findings import find_all
-from tools.verify.names import check_names
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))

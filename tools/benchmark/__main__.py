@@ -40,9 +40,6 @@ def benchmark(
         repeats: of each side.
         threads: CPU threads; those that PyTorch takes when not given.
         quick: smaller sizes: on two cores a few minutes for `fnet`, less than one for the others.
-
-    Raises:
-        ValueError: when an option makes no sense, or there is no CUDA.
     """
     import torch
 

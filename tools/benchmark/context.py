@@ -1,4 +1,7 @@
-"""Benchmark of context restoration: its corruption beside a training step, its slices and its inference."""
+"""Benchmark of context restoration: its corruption beside a training step, its slices and its inference.
+
+An `image_size` and a `patch_size` are edges in pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import DataLoader
 from monai.inferers import SliceInferer
 from monai.transforms import Compose
 from scipy.stats import qmc
@@ -21,8 +23,8 @@ from common.context import (
     InpaintingLoss,
     InpaintingTask,
     RandContextRestoration,
-    SliceBatchSampler,
     SliceDataset,
+    SliceLoader,
     WholeSliceInferer,
     draw_poisson_places,
 )
@@ -87,11 +89,6 @@ def bridson_places(R: np.random.RandomState, image_size: int, patch_size: int) -
     SciPy fills the image with points at the distance, and as many as are needed are taken from them. Rounding down
     leaves the patches disjoint, and may bring two of them nearer to each other by less than a pixel and a half.
 
-    Args:
-        R: source of all chance.
-        image_size: edge of the image in pixels.
-        patch_size: edge of the patches in pixels.
-
     Returns:
         First row and first column of each patch, of shape `(num_patches, 2)`.
     """
@@ -106,12 +103,7 @@ def bridson_places(R: np.random.RandomState, image_size: int, patch_size: int) -
 
 
 def mask_rows(image_size: int, patch_sizes: Sequence[int], timer: Timer) -> list[Row]:
-    """Compare masks of emptied patches at a distance with those that Bridson's algorithm draws, on the CPU.
-
-    Args:
-        image_size: edge of the masks in pixels.
-        patch_sizes: edges of the patches in pixels.
-    """
+    """Compare masks of emptied patches at a distance with those that Bridson's algorithm draws, on the CPU."""
     R = np.random.RandomState(0)
     rows = []
     for patch_size in patch_sizes:
@@ -151,7 +143,6 @@ def corruption_rows(size: ContextSize, patch_sizes: Sequence[int], timer: Timer,
     The device is waited for, so that on CUDA no drawing hides behind the network of the step before.
 
     Args:
-        patch_sizes: edges in pixels of the patches that are swapped.
         aim: largest share of the step that the corruption may take.
     """
     torch.manual_seed(0)
@@ -179,8 +170,7 @@ def slice_loader_rows(size: ContextSize, timer: Timer) -> list[Row]:
     volumes = [size.images().movedim(0, -1) for _ in range(2)]
     cases: list[Any] = [{"image": volume} for volume in volumes]
     dataset = SliceDataset(cases, Compose([]))
-    sampler = SliceBatchSampler(dataset, size.batch_size, num_batches=timer.repeats + 1)
-    batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
+    batches = iter(SliceLoader(dataset, size.batch_size, num_batches=timer.repeats + 1))
     steps: dict[str, Step] = {
         "cached volumes, no workers": lambda: next(batches)["image"].to(timer.device),
         "training step": training_step(size, True, timer.device),
@@ -189,30 +179,20 @@ def slice_loader_rows(size: ContextSize, timer: Timer) -> list[Row]:
 
 
 def slice_inference_rows(size: ContextSize, num_slices: int, timer: Timer) -> list[Row]:
-    """Compare inference of whole slices with MONAI's, whose window is then the slice; the logits must be the same.
-
-    Args:
-        size: of the network and the slices; `batch_size` of these go in at a time.
-        num_slices: of the volume.
-    """
+    """Compare inference of whole slices with MONAI's, whose window is then the slice; the logits must be the same."""
     torch.manual_seed(0)
     network: nn.Module = size.network(NUM_CLASSES, 1).to(timer.device).eval()
     edges = 2 * [size.image_size]
     volume = torch.randn(1, size.in_channels, *edges, num_slices, device=timer.device)
-    inferers = [
-        WholeSliceInferer(2, size.batch_size, sigmoid=False),
-        SliceInferer(spatial_dim=2, roi_size=edges, sw_batch_size=size.batch_size, overlap=0),
-    ]
-    results: list[torch.Tensor] = [volume, volume]
-
-    def infer(index: int) -> None:
-        with torch.inference_mode():
-            results[index] = torch.as_tensor(inferers[index](volume, network))
-
-    steps = {"WholeSliceInferer": partial(infer, 0), "MONAI's SliceInferer": partial(infer, 1)}
+    inferers: dict[str, Any] = {
+        "WholeSliceInferer": WholeSliceInferer(2, size.batch_size, sigmoid=False),
+        "MONAI's SliceInferer": SliceInferer(2, roi_size=edges, sw_batch_size=size.batch_size, overlap=0),
+    }
+    steps = {name: torch.inference_mode()(partial(inferer, volume, network)) for name, inferer in inferers.items()}
     row = timer.compare(f"inference of {num_slices} slices, {size}", steps)
-    row.notes["largest difference of the logits"] = (results[0] - results[1]).abs().max().item()
-    row.notes["largest logit"] = results[1].abs().max().item()
+    ours, theirs = (step() for step in steps.values())
+    row.notes["largest difference of the logits"] = (ours - theirs).abs().max().item()
+    row.notes["largest logit"] = theirs.abs().max().item()
     return [row]
 
 

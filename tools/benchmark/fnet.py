@@ -1,4 +1,7 @@
-"""Benchmark of F-Net and its autoencoders, side by side with what would take their place."""
+"""Benchmark of F-Net and its autoencoders, side by side with what would take their place.
+
+A `patch_size` is in voxels of output along each axis, and a `batch_size` the number of patches in a step.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from monai.data import DataLoader
 from monai.networks.nets import BasicUNet, UNet
 from monai.transforms import Compose
 from torch import nn
@@ -19,8 +21,8 @@ from common.fnet import (
     FNetGeometry,
     FNetInferer,
     MultiTaskFNet,
-    PatchBatchSampler,
     PatchDataset,
+    PatchLoader,
     ReconstructionLoss,
     SparseDecoder,
     winner_take_all,
@@ -121,10 +123,6 @@ def training_rows(sizes: Sequence[FNetSize], patch_size: int, batch_size: int, t
 
     Every network learns the same `patch_size`^3 voxels. The U-Nets pad with zeros: their input is the patch, enlarged
     to a multiple of their stride, and the loss takes its center. On CUDA the forward pass is in bfloat16.
-
-    Args:
-        patch_size: voxels of output along each axis.
-        batch_size: patches in a step.
     """
     sides: list[FNetSize | str] = [*sizes, *U_NETS]
     arguments: list[tuple[Any, ...]] = [(side, patch_size, batch_size, timer.device) for side in sides]
@@ -177,7 +175,6 @@ def multi_task_rows(size: FNetSize, patch_size: int, batch_sizes: tuple[int, int
     """Compare a step of multi-task learning with one of F-Net alone on as many labeled patches.
 
     Args:
-        patch_size: voxels of output along each axis.
         batch_sizes: labeled and unlabeled patches in a step; the paper's are 5 and 8.
     """
     choices = [[0], [0, 1], list(range(size.num_levels))]
@@ -194,29 +191,17 @@ def multi_task_rows(size: FNetSize, patch_size: int, batch_sizes: tuple[int, int
 
 
 def inference_rows(size: FNetSize, volume_size: int, patch_size: int, timer: Timer, tile_size: int = 96) -> list[Row]:
-    """Compare dense with overlapped inference (50 %) of one volume; the probabilities must be the same.
-
-    Args:
-        volume_size: voxels of the volume along each axis.
-        patch_size: voxels of the overlapped patches along each axis.
-        tile_size: voxels of the dense tiles along each axis.
-    """
+    """Compare dense inference, in tiles, with overlapped inference (50 %), in patches; both find the same."""
     torch.manual_seed(0)
     network = size.network().to(timer.device).eval()
     volume = torch.randn(1, 1, *3 * [volume_size], device=timer.device)
-    inferers = [FNetInferer(tile_size), FNetInferer(mode="overlap", patch_size=patch_size)]
-    results: list[torch.Tensor] = [volume, volume]
-
-    def infer(index: int) -> None:
-        with torch.inference_mode():
-            results[index] = inferers[index](volume, network)
-
-    steps = {
-        f"dense, tiles of {tile_size}": partial(infer, 0),
-        f"overlap 50 %, patches of {patch_size}": partial(infer, 1),
+    inferers = {
+        f"dense, tiles of {tile_size}": FNetInferer(tile_size),
+        f"overlap 50 %, patches of {patch_size}": FNetInferer(mode="overlap", patch_size=patch_size),
     }
+    steps = {name: torch.inference_mode()(partial(inferer, volume, network)) for name, inferer in inferers.items()}
     row = timer.compare(f"inference of {volume_size}^3, {size}", steps)
-    row.notes["largest difference of the probabilities"] = _difference(*results)
+    row.notes["largest difference of the probabilities"] = _difference(*(step() for step in steps.values()))
     return [row]
 
 
@@ -227,10 +212,7 @@ def decoder_rows(
 
     Args:
         features: feature maps of the encoder.
-        kernel_size: edge of the decoder's kernels in voxels.
-        patch_size: voxels of the patch along each axis.
         num_winners: activations that are kept of each map.
-        batch_size: patches in a step.
     """
     torch.manual_seed(0)
     decoder = SparseDecoder(features, 1, kernel_size).to(timer.device)
@@ -239,9 +221,8 @@ def decoder_rows(
     activations, positions = (value.detach() for value in winner_take_all(maps, num_winners))
     del maps
     weights = list(decoder.parameters())
-    results: dict[str, list[torch.Tensor]] = {}
 
-    def decode(side: str, has_backward: bool) -> None:
+    def decode(side: str, has_backward: bool) -> list[torch.Tensor]:
         winners = activations.clone().requires_grad_(has_backward)
         with torch.set_grad_enabled(has_backward):
             if side == "sparse":
@@ -250,7 +231,7 @@ def decoder_rows(
                 empty = winners.new_zeros(batch_size, features, edges[0] ** 3)
                 output = decoder(empty.scatter(2, positions, winners).unflatten(2, edges))
         gradients = torch.autograd.grad(output.square().mean(), [winners, *weights]) if has_backward else ()
-        results[side] = [output.detach(), *gradients]
+        return [output.detach(), *gradients]
 
     rows = []
     for has_backward in (False, True):
@@ -260,7 +241,7 @@ def decoder_rows(
             f"dense, kernel {kernel_size}": partial(decode, "dense", has_backward),
         }
         row = timer.compare(name, steps)
-        differences = [_difference(*both) for both in zip(results["sparse"], results["dense"], strict=True)]
+        differences = [_difference(*both) for both in zip(*(step() for step in steps.values()), strict=True)]
         row.notes["largest difference of the reconstruction"] = differences[0]
         if has_backward:
             row.notes["largest difference of a gradient"] = max(differences[1:])
@@ -269,18 +250,12 @@ def decoder_rows(
 
 
 def sampler_rows(size: FNetSize, patch_size: int, batch_size: int, timer: Timer) -> list[Row]:
-    """Compare the patches that one process cuts with those that training takes in the same time.
-
-    Args:
-        patch_size: voxels of output along each axis.
-        batch_size: patches in a step.
-    """
+    """Compare the patches that one process cuts with those that training takes in the same time."""
     torch.manual_seed(0)
     volume = torch.randn(1, *3 * [2 * patch_size])
     cases: list[Any] = [{"image": volume, "label": (volume > 1).float()}]
     dataset = PatchDataset(cases, Compose([]), size.geometry, patch_size)
-    sampler = PatchBatchSampler(dataset, batch_size, num_batches=timer.repeats + 1, foreground_fraction=0.3)
-    batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=0))
+    batches = iter(PatchLoader(dataset, batch_size, num_batches=timer.repeats + 1, foreground_fraction=0.3))
     steps: dict[str, Step] = {
         "sampler, no workers": lambda: next(batches),
         f"training step, {size}": training_step(size, patch_size, batch_size, timer.device),

@@ -52,14 +52,7 @@ class Row:
 
 
 def adam_step(network: nn.Module, loss: Callable[[], torch.Tensor], learning_rate: float, **options: Any) -> Step:
-    """Return a training step (forward, backward, Adam).
-
-    Args:
-        network: on its device, in training mode.
-        loss: runs the network, and returns its scalar loss.
-        learning_rate: of Adam.
-        options: further ones of Adam.
-    """
+    """Return a training step (forward, backward, Adam) of a network; `loss` runs it."""
     optimizer = torch.optim.Adam(network.parameters(), learning_rate, **options)
 
     def step() -> None:
@@ -96,14 +89,7 @@ class Timer(NamedTuple):
         return seconds
 
     def compare(self, name: str, sides: Mapping[str, Step], unit: str = "s", amount: float | None = None) -> Row:
-        """Time two sides, and return their row.
-
-        Args:
-            name: what is compared.
-            sides: A and B, by what they are.
-            unit: of the medians.
-            amount: what either side does in one repeat, in the unit's numerator; the medians are then rates.
-        """
+        """Time two sides that do the same amount, and return their row; arguments as those of `compare`."""
         side_a, side_b = sides
         amounts = None if amount is None else (amount, amount)
         return compare(name, (side_a, side_b), self.time([*sides.values()]), unit, amounts)
@@ -129,7 +115,6 @@ def compare(
         seconds: of each repeat of A and of B.
         unit: of the medians.
         amounts: what A and B do in one repeat, in the unit's numerator; the medians are then rates.
-        notes: what else was found.
     """
     a, b = (statistics.median(taken) for taken in seconds)
     share = 1.0 if amounts is None else amounts[0] / amounts[1]

@@ -106,11 +106,7 @@ def _two_passes(network: TriplanarPretext, pairs: torch.Tensor) -> torch.Tensor:
 
 
 def extraction_rows(size: PlanarSize, num_places: int, timer: Timer) -> list[Row]:
-    """Compare the extraction in batches with one of patch after patch by `grid_sample`.
-
-    Args:
-        num_places: that are described.
-    """
+    """Compare the extraction in batches with one of patch after patch by `grid_sample`."""
     volume = size.volumes(timer.device)[0]
     centers = (1.2 * torch.rand(num_places, 3, generator=torch.Generator().manual_seed(1)) - 0.6).to(timer.device)
     torch.manual_seed(0)
@@ -148,13 +144,7 @@ def brute_force(
 
 
 def neighbor_rows(num_queries: int, num_references: int, timer: Timer, num_neighbors: int = 21) -> list[Row]:
-    """Compare the search with brute force; the notes have the memory of both and the recall.
-
-    Args:
-        num_queries: random descriptors.
-        num_references: random descriptors.
-        num_neighbors: for each query.
-    """
+    """Compare the search among random descriptors with brute force; notes are the memory of both and the recall."""
     sizes = (num_queries, num_references, num_neighbors, timer.device)
     steps = {"nearest_neighbors": search(*sizes), "matrix of all distances": search(*sizes, is_brute=True)}
     name = f"{num_neighbors} neighbors of {num_queries} among {num_references} descriptors"
@@ -170,7 +160,6 @@ def volume_rows(spatial_size: Sequence[int], step: int, num_references: int, tim
     """Compare the segmentation of a volume with the extraction of its descriptors alone.
 
     Args:
-        spatial_size: of the volume in voxels.
         step: between described voxels.
         num_references: voxels of the atlas.
     """

@@ -65,12 +65,6 @@ def simulate_labeling(
         share: of these voxels that are, by chance.
         override_files: configs given last, relative to the bundle, separated by commas.
         options: overrides of the configs, by id.
-
-    Returns:
-        The table.
-
-    Raises:
-        ValueError: when there are fewer training scans than `max_labeled`, or an option is unknown or makes no sense.
     """
     for name, count in {"max_labeled": max_labeled, "num_draws": num_draws, "step": step}.items():
         POSITIVE_INT.check(name, count)
@@ -160,8 +154,6 @@ class _Comparer:
         atlas: without a scan.
         singles: atlases of one scan each.
         maps: descriptors of places in these scans, by which all are standardized, of shape `(S, F, ...)`.
-        step: see `simulate_labeling`.
-        share: see `simulate_labeling`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,9 +55,6 @@ def threshold(
 
     Returns:
         Mean and median Dice of each threshold.
-
-    Raises:
-        ValueError: when there are no labels, or an option makes no sense.
     """
     from monai.transforms import Compose, LoadImaged, Orientationd
 
@@ -93,14 +90,14 @@ def threshold(
         return _Scan(sign * np.asarray(item["image"])[inside], np.concatenate((label[inside], outside)))
 
     training = [read(case) for case in [*cases.labeled("training"), *cases.validation]]
-    percentile = _best(training, _PERCENTILES, _at_percentile)
-    multiple = _best(training, sign * _MULTIPLES, _at_multiple)
+    percentile = _best(training, _PERCENTILES, np.percentile)
+    multiple = _best(training, sign * _MULTIPLES, lambda values, multiple: multiple)  # the median is 1
     test = [(case_id(case["image"]), read(case)) for case in cases.labeled("test")]
-    rules: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
+    rules: dict[str, tuple[str, Callable[[np.ndarray], Any]]] = {
         "otsu": ("Otsu's threshold", _otsu),
         "percentile": (
             f"percentile {percentile if side == 'above' else 100 - percentile:g}",
-            lambda values: _at_percentile(values, percentile),
+            lambda values: np.percentile(values, percentile),
         ),
         "multiple": (f"{abs(multiple):.2f} of the median", lambda values: multiple),
     }
@@ -113,18 +110,10 @@ def threshold(
     return "\n".join(lines)
 
 
-def _best(scans: Sequence[_Scan], candidates: np.ndarray, rule: Callable[[np.ndarray, float], float]) -> float:
+def _best(scans: Sequence[_Scan], candidates: np.ndarray, rule: Callable[..., Any]) -> float:
     """Return the candidate whose mean Dice is highest."""
     scores = [np.mean([_dice(scan, rule(scan.values, candidate)) for scan in scans]) for candidate in candidates]
     return float(candidates[int(np.argmax(scores))])
-
-
-def _at_percentile(values: np.ndarray, percentile: float) -> float:
-    return float(np.percentile(values, percentile))
-
-
-def _at_multiple(values: np.ndarray, multiple: float) -> float:
-    return multiple  # the median is 1
 
 
 def _otsu(values: np.ndarray) -> float:

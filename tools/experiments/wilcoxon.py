@@ -13,7 +13,7 @@ import numpy as np
 
 from common.cli import InputError, MissingFileError
 from tools._command import run_command
-from tools.study.statistics import wilcoxon_p_value
+from tools.study.report import wilcoxon_p_value
 
 
 def wilcoxon(
@@ -37,11 +37,6 @@ def wilcoxon(
 
     Returns:
         The number of pairs, the median difference and the p-value.
-
-    Raises:
-        FileNotFoundError: when a file is missing.
-        ValueError: when a file has no such column or class, holds a case twice or what is no number; when the cases
-            differ, or all have a NaN.
     """
     if alternative not in ("greater", "less"):
         raise InputError(f"alternative must be greater or less, got {alternative!r}")

@@ -10,9 +10,8 @@ import tempfile
 from pathlib import Path
 
 from common.cli import MissingFileError
-from tools._command import run_command
+from tools._command import find_bundle, run_command
 
-_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 _LEARNING_RATE = 1.0e-4  # at most, for a network that segments without having been trained with labels
 
 
@@ -45,14 +44,6 @@ def export(
             segments without labels; a training goes on from it, with a learning rate of at most 1e-4.
         torchscript: also write the network as `models/model.ts`.
         onnx: also write the network as `models/model.onnx`.
-
-    Returns:
-        What was written.
-
-    Raises:
-        FileNotFoundError: when a file is missing, such as the weights.
-        ValueError: when the output exists, the weights are those of another network, or TorchScript or ONNX computes
-            something else.
     """
     from common.cli import check_flags
     from common.cli.options import POSITIVE
@@ -62,7 +53,7 @@ def export(
 
     wanted = {"zip": zip, "torchscript": torchscript, "onnx": onnx}
     check_flags(zero_shot=zero_shot, **wanted)
-    source = _find_bundle(bundle)
+    source = find_bundle(bundle, "configs/inference.yaml")
     weights = Path(ckpt_dir) if ckpt_dir else source / "models"
     overrides = [source / name for name in override_files.split(",") if name]
     for path in overrides:
@@ -80,14 +71,6 @@ def export(
             configs["train"]["organ_margin"] = configs["inference"]["organ_margin"] = 0.0  # as in zero_shot.yaml
             return write_bundle(source, output, configs, Path(folder), **wanted)
     return write_bundle(source, output, configs, weights, **wanted)
-
-
-def _find_bundle(bundle: str) -> Path:
-    for folder in (_BUNDLES / bundle, Path(bundle)):
-        if (folder / "configs" / "inference.yaml").is_file():
-            return folder.resolve()
-    names = sorted(path.name for path in _BUNDLES.iterdir())
-    raise MissingFileError(f"bundle must be one of {names} or a folder with configs/inference.yaml, got {bundle!r}")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def write_bundle(
         configs: content of its configs by name, with all overrides.
         weights: folder of a trained network.
         zip: also write an archive.
-        torchscript: also write the network as TorchScript.
-        onnx: also write the network as ONNX.
+        torchscript: also write the network in this form.
+        onnx: likewise.
 
     Returns:
         What was written.
@@ -99,11 +99,7 @@ def _describe(
 
 
 def _write_texts(
-    root: Path,
-    source: Path,
-    configs: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-    labels: Mapping[str, str],
+    root: Path, source: Path, configs: Mapping[str, Any], metadata: Mapping[str, Any], labels: Mapping[str, str]
 ) -> None:
     texts = {f"configs/{name}.json": to_json(content) for name, content in relocate(configs).items()}
     texts["configs/metadata.json"] = to_json(metadata)
@@ -117,28 +113,17 @@ def _write_texts(
         (root / name).write_text(text, encoding="utf-8")
     shutil.copyfile(source / "configs" / "logging.conf", root / "configs" / "logging.conf")
     shutil.copyfile(source / "LICENSE", root / "LICENSE")
-    for path in sorted((source / "docs").iterdir()):
-        (root / "docs").mkdir(exist_ok=True)
-        if path.suffix == ".md":
-            (root / "docs" / path.name).write_text(
-                _name_json(path.read_text(encoding="utf-8"), configs), encoding="utf-8"
-            )
-        else:
-            shutil.copyfile(path, root / "docs" / path.name)
-
-
-def _name_json(text: str, configs: Mapping[str, Any]) -> str:
-    return re.sub(
-        r"configs/(\w+)\.yaml", lambda found: found[0][:-5] + ".json" if found[1] in configs else found[0], text
-    )
+    shutil.copytree(source / "docs", root / "docs")
+    for path in (root / "docs").glob("*.md"):  # whose configs are JSON now
+        text = re.sub(rf"configs/({'|'.join(configs)})\.yaml", r"configs/\1.json", path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
 
 
 def _write_checksums(root: Path) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file())
     sums = [(hashlib.sha256(path.read_bytes()).hexdigest(), path.relative_to(root).as_posix()) for path in files]
-    (root / "SHA256SUMS").write_text(
-        "".join(f"{sum}  {name}\n" for sum, name in sums), encoding="utf-8"
-    )  # as sha256sum --check reads it
+    lines = "".join(f"{sum}  {name}\n" for sum, name in sums)  # as sha256sum --check reads them
+    (root / "SHA256SUMS").write_text(lines, encoding="utf-8")
 
 
 def _pack(folder: Path, archive: Path) -> None:

@@ -32,9 +32,6 @@ def used_modules(components: Iterable[str]) -> dict[str, str]:
 
     Returns:
         Text of each file by its path in the package, sorted.
-
-    Raises:
-        ValueError: when the library has no such component.
     """
     folder = Path(str(import_module(SOURCE).__file__)).parent
     library = _Library(folder)

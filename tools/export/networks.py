@@ -13,7 +13,7 @@ from common.cli import InputError, MissingPackageError
 
 __all__ = ["save_onnx", "save_torchscript"]
 
-_SIZE = 64  # voxels along each axis of the traced image
+_SHAPE = (1, 64, 64, 64)  # number and sizes of the images for the trace
 _PROBES = {"a batch of two": (2, 64, 64, 64), "other sizes": (1, 48, 64, 32), "odd sizes": (1, 50, 37, 45)}
 _TOLERANCE = 1e-3
 
@@ -23,34 +23,24 @@ def save_torchscript(network: nn.Module, in_channels: int, spatial_dims: int, pa
 
     Args:
         network: on the CPU, in evaluation mode.
-        in_channels: of the image.
-        spatial_dims: of the image.
-        path: file to write.
 
     Returns:
         What else it gives the original's output for: `a batch of two`, `other sizes` (multiples of 16), `odd sizes`.
-
-    Raises:
-        ValueError: when it does not even for another image of that size.
     """
-    traced = convert_to_torchscript(network, inputs=[_draw(1, in_channels, [_SIZE] * spatial_dims)], use_trace=True)
+    traced = convert_to_torchscript(network, inputs=[_draw(in_channels, spatial_dims)], use_trace=True)
     torch.jit.save(traced, path)
     return _compare("TorchScript", network, torch.jit.load(path), in_channels, spatial_dims)
 
 
 def save_onnx(network: nn.Module, in_channels: int, spatial_dims: int, path: Path) -> list[str]:
-    """Export a network with sizes that are left open; arguments, result and errors are those of `save_torchscript`.
-
-    Raises:
-        ImportError: when a package that it takes is missing.
-    """
+    """Export a network with sizes that are left open; arguments and result are those of `save_torchscript`."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(f"onnx needs {error.name}: pip install '.[onnx]'") from None
-    image = _draw(1, in_channels, [_SIZE] * spatial_dims)
+    image = _draw(in_channels, spatial_dims)
     open_sizes = {axis: torch.export.Dim.AUTO for axis in (0, *range(2, 2 + spatial_dims))}
     program = torch.onnx.export(
         network,
@@ -64,24 +54,20 @@ def save_onnx(network: nn.Module, in_channels: int, spatial_dims: int, path: Pat
     assert program is not None
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return _compare(
-        "ONNX",
-        network,
-        lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0]),
-        in_channels,
-        spatial_dims,
-    )
+
+    def exported(image: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+
+    return _compare("ONNX", network, exported, in_channels, spatial_dims)
 
 
 def _compare(
     form: str, network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], in_channels: int, spatial_dims: int
 ) -> list[str]:
-    if not _agree(network, exported, _draw(1, in_channels, [_SIZE] * spatial_dims)):
+    if not _agree(network, exported, _draw(in_channels, spatial_dims)):
         raise InputError(f"{form} must give the output of the network, got another for another image of the same size")
     return [
-        name
-        for name, (batch_size, *sizes) in _PROBES.items()
-        if _agree(network, exported, _draw(batch_size, in_channels, sizes[:spatial_dims]))
+        name for name, shape in _PROBES.items() if _agree(network, exported, _draw(in_channels, spatial_dims, shape))
     ]
 
 
@@ -95,5 +81,5 @@ def _agree(network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor],
     return found.shape == expected.shape and bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
-def _draw(batch_size: int, in_channels: int, sizes: Sequence[int]) -> torch.Tensor:
-    return torch.randn(batch_size, in_channels, *sizes)
+def _draw(in_channels: int, spatial_dims: int, shape: Sequence[int] = _SHAPE) -> torch.Tensor:
+    return torch.randn(shape[0], in_channels, *shape[1 : 1 + spatial_dims])

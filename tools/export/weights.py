@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 
 from common.cli import InputError, MissingFileError, has_weights
 from common.data import load_record
-from common.data.record import find_record
+from common.data.record import check_same, find_record
 from common.training import load_network
 
 __all__ = ["list_weights", "load_trained", "parse", "read_classes", "write_untrained"]
@@ -21,11 +21,7 @@ _FIELD_OF_VIEW = "field_of_view.nii.gz"  # of planar_heatmap_descriptor
 
 
 def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
-    """Return the names of the classes by their value, and the modality, that a training has left beside its weights.
-
-    Raises:
-        FileNotFoundError: when there is no trained network.
-    """
+    """Return the names of the classes by their value, and the modality, that a training has left beside its weights."""
     weights = ckpt_dir / "model.pt"
     if not weights.is_file() or find_record(ckpt_dir) is None:
         raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and record.json; train first")
@@ -39,10 +35,6 @@ def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
     Args:
         ckpt_dir: folder of a trained network.
         train: content of `train.yaml`.
-
-    Raises:
-        FileNotFoundError: when training starts from pretrained weights, and there are none in the folder.
-        ValueError: when the trained network expects another preprocessing than the pretrained one.
     """
     files = [ckpt_dir / "model.pt", *_records(ckpt_dir)]
     pretrained = parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained") if "pretrained" in train else None
@@ -68,10 +60,6 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
 
     Returns:
         Where in the folder these are.
-
-    Raises:
-        FileNotFoundError: when there are no pretrained weights.
-        ValueError: when the bundle cannot segment without labels, or they are the weights of another network.
     """
     if "transferred" not in train:
         raise InputError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
@@ -95,11 +83,7 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
 
 
 def load_trained(inference: Mapping[str, Any], ckpt_dir: Path) -> Any:
-    """Return the network of `inference.yaml` on the CPU, with the weights of a training.
-
-    Raises:
-        ValueError: when they are the weights of another network.
-    """
+    """Return the network of `inference.yaml` on the CPU, with the weights of a training."""
     network = parse({**inference, "ckpt_dir": str(ckpt_dir)}, "network_def")
     try:
         return load_network(network, ckpt_dir / "model.pt").eval()
@@ -119,11 +103,11 @@ def _records(folder: Path) -> list[Path]:
 def _check_same_preprocessing(trained: Path, pretrained: Path) -> None:
     if find_record(pretrained.parent) is None:
         return
-    first, second = load_record(trained), load_record(pretrained)
-    for name in ("spacing", "clip", "normalization", "organ"):
-        expected, found = getattr(second, name), getattr(first, name)
-        if expected != found:
-            raise InputError(
-                f"{trained}: {name} must be that of the pretrained weights in {pretrained}, {expected}, got {found}; "
-                "if the network was trained without them, pass --pretrained null"
-            )
+    record = load_record(trained)
+    numbers = {name: getattr(record, name) for name in ("spacing", "clip", "normalization", "organ")}
+    try:
+        check_same(load_record(pretrained), numbers, str(pretrained))
+    except InputError as error:
+        raise InputError(
+            f"{trained}: {error}; if the network was trained without them, pass --pretrained null"
+        ) from None

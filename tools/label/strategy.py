@@ -1,10 +1,5 @@
 """Active learning in MONAI Label: the next scan is the one that tells most about those without a label.
 
-    def init_strategies(self):
-        load = functools.cache(lambda: load_describer(bundle_root))
-        names = ("k_medoids", "k_center")
-        return {**super().init_strategies(), **{name: NextScan(load, name) for name in names}}
-
 It imports nothing of this repository: what describes scans may be that of an exported bundle.
 """
 

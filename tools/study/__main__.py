@@ -64,10 +64,6 @@ def study(
         dry_run: only print the commands.
         report_only: only report the runs that are finished.
         dataset_dir: data set to use in place of the one in the file.
-
-    Raises:
-        FileNotFoundError: when a file or the data set is missing.
-        ValueError: when the study cannot be meant, or no run is finished.
     """
     if type(workers) is not int or workers < 1:
         raise InputError(f"workers must be a whole number from 1, got {workers!r}")
@@ -115,15 +111,10 @@ def collect_results(plan: Study, runs: Sequence[Run]) -> list[Result]:
 
 
 def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
-    """Write `results.csv`, `table.md` and `curve.png`.
+    """Write `results.csv`, `table.md` and `curve.png` of all runs, finished or not.
 
     Args:
-        plan: the study.
-        runs: all its runs, finished or not.
         repeat: command that repeats the study.
-
-    Raises:
-        ValueError: when no run is finished.
     """
     results = collect_results(plan, runs)
     if not results:

@@ -121,9 +121,6 @@ def conduct(jobs: Sequence[Job], runner: Callable[[Sequence[str], Path], int], w
 
     Returns:
         Names of the jobs that failed or were skipped.
-
-    Raises:
-        ValueError: when a finished job has other options than now.
     """
     finished = {job.name for job in jobs if resume and is_finished(job)}
     for job in jobs:

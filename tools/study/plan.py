@@ -21,7 +21,6 @@ __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known
 
 Entry = TypeVar("Entry", bound="Training | Study")
 
-SPLITS = ("test", "validation")
 _FIRST_FILE = {"training": "train.yaml", "pretraining": "pretrain.yaml"}  # by the workflow that is given it
 SET_BY_THE_STUDY = ("run_id", "config_file", "args_file", "bundle_root", "dataset_dir", "ckpt_dir", "evaluation_dir")
 KINDS: dict[str, type] = {
@@ -186,7 +185,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
     study = _build(Study, content, str(path))
     for key in ("num_labeled", "folds", "seeds"):
         _check_counts(getattr(study, key), key, minimum=1 if key == "num_labeled" else 0)
-    check_known(study.split, SPLITS, "split")
+    check_known(study.split, ("test", "validation"), "split")
     if not study.arms:
         raise InputError("arms must name at least one arm, got none")
     _check_options(study.options, "options", SET_BY_THE_DRAW)

@@ -1,4 +1,4 @@
-"""Report of a study: its tables, tests and curve."""
+"""Report of a study: its tables, Wilcoxon's signed-rank tests of paired scores, and its curve."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common.cli import InputError
 from tools.study.plan import Run
-from tools.study.statistics import wilcoxon_p_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "Result", "compare", "format_table", "read_dice", "write_files"]
+__all__ = ["Comparison", "Result", "compare", "format_table", "read_dice", "wilcoxon_p_value", "write_files"]
 
 Cell = tuple[str, int]
 
@@ -29,10 +30,8 @@ class Result:
     """Dice and durations of a finished run.
 
     Args:
-        run: the run.
         dice: per case, the Dice of each class and their `mean`; NaN where a class is absent.
-        training_seconds: duration of the training.
-        pretraining_seconds: duration of the pretraining, which other runs may share.
+        pretraining_seconds: of the pretraining, which other runs may share.
         was_interrupted: whether the durations lack what came before an interruption.
     """
 
@@ -87,10 +86,7 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
-    cells: dict[Cell, list[Result]] = {}
-    for result in results:
-        cells.setdefault(result.cell, []).append(result)
-    return cells
+    return {cell: [result for result in results if result.cell == cell] for cell in {result.cell for result in results}}
 
 
 def compare(results: Sequence[Result], reference: Sequence[Result]) -> Comparison | None:
@@ -111,6 +107,20 @@ def compare(results: Sequence[Result], reference: Sequence[Result]) -> Compariso
     return Comparison(differences, len(pairs), p_value)
 
 
+def wilcoxon_p_value(differences: Sequence[float] | np.ndarray, alternative: str = "two-sided") -> float | None:
+    """Return the p-value of Wilcoxon's signed-rank test, or None when all differences are zero.
+
+    Args:
+        differences: first score of each pair minus the second one. They are rounded to 10 digits: ties are ties.
+        alternative: what the first scores are supposed to be: `greater` or `less` than the second ones, or neither of
+            them, `two-sided`.
+    """
+    from scipy.stats import wilcoxon
+
+    rounded = np.round(differences, 10)
+    return float(wilcoxon(rounded, alternative=alternative).pvalue) if rounded.any() else None
+
+
 def write_files(
     output_dir: str | Path,
     results: Sequence[Result],
@@ -120,15 +130,9 @@ def write_files(
     notes: str,
     title: str,
 ) -> str:
-    """Write `results.csv`, `table.md` and `curve.png`, and return the table.
+    """Write `results.csv`, `table.md` and `curve.png`, and return the table; arguments are those of `format_table`.
 
     Args:
-        output_dir: folder to write into.
-        results: see `format_table`, as the next ones.
-        runs: all runs of the study.
-        name: title of the table.
-        reference: arm that the others are compared with.
-        notes: sentences for the caption.
         title: of the curve.
     """
     from common.data import write_atomically

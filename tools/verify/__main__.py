@@ -26,12 +26,9 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
-from common.cli import InputError, MissingPackageError
-from tools._command import run_command
-
-_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+from common.cli import MissingPackageError
+from tools._command import all_bundles, find_bundle, run_command
 
 
 def verify(*bundles: str) -> None:
@@ -39,16 +36,12 @@ def verify(*bundles: str) -> None:
 
     Args:
         bundles: names of folders in bundles/, or paths of bundles; none: all of bundles/.
-
-    Raises:
-        ImportError: when jsonschema is missing.
-        ValueError: when there is no such bundle.
     """
     if find_spec("jsonschema") is None:
         raise MissingPackageError("jsonschema must be installed to check metadata, got none; pip install jsonschema")
     from tools.verify.findings import find_all
 
-    roots = [_folder(bundle) for bundle in bundles] or sorted(path.parent for path in _BUNDLES.glob("*/configs"))
+    roots = [find_bundle(bundle) for bundle in bundles] or all_bundles()
     num_findings = 0
     for finding in find_all(roots):
         print(finding, flush=True)
@@ -56,19 +49,6 @@ def verify(*bundles: str) -> None:
     print(f"{_count(len(roots), 'bundle')}, {_count(num_findings, 'finding')}")
     if num_findings:
         sys.exit(1)
-
-
-def _folder(bundle: str) -> Path:
-    """Return the folder of a bundle that is named or given as a path.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    for folder in (Path(bundle), _BUNDLES / bundle):
-        if folder.is_dir():
-            return folder.resolve()
-    names = sorted(path.parent.name for path in _BUNDLES.glob("*/configs"))
-    raise InputError(f"bundle must be a folder or one of {', '.join(names)}, got {bundle}")
 
 
 def _count(number: int, noun: str) -> str:

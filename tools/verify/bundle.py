@@ -1,7 +1,8 @@
-"""Bundle on disk: its configs and metadata, read once, and its files."""
+"""Bundle on disk: its configs and metadata, read once, its files, and the schema and changelog of its metadata."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
-__all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "read_bundle", "summary"]
+__all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "check_metadata", "read_bundle", "summary"]
 
 METADATA = "metadata.json"
 SCRIPTS = "scripts"  # the only folder that may hold Python: MONAI Label forgets its modules between bundles
 _ALONE = {"train", "inference"}  # complete files of every bundle
+_SCHEMA = Path(__file__).resolve().parent / "metadata_schema.json"
 _LONGEST = 200  # characters of a summary
 
 
@@ -47,7 +49,7 @@ class Bundle:
     @property
     def workflows(self) -> list[str]:
         """Files that are complete on their own. The root of the bundle, which all of them must know, tells them."""
-        return [name for name, content in self.configs.items() if _stem(name) in _ALONE or "bundle_root" in content]
+        return [name for name, content in self.configs.items() if Path(name).stem in _ALONE or "bundle_root" in content]
 
     @property
     def overrides(self) -> list[str]:
@@ -56,7 +58,7 @@ class Bundle:
 
     def find(self, stem: str) -> str | None:
         """Return the name of the config that has a name without its suffix."""
-        return next((name for name in self.configs if _stem(name) == stem), None)
+        return next((name for name in self.configs if Path(name).stem == stem), None)
 
     def merge(self, *names: str) -> dict[str, Any]:
         """Return what MONAI makes of files that come one after another, with the metadata.
@@ -69,10 +71,6 @@ class Bundle:
             for key, value in deepcopy(self.configs[name]).items():
                 merge_kv(parser, key, value)
         return parser.get()
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem
 
 
 def summary(error: BaseException) -> str:
@@ -114,3 +112,19 @@ def check_files(bundle: Bundle) -> Iterator[str]:
         place = path.relative_to(bundle.root)
         if place.parts[0] != SCRIPTS:
             yield f"{place}: must lie in {SCRIPTS}/, as all Python of a bundle, got {place.parent}/"
+
+
+def check_metadata(bundle: Bundle) -> Iterator[str]:
+    """Find what the Model Zoo's schema refuses, and a version without its entry in the changelog."""
+    import jsonschema  # which only those need who verify
+
+    metadata = bundle.metadata
+    if metadata is None:
+        return
+    schema = json.loads(_SCHEMA.read_text(encoding="utf-8"))
+    for error in sorted(jsonschema.Draft7Validator(schema).iter_errors(metadata), key=lambda error: error.json_path):
+        id = "::".join(map(str, error.absolute_path)) or "it"
+        yield f"configs/{METADATA}: {id} must fit the schema, got {error.message.splitlines()[0]}"
+    changelog = metadata.get("changelog", {})
+    if metadata.get("version") not in changelog:
+        yield f"configs/{METADATA}: changelog must have the version {metadata.get('version')}, got {[*changelog]}"

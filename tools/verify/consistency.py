@@ -1,19 +1,31 @@
-"""Consistency of training, evaluation and inference in what each of them states, since MONAI Label reads one file."""
+"""Consistency of training, evaluation and inference in what each of them states, since MONAI Label reads one file.
+
+The ids by which commands drive a workflow are the same in all bundles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tools.verify.bundle import Bundle
-from tools.verify.config_ids import follow, look_up, reachable
+from tools.verify.config_ids import follow, reachable
 from tools.verify.overrides import bases_of
 
-__all__ = ["check_consistency"]
+__all__ = ["check_consistency", "check_names"]
 
 _ROOTS = ("network_def", "preprocessing", "inferer", "postprocessing")
 _OF_OTHER_KEYS = {"keys", "allow_missing_keys"}
 _DATA = {"bundle_root", "dataset_dir"}  # what follows from them is known only when there are data or weights
+_NAMES = {  # of what a command may want to set, and what it runs
+    "pretrain": ["ckpt_dir", "resume", "seed", "fold", "num_folds", "max_epochs", "pretraining"],
+    "train": [
+        *("ckpt_dir", "resume", "seed", "fold", "num_folds", "num_labeled", "num_validation", "val_interval"),
+        "training",
+    ],
+    "evaluate": ["split", "evaluation_dir", "num_pictures", "evaluation"],
+    "inference": ["ckpt_dir", "output_dir", "inference"],
+}
 
 
 def check_consistency(bundle: Bundle) -> Iterator[str]:
@@ -43,7 +55,7 @@ def _differences(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[s
     in_train = reachable(train, "network_def", *(f"validate::{id}" for id in roots))
     in_inference = reachable(inference, *_ROOTS)
     for id in sorted(in_train & in_inference - {*_ROOTS}):
-        ours, theirs = look_up(train, id), look_up(inference, id)
+        ours, theirs = follow(train, id), follow(inference, id)
         if ours != theirs and not any(_DATA & reachable(content, id) for content in (train, inference)):
             yield f"{id} must be that of inference, {theirs!r}, got {ours!r}"
     yield from _differences_of_transforms(train, inference)
@@ -106,3 +118,14 @@ def _is_same(first: dict[str, Any], second: dict[str, Any], argument: str, key: 
         if isinstance(value, list) and key in keys and len(value) == len(keys):
             choices[-1].append(value[keys.index(key)])
     return any(ours == theirs for ours in choices[0] for theirs in choices[1])
+
+
+def check_names(bundles: Sequence[Bundle]) -> Iterator[tuple[Bundle, str]]:
+    """Find workflows without an id that the same workflow of another bundle has."""
+    for stem, names in _NAMES.items():
+        files = {bundle: file for bundle in bundles if (file := bundle.find(stem)) is not None}
+        for name in names:
+            having = [bundle for bundle, file in files.items() if name in bundle.configs[file]]
+            for bundle, file in files.items() if having else ():
+                if bundle not in having:
+                    yield bundle, f"configs/{file}: must have the id {name}, as {having[0].name} has, got none"

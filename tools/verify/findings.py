@@ -13,11 +13,9 @@ from types import ModuleType
 
 import torch
 
-from tools.verify.bundle import SCRIPTS, Bundle, check_files, read_bundle, summary
+from tools.verify.bundle import SCRIPTS, Bundle, check_files, check_metadata, read_bundle, summary
 from tools.verify.components import check_components, check_expressions
-from tools.verify.consistency import check_consistency
-from tools.verify.metadata import check_metadata
-from tools.verify.names import check_names
+from tools.verify.consistency import check_consistency, check_names
 from tools.verify.network import check_network
 from tools.verify.overrides import check_overrides, check_references
 from tools.verify.properties import check_properties

@@ -51,9 +51,10 @@ def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulation")
     scans = write_phantoms(folder / "scans", num_training=4, num_test=2, num_unlabeled=0, size=32)
     images = read_cases(scans, num_folds=2).pretraining(include_val_images=True)
-    fitted = fit_preprocessing(images, folder, air=-500, spacing=8.0, clip=[-160, 300])
-    fit_field_of_view(images, folder, [240, 160, 160], fitted.clip)
-    return str(folder / "descriptors.pt"), str(scans)
+    weights = folder / "descriptors.pt"
+    fit_preprocessing(images, air=-500, spacing=8.0, clip=[-160, 300]).save_beside(weights)
+    fit_field_of_view(images, [240, 160, 160], clip=[-160, 300]).save_beside(weights)
+    return str(weights), str(scans)
 
 
 def test_criteria_go_on_from_the_first_random_scan_or_begin_with_the_medoid(phantoms, tmp_path):

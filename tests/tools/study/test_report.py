@@ -1,4 +1,4 @@
-"""Laws of the tables of a study."""
+"""Laws of the tables of a study, and of the signed-rank test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from small_study import FakeRunner, plan, run, table_of
 
 from tools.study.__main__ import collect_results
 from tools.study.plan import plan_runs
-from tools.study.report import compare, format_table, read_dice
+from tools.study.report import compare, format_table, read_dice, wilcoxon_p_value
+
+BETTER = np.linspace(0.01, 0.08, 8)
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
@@ -95,3 +97,18 @@ def test_a_study_without_a_reference_compares_nothing(content):
     plan_ = plan(content)
     runs = plan_runs(plan_)
     assert "Wilcoxon p |" not in format_table(collect_results(plan_, runs), runs, "tiny", None, "")
+
+
+def test_differences_that_are_all_positive_have_the_smallest_p_value():
+    one_sided = 1 / 2**8  # one of 256 patterns of signs
+    assert wilcoxon_p_value(BETTER, "greater") == wilcoxon_p_value(-BETTER, "less") == pytest.approx(one_sided)
+    assert wilcoxon_p_value(BETTER) == wilcoxon_p_value(-BETTER) == pytest.approx(2 * one_sided)
+    assert wilcoxon_p_value(BETTER, "less") == pytest.approx(1)
+
+
+def test_differences_that_are_zero_up_to_rounding_have_none():
+    assert wilcoxon_p_value(1e-15 * BETTER) is wilcoxon_p_value([0.0, 0.0]) is None
+
+
+def test_ties_up_to_rounding_are_ties():
+    assert wilcoxon_p_value([0.1, 0.1 + 1e-15, -0.1, 0.2]) == wilcoxon_p_value([0.1, 0.1, -0.1, 0.2])

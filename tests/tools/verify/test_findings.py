@@ -50,7 +50,7 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         f"{METADATA}: changelog must have the version 0.2.0, got ['0.1.0']",
     ),
     "reference": (
-        *(TRAIN, "loss_function: '@loss'", "loss_function: '@los'"),
+        *(TRAIN, "WholeBatchLoss, loss: '@loss'", "WholeBatchLoss, loss: '@los'"),
         f"{TRAIN}: must have the id los, to which it refers, got none",
     ),
     "reference of an override": (
@@ -79,7 +79,7 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         f"{TRAIN}: optimizer::_target_ must name a class or function, got torch.optim.Adams (",
     ),
     "argument": (
-        *(TRAIN, "  weight_decay: '@weight_decay'", "  decay: '@weight_decay'"),
+        *(TRAIN, ", weight_decay: '@weight_decay'", ", decay: '@weight_decay'"),
         f"{TRAIN}: optimizer must have arguments that torch.optim.Adam takes, got decay",
     ),
     "loop": (
@@ -109,15 +109,15 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         f"{INFERENCE}: must have the id inferer, which MONAI requires to infer, got none",
     ),
     "optional property": (
-        *(TRAIN, "transform: '@validate::preprocessing'\n    cache", "transform: '@train::preprocessing'\n    cache"),
+        *(TRAIN, "transform: '@validate::preprocessing', cache", "transform: '@train::preprocessing', cache"),
         f"{TRAIN}: validate::dataset::transform must refer to @validate::preprocessing, where MONAI looks for it, got ",
     ),
     "property that is no reference": (
-        *(TRAIN, "interval: '@val_interval'", "interval: 20"),
+        *(TRAIN, "train_handlers: '@train::handlers'", "train_handlers: []"),
         f"{TRAIN}: must refer by @ to what MONAI gives a name of its own, got ",
     ),
     "handlers that MONAI Label cannot edit": (
-        *(TRAIN, "- {_target_: common.training.StopOnNonFiniteLoss}", "- '@loss'"),
+        *(TRAIN, "- {_target_: common.fnet.KernelPicture, ", "- '@loss'\n  - {_target_: common.fnet.KernelPicture, "),
         f"{TRAIN}: train::handlers must be a list of mappings, which MONAI Label edits, got another",
     ),
     "consistency": (
@@ -134,7 +134,7 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         f"{TRAIN}: validate::preprocessing must give Orientationd of image the axcodes of inference, 'LPS', got 'RAS'",
     ),
     "a transform fewer": (
-        *(INFERENCE, "  - {_target_: common.transforms.CropBodyd, keys: image, air: $@fitted.air}\n", ""),
+        *(INFERENCE, "  - {_target_: common.transforms.CropBodyd, keys: image, air: $@record.air}\n", ""),
         f"{TRAIN}: validate::preprocessing must do to image what inference does, ['LoadImaged', ",
     ),
     "network that cannot be built": (
@@ -181,13 +181,7 @@ def test_what_is_broken_is_found_and_nothing_else(bundle, file, old, new, expect
 
 
 def test_files_that_every_bundle_has(bundle):
-    for name in (
-        "LICENSE",
-        "docs/README.md",
-        "configs/metadata.json",
-        "configs/inference.yaml",
-        "configs/multi_gpu_inference.yaml",
-    ):
+    for name in ("LICENSE", "docs/README.md", "configs/metadata.json", "configs/inference.yaml"):
         (bundle / name).unlink()
     (bundle / "docs" / "plot.py").touch()
     assert [*find_all([bundle])] == [
@@ -215,8 +209,8 @@ def test_preprocessing_may_be_written_in_another_way(bundle):
     )
     replace(
         bundle / TRAIN,
-        "keys: image, spacing: $@fitted.spacing}",
-        "keys: image, spacing: $@fitted.spacing, mode: bilinear}",
+        "keys: image, spacing: $@record.spacing}",
+        "keys: image, spacing: $@record.spacing, mode: bilinear}",
     )
     old = "  - {_target_: Orientationd, keys: image, axcodes: RAS, labels: null}"
     new = "  - {_target_: Orientationd, keys: image, axcodes: RAS, labels: null, allow_missing_keys: true}"

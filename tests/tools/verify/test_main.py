@@ -30,7 +30,9 @@ def test_bundles_are_named_or_given_as_folders_and_all_of_the_repository_when_no
 
 
 def test_a_bundle_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"bundle must be a folder or one of context_restoration_unet, .* got nothing"):
+    with pytest.raises(
+        FileNotFoundError, match=r"bundle must be one of context_restoration_unet, .*, or a folder, got 'nothing'"
+    ):
         verify("nothing")
 
 
