@@ -16,21 +16,22 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from common.cli import end_process_at_exit
+from common.cli import end_process_at_exit, running_config
 
 __all__ = ["WholeBatchLoss", "join_processes", "leave_processes", "parallelize", "process_device"]
 
 logger = logging.getLogger(__name__)
 
 
-def join_processes(num_cases: int | None = None) -> None:
+def join_processes(cases: str | None = None) -> None:
     """Join the processes that `torchrun` started: over NCCL with one GPU for each, over gloo on CPUs.
 
     A single process, which nothing but itself has started, has nothing to join.
 
     Args:
-        num_cases: that the processes share. Processes beyond their number are not needed and end. The others may wait
-            for one another as long as a day, since cases differ; in a training, minutes (the default of PyTorch).
+        cases: id of the data set in the config whose cases the processes share. Processes beyond their number are not
+            needed and end. The others may wait for one another as long as a day, since cases differ; in a training,
+            minutes (the default of PyTorch).
     """
     if "LOCAL_RANK" not in os.environ:
         return
@@ -39,9 +40,10 @@ def join_processes(num_cases: int | None = None) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if num_cases is None:
+    if cases is None:
         dist.init_process_group(backend)
         return
+    num_cases = len(running_config().get_parsed_content(cases))
     rank, processes = int(os.environ["RANK"]), min(int(os.environ["WORLD_SIZE"]), num_cases)
     if rank >= processes:
         logger.info("process %d is not needed for %d case(s)", rank, num_cases)
