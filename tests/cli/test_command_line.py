@@ -90,6 +90,8 @@ def test_the_options_of_an_arguments_file_are_checked(check):
 
 @pytest.mark.parametrize("program", ["pytest", "/bin/monailabel", "monai/bundle.py"])
 def test_a_process_of_another_command_is_not_checked(check, program):
+    with pytest.raises(ValueError, match="--max_epoch must be an option"):
+        check(*BOTH, "--max_epoch", "3")
     check(*BOTH, "--max_epoch", "3", program=program)
     check("ckpt_export", "--max_epoch", "3")
 

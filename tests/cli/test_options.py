@@ -41,9 +41,9 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.wanted
 @every_kind
 def test_what_is_of_its_kind_passes_and_so_does_a_list_of_it(kind):
     for value in KINDS[kind][0]:
-        kind.check("one", value)
+        assert kind.check("one", value) is None
         for some in ([value], (), (value, value)):
-            kind.list.check("some", some)
+            assert kind.list.check("some", some) is None
 
 
 @every_kind

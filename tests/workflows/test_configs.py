@@ -23,10 +23,10 @@ REQUIRED = {
     "multi_gpu_train.yaml",
 }
 KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "liver.yaml", "joint.yaml", "mr.yaml", "zero_shot.yaml"}
-F_NET_TWINS = ["features", "kernel_size", "patch_size", "air", "normalization"]
-TWINS = {  # what the pretraining and the training of a bundle have in common
-    "fnet_wtacae_stl": F_NET_TWINS,
-    "fnet_wtacae_mtl": F_NET_TWINS,
+F_NET_SHARED = ["features", "kernel_size", "patch_size", "air", "normalization"]
+SHARED = {  # what the pretraining and the training of a bundle have in common
+    "fnet_wtacae_stl": F_NET_SHARED,
+    "fnet_wtacae_mtl": F_NET_SHARED,
     "context_restoration_unet": [
         *("axis", "image_channels", "in_channels", "intensity", "features", "num_groups", "slice_size"),
     ],
@@ -103,8 +103,8 @@ def test_a_reader_sees_ten_options_and_the_papers_numbers_apart(bundle):
         assert len(text.splitlines()) <= 200
 
 
-@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: TWINS[bundle.name]))
-def test_twins_are_identical(bundle, name):
+@pytest.mark.parametrize(("bundle", "name"), pairs(lambda bundle: SHARED[bundle.name]))
+def test_what_two_trainings_share_is_identical(bundle, name):
     """They are written twice because MONAI Label reads one file."""
     first, *others = [load(bundle, file)[name] for file in present(bundle, TRAININGS)]
     assert all(other == first for other in others)

@@ -72,6 +72,14 @@ def test_sampler_row_is_in_patches_per_second():
     assert (row.unit, row.repeats) == ("patches/s", 2)
 
 
-def test_training_step_takes_patches_that_are_no_multiple_of_the_u_nets_stride():
-    for side in (TINY, "UNet"):
-        training_step(side, 24, 1, "cpu")()
+@pytest.mark.parametrize("side", [TINY, "UNet"], ids=str)
+def test_training_step_learns_all_voxels_of_a_patch_that_is_no_multiple_of_the_u_nets_stride(side, monkeypatch):
+    learned, cross_entropy = [], torch.nn.functional.cross_entropy
+
+    def record(logits, label):
+        learned.append((tuple(logits.shape[2:]), tuple(label.shape[1:])))
+        return cross_entropy(logits, label)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", record)
+    training_step(side, 24, 1, "cpu")()
+    assert learned == [((24, 24, 24), (24, 24, 24))]
