@@ -65,3 +65,12 @@ def write_scan(tmp_path):
         return str(path)
 
     return _write
+
+
+@pytest.fixture
+def unequal_cases(write_scan) -> list[dict[str, str]]:
+    """Five cases, each with an `image` of noise of another size, whose mean is its place in the list."""
+    rng = np.random.default_rng(0)
+    sizes = [(12, 10, 8), (9, 14, 11), (8, 8, 8), (10, 9, 12), (13, 8, 9)]
+    scans = [(index + rng.normal(size=size)).astype("float32") for index, size in enumerate(sizes)]
+    return [{"image": write_scan(f"scan_{index}.nii.gz", scan)} for index, scan in enumerate(scans)]

@@ -22,6 +22,7 @@ def run(code):
     return done.returncode, done.stderr.strip().splitlines()
 
 
+@pytest.mark.slow
 def test_an_expected_error_is_one_sentence_even_inside_a_config():
     """MONAI wraps an error of a config's component into another; its cause is what counts."""
     status, lines = run(
@@ -34,6 +35,7 @@ def test_an_expected_error_is_one_sentence_even_inside_a_config():
     assert "Traceback" not in "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_keeps_its_traceback_and_ends_in_its_cause():
     status, lines = run("try:\n    [][1]\nexcept IndexError as error:\n    raise RuntimeError('wrapped') from error")
     assert status == 1
@@ -41,6 +43,7 @@ def test_an_unexpected_error_keeps_its_traceback_and_ends_in_its_cause():
     assert lines[-1] == "error: IndexError: list index out of range"
 
 
+@pytest.mark.slow
 def test_an_operation_that_goes_wrong_in_the_library_keeps_its_traceback():
     """A comparison of text with a number was printed alone, as if it told a user what to do."""
     status, lines = run("from common.fnet import FNetGeometry\nFNetGeometry(num_levels='three')")
@@ -49,6 +52,7 @@ def test_an_operation_that_goes_wrong_in_the_library_keeps_its_traceback():
     assert lines[-1].startswith("error: TypeError: '<' not supported")
 
 
+@pytest.mark.slow
 def test_a_termination_signal_is_an_interruption():
     status, lines = run("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
     assert status != 0

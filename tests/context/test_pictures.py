@@ -5,26 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine
-from picture_checks import assert_seen_as_by_a_radiologist, is_picture
+from picture_checks import assert_drawn_every_second_epoch_and_at_the_end, assert_seen_as_by_a_radiologist
 
 from common.context import RestorationPicture
 from common.context.pictures import save_restorations
 
 
 def test_restorations_are_drawn_in_between_and_at_the_end(tmp_path):
-    path, drawn = tmp_path / "new" / "restorations.png", []
-    image = torch.randn(5, 3, 12, 8, requires_grad=True)
-
-    def step(engine, batch):
-        drawn.append(path.exists())
-        path.unlink(missing_ok=True)
-        return {"label": image, "image": 0 * image, "pred": image.bfloat16()}
-
-    engine = Engine(step)
-    RestorationPicture(path, interval=2).attach(engine)
-    engine.run([0], max_epochs=5)
-    assert drawn == [False, False, True, False, True]
-    assert is_picture(path)
+    path, image = tmp_path / "new" / "restorations.png", torch.randn(5, 3, 12, 8, requires_grad=True)
+    output = {"label": image, "image": 0 * image, "pred": image.bfloat16()}
+    assert_drawn_every_second_epoch_and_at_the_end(RestorationPicture(path, interval=2), path, output)
 
 
 def test_original_corrupted_and_restored_stand_side_by_side_on_one_gray_scale(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine
-from picture_checks import assert_seen_as_by_a_radiologist, is_picture
+from picture_checks import assert_drawn_every_second_epoch_and_at_the_end, assert_seen_as_by_a_radiologist, is_picture
 
 from common.fnet import FNet, KernelPicture, MultiTaskFNet, ReconstructionPicture, WTAAutoencoders
 from common.fnet.pictures import save_kernels, save_reconstructions
@@ -37,19 +37,9 @@ def test_kernels_are_drawn_at_the_end(tmp_path, monkeypatch, network, titles):
 
 
 def test_reconstructions_are_drawn_in_between_and_at_the_end(tmp_path):
-    path, drawn = tmp_path / "reconstructions.png", []
-    patches = [torch.randn(3, 1, 6, 6, 6), torch.zeros(3, 1, 4, 4, 4)]
-
-    def step(engine, batch):
-        drawn.append(path.exists())
-        path.unlink(missing_ok=True)
-        return {"label": patches, "pred": patches}
-
-    engine = Engine(step)
-    ReconstructionPicture(path, interval=2).attach(engine)
-    engine.run([0], max_epochs=5)
-    assert drawn == [False, False, True, False, True]
-    assert is_picture(path)
+    path, patches = tmp_path / "reconstructions.png", [torch.randn(3, 1, 6, 6, 6), torch.zeros(3, 1, 4, 4, 4)]
+    output = {"label": patches, "pred": patches}
+    assert_drawn_every_second_epoch_and_at_the_end(ReconstructionPicture(path, interval=2), path, output)
 
 
 def test_reconstructions_are_found_by_name_and_drawn_with_their_levels(tmp_path, monkeypatch):

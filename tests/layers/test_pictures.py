@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine
-from picture_checks import assert_seen_as_by_a_radiologist, is_picture
+from picture_checks import assert_drawn_every_second_epoch_and_at_the_end, assert_seen_as_by_a_radiologist, is_picture
 
 from common.layers import LayerPicture, SimulationPicture
 
@@ -27,19 +27,9 @@ def draw(path, target, pred, epochs=1):
 
 
 def test_layers_are_drawn_in_between_and_at_the_end(tmp_path):
-    path, drawn = tmp_path / "new" / "layers.png", []
-    target, pred = make_layers()
-
-    def step(engine, batch):
-        drawn.append(path.exists())
-        path.unlink(missing_ok=True)
-        return {"label": target, "pred": pred}
-
-    engine = Engine(step)
-    LayerPicture(path, interval=2).attach(engine)
-    engine.run([0], max_epochs=5)
-    assert drawn == [False, False, True, False, True]
-    assert is_picture(path)
+    path, (target, pred) = tmp_path / "new" / "layers.png", make_layers()
+    output = {"label": target, "pred": pred}
+    assert_drawn_every_second_epoch_and_at_the_end(LayerPicture(path, interval=2), path, output)
 
 
 def test_the_slice_is_the_one_with_most_of_the_masks_on_the_scans_gray_scale(tmp_path, monkeypatch):

@@ -116,19 +116,11 @@ def test_volumes_that_are_flat_or_have_channels_are_refused():
 # ---- the loader ----------------------------------------------------------------------------------
 
 READ = Compose([LoadImaged("image", image_only=True, ensure_channel_first=True)])
-SIZES = [(12, 10, 8), (9, 14, 11), (8, 8, 8), (10, 9, 12), (13, 8, 9)]
 
 
 @pytest.fixture
-def data(write_scan):
-    rng = np.random.default_rng(0)
-    scans = [(index + rng.normal(size=size)).astype("float32") for index, size in enumerate(SIZES)]
-    return [{"image": write_scan(f"scan_{index}.nii.gz", scan)} for index, scan in enumerate(scans)]
-
-
-@pytest.fixture
-def volumes(data):
-    return DeviceCacheDataset(data, READ)
+def volumes(unequal_cases):
+    return DeviceCacheDataset(unequal_cases, READ)
 
 
 def loader(volumes, pairs=None, batch_size=2, num_batches=4, **options):
@@ -139,8 +131,8 @@ def images(batches):
     return [batch["image"] for batch in batches]
 
 
-def test_half_precision_halves_the_memory_and_hardly_changes_the_patches(data, volumes):
-    half = DeviceCacheDataset(data, READ, half=True)
+def test_half_precision_halves_the_memory_and_hardly_changes_the_patches(unequal_cases, volumes):
+    half = DeviceCacheDataset(unequal_cases, READ, half=True)
     assert half[0]["image"].dtype == torch.float16
     for batch, same in zip(loader(volumes), loader(half), strict=True):
         assert same["image"].dtype == torch.float32

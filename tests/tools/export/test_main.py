@@ -23,6 +23,7 @@ from tools.export.__main__ import export
 from tools.options import option_table
 from tools.verify.findings import find_all
 
+pytestmark = pytest.mark.slow
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
 WITHOUT_REPOSITORY = (

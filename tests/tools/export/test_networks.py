@@ -12,6 +12,7 @@ from initial_weights import LABELS, ROOT, small_network
 
 from tools.export.networks import save_onnx, save_torchscript
 
+pytestmark = pytest.mark.slow
 EXPORTS = {  # where the exported network of a bundle gives the original's output, besides for the size of the example
     "fnet_wtacae_stl": {"torchscript": ["a batch of two"], "onnx": ["other sizes"]},
     "context_restoration_unet": {

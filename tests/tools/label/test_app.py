@@ -24,9 +24,12 @@ ENVIRONMENT = ROOT / ".venv-label"
 NAMES = [bundle.name for bundle in BUNDLES]
 STARTS_WITHIN = 180  # seconds, on a busy machine; 12 on a quiet one
 TRAINS_WITHIN = 180
-pytestmark = pytest.mark.skipif(
-    not (ENVIRONMENT / ".complete").is_file(), reason="needs MONAI Label: bash tools/label.sh --setup"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ENVIRONMENT / ".complete").is_file(), reason="needs MONAI Label: bash tools/label.sh --setup"
+    ),
+]
 
 
 @dataclass

@@ -78,6 +78,7 @@ def real(content, monkeypatch):
     return content | {"num_labeled": [2], "folds": [1], "override_files": ["configs/small.yaml"]}
 
 
+@pytest.mark.slow
 def test_a_bundle_receives_the_values_of_the_study_file(real, capfd):
     real["arms"] = {"stl": {"pretraining": "wta", "options": {"phi": None, "text": "1.0", "sizes": [1, None, "a b"]}}}
     real["reference"] = "stl"
@@ -99,6 +100,7 @@ def test_a_bundle_receives_the_values_of_the_study_file(real, capfd):
     assert "[3/3] stl_n2_fold1_seed0 evaluation: done" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_the_tool_with_status_1(real, capfd):
     real["arms"] = {"scratch": {"options": {"pretrained": None, "phi": 13}}}
     plan(real)
@@ -171,6 +173,7 @@ def start(content, monkeypatch):
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_study_that_was_stopped_goes_on_where_it_was(start, number):
     process = start()
@@ -191,6 +194,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(start, number):
     assert "1 runs were interrupted" in Path("out/table.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_hard_waits_for_its_runs_to_end(start):
     process = start()
     wait_until(Path("waiting").exists)
