@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Spacingd
 
 from common.layers import FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
-from common.layers.organ import _depth
+from common.layers.organ import _close, _depth
 
 
 def ellipse(shape, radii, spacing=1.0):
@@ -81,6 +81,15 @@ def test_where_nothing_is_outside_the_depth_is_the_same_everywhere():
     np.testing.assert_array_equal(_depth(np.ones((4, 6), bool), (2.0, 1.0)), np.full((4, 6), 3.0))
     half = np.arange(6) < 3
     np.testing.assert_array_equal(_depth(half, 2.0), [6.0, 4.0, 2.0, 0.0, 0.0, 0.0])
+
+
+def test_a_gap_is_closed_up_to_the_border_of_its_slice_and_in_its_slice_alone():
+    """Where the slice was taken to end in nothing, both ends of the gap stayed open."""
+    mask = np.ones((20, 20, 3), bool)
+    mask[:, 8:11, 1] = False
+    mask[..., 2] = False
+    closed = _close(mask, 4.0)
+    assert closed[..., :2].all() and not closed[..., 2].any()
 
 
 def test_the_body_is_filled_and_the_table_left_out():
