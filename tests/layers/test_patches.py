@@ -85,7 +85,7 @@ def test_a_mask_on_another_grid_is_refused_by_name():
     case = make_case(0, SIZES[0])
     with pytest.raises(Exception) as caught:
         DeviceCacheDataset([{**case, "organ": case["organ"][:, 1:]}], Compose([]))
-    cause = caught.value
+    cause: BaseException = caught.value
     while cause.__cause__ is not None:
         cause = cause.__cause__
     with pytest.raises(ValueError, match=r"scan_0: organ must be on the grid of the image \(1, 12, 10, 9\), got"):

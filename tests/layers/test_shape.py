@@ -101,7 +101,7 @@ def test_a_voxel_is_inside_if_it_is_nearer_than_the_radius_in_its_direction(spac
         weights = [0.5**octave for octave in range(octaves)]
         shifted = torch.from_numpy(directions + shape.offset)
         noise = [weight * simplex_noise(2**octave * shifted, permutation) for octave, weight in enumerate(weights)]
-        return 1 + 0.6 * (sum(noise) / sum(weights)).numpy()
+        return 1 + 0.6 * (torch.stack(noise).sum(0) / sum(weights)).numpy()
 
     random = np.random.RandomState(0).normal(size=(20_000, 3))
     sphere = random / np.linalg.norm(random, axis=1, keepdims=True)
