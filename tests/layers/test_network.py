@@ -78,8 +78,8 @@ def test_a_whole_network_is_loaded_or_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"features": 8}, ValueError, "features must be a list, each entry a whole number from 1, got 8"),
-        ({"features": (4, 8.0)}, TypeError, "features must be a list, each entry a whole number"),
+        ({"features": 8}, TypeError, "features must be a list, each entry a whole number from 1, got 8"),
+        ({"features": (4, 8.0)}, ValueError, "features must be a list, each entry a whole number"),
         ({"features": (4,)}, ValueError, r"features must be even, for 2 levels or more, got \(4,\)"),
         ({"features": (4, 7)}, ValueError, r"features must be even"),
         ({**SMALL, "kernel_sizes": [3, 3]}, ValueError, "kernel_sizes must be 3 positive sizes"),

@@ -216,7 +216,7 @@ def test_it_is_a_stream_beside_others(volumes):
     ("options", "error", "match"),
     [
         ({"patch_size": 0}, ValueError, "patch_size must be a whole number from 1, or three of them, got 0"),
-        ({"patch_size": (2, 2, 2.5)}, TypeError, r"patch_size must be .* got \(2, 2, 2.5\)"),
+        ({"patch_size": (2, 2, 2.5)}, ValueError, r"patch_size must be .* got \(2, 2, 2.5\)"),
         ({"foreground_fraction": 1.5}, ValueError, "foreground_fraction must be a number from 0 to 1, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size and num_batches must be at least 1"),
         ({"fixed": "no"}, TypeError, "fixed must be True or False, got 'no'"),
