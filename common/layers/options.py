@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, POSITIVE, POSITIVE_INT, SIZE, one_of
+from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, PATH, POSITIVE, POSITIVE_INT, SIZE, Kind, one_of
 
 __all__ = ["LAYERS_OPTIONS", "check_options"]
 
 LAYERS_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
-    "save_dir": Option(ANY, "folder of the pretrained weights", "/data/models/adapted", False),
-    "organ_dir": Option(ANY, "folder with a mask of the organ for each scan, of the same name", "/data/organs", False),
+    "save_dir": Option(PATH, "folder of the pretrained weights", "/data/models/adapted", False),
+    "organ_dir": Option(PATH, "folder with a mask of the organ for each scan, of the same name", "/data/organs", False),
     "organ": Option(one_of("brain", "body", "given"), "where tumors may lie, in scans without a mask of it", "body"),
-    "spacing": Option(NON_NEGATIVE.list.or_null, "edges of a voxel in mm, 0 keeps the scan's; null: all", [2, 2, 0]),
+    "spacing": Option(
+        NON_NEGATIVE.list.or_null, "edges of a voxel in mm, 0 keeps the scan's; null: nothing is resampled", [2, 2, 0]
+    ),
     "patch_size": Option(SIZE, "edges of a patch in voxels", [64, 64, 16]),
     # network
     "kernel_sizes": Option(SIZE.list.or_null, "of each level; null: 3", [[3, 3, 1], [3, 3, 3], 3, 3]),
     "strides": Option(SIZE.list.or_null, "of the pooling below each level but the last; null: 2", [[2, 2, 1], 2, 2]),
-    "norm": Option(ANY, "normalization of feature maps, by MONAI's name", "instance"),
+    "norm": Option(Kind('batch, instance or ["group", {"num_groups": 8}]', ANY.fits), "of feature maps", "instance"),
     # simulated tumors
     "volume": Option(POSITIVE.list, "mm^3, smallest and largest", [300, 100000]),
     "axis_ratio": Option(POSITIVE.list, "of the second and third semi-axis to the first", [0.3, 1.0]),
@@ -47,7 +49,7 @@ LAYERS_OPTIONS: Mapping[str, Option] = {
     "cross_entropy_weight": Option(NON_NEGATIVE, "of the cross entropy of the mask, beside L2", 1.0),
     "composition_delay": Option(INT, "epochs before the loss of the composition counts", 20),
     # adaptation
-    "adapted": Option(ANY, "pretrained weights to start from", "/data/models/pretrained/layer_unet.pt"),
+    "adapted": Option(PATH, "pretrained weights to start from", "/data/models/pretrained/layer_unet.pt"),
     "real_batch_size": Option(POSITIVE_INT, "real scans beside each minibatch of simulations, of each process", 2),
     # fine-tuning
     "transferred": Option(one_of("encoder", "network"), "part of the pretrained weights to start from", "network"),

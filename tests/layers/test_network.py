@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from common.layers import EncoderClassifier, LayerUNet, transfer_unet
 from common.training import load_network
 
-SMALL = {"features": (4, 8, 12)}
-FLAT = {**SMALL, "kernel_sizes": [[3, 3, 1], 3, 3], "strides": [[2, 2, 1], 2]}
+SMALL: dict[str, Any] = {"features": (4, 8, 12)}
+FLAT: dict[str, Any] = {**SMALL, "kernel_sizes": [[3, 3, 1], 3, 3], "strides": [[2, 2, 1], 2]}
 
 
 def test_the_published_network_has_as_many_weights():
@@ -28,7 +30,11 @@ def test_every_size_keeps_its_size(options, size):
 def test_levels_have_their_own_kernels_and_strides():
     network = LayerUNet(**FLAT)
     assert network.encoder.stride == (4, 4, 2)
-    assert [block[0].kernel_size for block in network.encoder] == [(3, 3, 1), (3, 3, 3), (3, 3, 3)]
+    assert [network.get_submodule(f"encoder.{level}.0").kernel_size for level in range(3)] == [
+        (3, 3, 1),
+        (3, 3, 3),
+        (3, 3, 3),
+    ]
     assert [tuple(maps.shape[1:]) for maps in network.encoder(torch.randn(1, 1, 8, 8, 4))] == [
         (4, 8, 8, 4),
         (8, 4, 4, 4),
@@ -63,7 +69,8 @@ def test_in_evaluation_a_scan_does_not_depend_on_the_others_of_its_batch():
 def test_a_whole_network_is_loaded_or_refused(tmp_path):
     torch.save(LayerUNet(**SMALL).state_dict(), tmp_path / "weights.pt")
     loaded = load_network(LayerUNet(**SMALL), tmp_path / "weights.pt")
-    assert torch.equal(loaded.head.weight, torch.load(tmp_path / "weights.pt", weights_only=True)["head.weight"])
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert torch.equal(loaded.get_parameter("head.weight"), weights["head.weight"])
     with pytest.raises(ValueError, match=r"weights must be those of the network .* such as head.bias"):
         load_network(LayerUNet(**SMALL, out_channels=2), tmp_path / "weights.pt")
 
@@ -71,8 +78,8 @@ def test_a_whole_network_is_loaded_or_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"features": 8}, ValueError, "features must be a list, each entry a whole number from 1, got 8"),
-        ({"features": (4, 8.0)}, TypeError, "features must be a list, each entry a whole number"),
+        ({"features": 8}, TypeError, "features must be a list, each entry a whole number from 1, got 8"),
+        ({"features": (4, 8.0)}, ValueError, "features must be a list, each entry a whole number"),
         ({"features": (4,)}, ValueError, r"features must be even, for 2 levels or more, got \(4,\)"),
         ({"features": (4, 7)}, ValueError, r"features must be even"),
         ({**SMALL, "kernel_sizes": [3, 3]}, ValueError, "kernel_sizes must be 3 positive sizes"),
@@ -101,7 +108,8 @@ def test_a_classifier_gives_logits_and_leaves_the_encoder_under_its_name(tmp_pat
     assert classifier(torch.randn(shape)).shape == (2, 5)
     torch.save(classifier.state_dict(), tmp_path / "weights.pt")
     network = transfer_unet(LayerUNet(**SMALL), tmp_path / "weights.pt")
-    assert torch.equal(network.encoder[2][0].weight, classifier.encoder[2][0].weight)
+    name = "encoder.2.0.weight"
+    assert torch.equal(network.get_parameter(name), classifier.get_parameter(name))
     assert {name.split(".")[0] for name in classifier.state_dict()} == {"encoder", "head"}
 
 

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Spacingd
 
 from common.layers import FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
-from common.layers.organ import _depth
+from common.layers.organ import _close, _depth
 
 
 def ellipse(shape, radii, spacing=1.0):
@@ -83,6 +83,15 @@ def test_where_nothing_is_outside_the_depth_is_the_same_everywhere():
     np.testing.assert_array_equal(_depth(half, 2.0), [6.0, 4.0, 2.0, 0.0, 0.0, 0.0])
 
 
+def test_a_gap_is_closed_up_to_the_border_of_its_slice_and_in_its_slice_alone():
+    """Where the slice was taken to end in nothing, both ends of the gap stayed open."""
+    mask = np.ones((20, 20, 3), bool)
+    mask[:, 8:11, 1] = False
+    mask[..., 2] = False
+    closed = _close(mask, 4.0)
+    assert closed[..., :2].all() and not closed[..., 2].any()
+
+
 def test_the_body_is_filled_and_the_table_left_out():
     image = np.full((40, 50, 3), -1000, np.int16)
     body = ellipse(image.shape, (12, 18))
@@ -99,7 +108,7 @@ def scan(volume, spacing=(1.0, 1.0, 1.0)):
 
 def test_a_mask_that_is_there_is_taken_and_else_one_is_found_with_the_voxel_size():
     image, _, _ = make_head(4.0)
-    item = {"image": scan(image, (4.0, 4.0, 5.0))}
+    item: dict = {"image": scan(image, (4.0, 4.0, 5.0))}
     out = FindOrgand("image", method="brain")(item)
     assert np.array_equal(out["organ"][0].numpy(), find_brain(image, (4, 4, 5)))
     assert out["organ"].dtype == torch.uint8 and torch.equal(out["organ"].affine, item["image"].affine)
@@ -112,7 +121,7 @@ def test_a_mask_that_is_there_is_taken_and_else_one_is_found_with_the_voxel_size
 
 
 def test_missing_empty_and_unknown_masks_are_refused():
-    item = {"image": scan(np.zeros((4, 4, 4), np.float32))}
+    item: dict = {"image": scan(np.zeros((4, 4, 4), np.float32))}
     with pytest.raises(ValueError, match=r"a.nii: must have a mask of the organ, got none"):
         FindOrgand("image")(item)
     with pytest.raises(ValueError, match=r"a.nii: organ must have voxels, got an empty mask"):
@@ -121,7 +130,7 @@ def test_missing_empty_and_unknown_masks_are_refused():
         FindOrgand("image", method="liver")
 
 
-def make_item(low):
+def make_item(low) -> dict:
     generator = torch.Generator().manual_seed(0)
     organ = (torch.rand(1, 5, 5, 5, generator=generator) < 0.4).to(torch.uint8)
     return {"image": low + 300 * torch.rand(1, 5, 5, 5, generator=generator), "organ": organ, "other": 1}
@@ -148,10 +157,10 @@ def test_with_clip_its_lower_bound_becomes_0():
 
 
 def test_scales_that_make_no_sense_are_refused():
-    for clip in ([1], [2, 2], [3, 1]):
+    for wrong in ([1], [2, 2], [3, 1]):
         with pytest.raises(ValueError, match=r"clip must be two increasing intensities, got \["):
-            NormalizeByOrgand("image", clip=clip)
-    item = {"image": scan(np.full((3, 3, 3), -500.0)), "organ": torch.ones(1, 3, 3, 3)}
+            NormalizeByOrgand("image", clip=wrong)
+    item: dict = {"image": scan(np.full((3, 3, 3), -500.0)), "organ": torch.ones(1, 3, 3, 3)}
     for clip in (None, [-200, 200]):
         with pytest.raises(ValueError, match=r"a.nii: organ must have a median above 0, got .*; look at clip"):
             NormalizeByOrgand("image", clip=clip)(item)
@@ -203,7 +212,7 @@ def test_whatever_the_grid_of_the_network_a_given_organ_is_kept_to_the_voxel(spa
 def test_an_organ_that_was_found_comes_back_to_the_grid_of_the_scan():
     x, y, z = np.meshgrid(*(np.arange(edge) for edge in (40, 36, 20)), indexing="ij")
     ball = (x - 20) ** 2 + (y - 18) ** 2 + (2 * (z - 10)) ** 2 < 14**2
-    item = {"image": on_grid(np.zeros(ball.shape), (1.0, 1.0, 2.0)), "organ": on_grid(ball, (1.0, 1.0, 2.0))}
+    item: dict = {"image": on_grid(np.zeros(ball.shape), (1.0, 1.0, 2.0)), "organ": on_grid(ball, (1.0, 1.0, 2.0))}
     item, preprocessing = preprocess(item, (3.0, 3.0, 2.0), given=False)
     assert item["organ"].shape != (1, *ball.shape)
     kept = KeepOrgand("pred", preprocessing)({**item, "pred": torch.ones(1, *ball.shape)})["pred"][0].numpy() > 0
@@ -211,7 +220,7 @@ def test_an_organ_that_was_found_comes_back_to_the_grid_of_the_scan():
 
 
 def test_without_a_margin_nothing_changes_and_a_negative_one_is_refused():
-    item = {"pred": torch.ones(1, 3, 3, 3)}
+    item: dict = {"pred": torch.ones(1, 3, 3, 3)}
     assert KeepOrgand("pred", Compose([]), margin=None)(item)["pred"] is item["pred"]
     with pytest.raises(ValueError, match="margin must be 0 or more, or None, got -1"):
         KeepOrgand("pred", Compose([]), margin=-1)
@@ -220,5 +229,5 @@ def test_without_a_margin_nothing_changes_and_a_negative_one_is_refused():
 @pytest.mark.parametrize("margin", [0.0, 3.0])
 def test_with_an_empty_organ_there_are_no_findings(margin):
     """With a margin, a corner of the scan was kept: SciPy measures no distance to nothing."""
-    item = {"given_organ": torch.zeros(1, 5, 5, 5), "pred": torch.ones(1, 5, 5, 5)}
+    item: dict = {"given_organ": torch.zeros(1, 5, 5, 5), "pred": torch.ones(1, 5, 5, 5)}
     assert not KeepOrgand("pred", Compose([]), margin=margin)(item)["pred"].any()

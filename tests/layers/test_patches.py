@@ -85,7 +85,7 @@ def test_a_mask_on_another_grid_is_refused_by_name():
     case = make_case(0, SIZES[0])
     with pytest.raises(Exception) as caught:
         DeviceCacheDataset([{**case, "organ": case["organ"][:, 1:]}], Compose([]))
-    cause = caught.value
+    cause: BaseException = caught.value
     while cause.__cause__ is not None:
         cause = cause.__cause__
     with pytest.raises(ValueError, match=r"scan_0: organ must be on the grid of the image \(1, 12, 10, 9\), got"):
@@ -216,7 +216,7 @@ def test_it_is_a_stream_beside_others(volumes):
     ("options", "error", "match"),
     [
         ({"patch_size": 0}, ValueError, "patch_size must be a whole number from 1, or three of them, got 0"),
-        ({"patch_size": (2, 2, 2.5)}, TypeError, r"patch_size must be .* got \(2, 2, 2.5\)"),
+        ({"patch_size": (2, 2, 2.5)}, ValueError, r"patch_size must be .* got \(2, 2, 2.5\)"),
         ({"foreground_fraction": 1.5}, ValueError, "foreground_fraction must be a number from 0 to 1, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size and num_batches must be at least 1"),
         ({"fixed": "no"}, TypeError, "fixed must be True or False, got 'no'"),

@@ -29,7 +29,7 @@ def unet(out_channels=1):
 
 
 def simulation(**options):
-    return RandTumorLayers(RandStarShape((50, 200)), prob=1.0, **options)
+    return RandTumorLayers(RandStarShape((50, 200)), intensity_ratio=None, prob=1.0, **options)
 
 
 def decomposition(**options):
