@@ -416,7 +416,7 @@ def test_tumors_are_segmented_without_any_label_and_the_layers_written(lesions, 
 )
 def test_a_pretraining_chooses_its_weights_by_what_it_learns(options, weights, lesions, tmp_path):
     made = workflow(LAYERS_BUNDLE, "pretrain.yaml", dataset_dir=str(lesions), ckpt_dir=str(tmp_path), **options)
-    assert made.parser.get_parsed_content("validate::errors::layers").weights == weights
+    assert made.parser.get_parsed_content("tasks::layers::selection_loss").weights == weights
 
 
 def test_settings_of_the_liver_learn_from_tumors_that_keep_the_noise_of_their_scan(lesions, tmp_path, quiet_hooks):
