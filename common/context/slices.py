@@ -285,15 +285,16 @@ class SliceLoader(DataLoader):
 
     Args:
         dataset: whose slices are drawn.
+        batch_size: slices in a minibatch.
         num_workers: processes that read.
-        options: of `SliceBatchSampler`.
+        options: further ones of `SliceBatchSampler`.
     """
 
     batch_sampler: SliceBatchSampler
 
-    def __init__(self, dataset: SliceDataset, num_workers: int = 0, **options: Any) -> None:
+    def __init__(self, dataset: SliceDataset, batch_size: int, num_workers: int = 0, **options: Any) -> None:
         self.slices = dataset
-        sampler = SliceBatchSampler(dataset, num_workers=num_workers, **options)
+        sampler = SliceBatchSampler(dataset, batch_size, num_workers=num_workers, **options)
         super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
 
     def set_epoch(self, epoch: int) -> None:
@@ -314,9 +315,7 @@ class SliceLoader(DataLoader):
         dataset = SliceDataset(
             data, own.preprocessing, own.axis, own.slice_size, "center", own.body_contrast, cache_rate
         )
-        return SliceLoader(
-            dataset, batch_size=sampler.batch_size, num_batches=num_batches, seed=sampler.seed, fixed=True
-        )
+        return SliceLoader(dataset, sampler.batch_size, num_batches=num_batches, seed=sampler.seed, fixed=True)
 
 
 class SliceSegmentation:

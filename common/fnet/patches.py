@@ -189,15 +189,16 @@ class PatchLoader(DataLoader):
 
     Args:
         dataset: whose cases are drawn.
+        batch_size: patches in a minibatch.
         num_workers: processes that cut patches.
-        options: of `PatchBatchSampler`.
+        options: further ones of `PatchBatchSampler`.
     """
 
     batch_sampler: PatchBatchSampler
 
-    def __init__(self, dataset: PatchDataset, num_workers: int = 0, **options: Any) -> None:
+    def __init__(self, dataset: PatchDataset, batch_size: int, num_workers: int = 0, **options: Any) -> None:
         self.patches = dataset
-        sampler = PatchBatchSampler(dataset, **options)
+        sampler = PatchBatchSampler(dataset, batch_size, **options)
         super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
 
     def set_epoch(self, epoch: int) -> None:
@@ -209,7 +210,7 @@ class PatchLoader(DataLoader):
         own, sampler = self.patches, self.batch_sampler
         return PatchLoader(
             PatchDataset(data, own.preprocessing, own.geometry, own.patch_size, own.centers),
-            batch_size=sampler.batch_size,
+            sampler.batch_size,
             num_batches=num_batches,
             foreground_fraction=sampler.foreground_fraction,
             seed=sampler.seed,

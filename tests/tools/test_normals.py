@@ -179,7 +179,7 @@ def test_a_block_must_hold_some_of_the_organ(source):
             r"tumor_labels and organ_labels must be among \[0, 1, 2\], got \[3\]",
         ),
         ({"tumor_labels": "2 3"}, TypeError, r"tumor_labels must be a list, .* a whole number from 1, got \('2 3',\)"),
-        ({"tumor_labels": (0, 2)}, TypeError, "tumor_labels must be a list, each entry a whole number from 1"),
+        ({"tumor_labels": (0, 2)}, ValueError, "tumor_labels must be a list, each entry a whole number from 1"),
         ({"tumor_labels": None}, ValueError, r"tumor_labels must be given with organ_labels, got none with \(1, 2\)"),
         ({"organ_labels": 1}, ValueError, r"organ_labels must include tumor_labels \(2,\), got \(1,\)"),
     ],

@@ -255,7 +255,7 @@ def sampler_rows(size: FNetSize, patch_size: int, batch_size: int, timer: Timer)
     volume = torch.randn(1, *3 * [2 * patch_size])
     cases: list[Any] = [{"image": volume, "label": (volume > 1).float()}]
     dataset = PatchDataset(cases, Compose([]), size.geometry, patch_size)
-    batches = iter(PatchLoader(dataset, batch_size=batch_size, num_batches=timer.repeats + 1, foreground_fraction=0.3))
+    batches = iter(PatchLoader(dataset, batch_size, num_batches=timer.repeats + 1, foreground_fraction=0.3))
     steps: dict[str, Step] = {
         "sampler, no workers": lambda: next(batches),
         f"training step, {size}": training_step(size, patch_size, batch_size, timer.device),

@@ -65,14 +65,14 @@ def test_a_tumor_on_the_other_side_is_not_found(scans, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"side": "beside"}, "side must be one of above, below, got 'beside'"),
-        ({"organ": "liver"}, "organ must be one of"),
-        ({"clip": 5}, "clip must be a list"),
-        ({"clip": (1, 2, 3)}, r"clip must be two intensities, got \[1, 2, 3\]"),
+        ({"side": "beside"}, ValueError, "side must be one of above, below, got 'beside'"),
+        ({"organ": "liver"}, ValueError, "organ must be one of"),
+        ({"clip": 5}, TypeError, "clip must be a list"),
+        ({"clip": (1, 2, 3)}, ValueError, r"clip must be two intensities, got \[1, 2, 3\]"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(scans, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_options_that_make_no_sense_are_refused(scans, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
         threshold(str(scans), str(tmp_path / "out"), **options)
