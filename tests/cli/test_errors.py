@@ -141,6 +141,7 @@ def test_the_deepest_sentence_of_the_library_is_the_one(explain):
     assert explain(wrap) == ["error: num_levels must be at least 2, got 1"]
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_process_ends_in_its_sentence():
     status, lines = run(
         "import torch\n"

@@ -22,6 +22,7 @@ def test_every_simulation_has_a_seed_of_its_own(monkeypatch):
     assert "times as fast as 4.5 s per sample" not in row.notes, "which were measured at 128^3"
 
 
+@pytest.mark.slow
 def test_shapes_are_compared_with_meshes():
     pytest.importorskip("itk")
     (row,) = shape_rows(TINY, Timer("cpu", 1))

@@ -41,6 +41,7 @@ def test_batches_and_single_patches_are_described_alike():
     assert row.notes["largest difference, both by grid_sample"] < 1e-4
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_brute_force_finds():
     found, expected = search(50, 200, 5, "cpu")(), search(50, 200, 5, "cpu", is_brute=True)()
     torch.testing.assert_close(found[0], expected[0].double(), atol=1e-2, rtol=1e-4)
