@@ -135,6 +135,23 @@ def test_handlers_of_a_task_come_behind_the_guard_and_before_the_record(train, t
     assert [row["counted"] for row in rows] == ["7.0"] * 3 and "val_loss" not in rows[0]
 
 
+def test_a_loss_that_is_not_finite_ends_the_training_before_its_weights_change(train):
+    training = train()
+    training.trainer.loss_function = lambda pred, target: (pred * float("nan")).mean()
+    with pytest.raises(FloatingPointError, match="loss must be finite"):
+        training.trainer.run()
+    assert training.network.weight.item() == 0
+
+
+def test_the_last_epoch_is_validated_though_the_interval_does_not_end_there(train):
+    network, batch = torch.nn.Identity(), {"image": torch.ones(2, 1), "label": torch.ones(2, 1)}
+    validator = LossEvaluator(torch.nn.L1Loss(), device=torch.device("cpu"), network=network, val_data_loader=[batch])
+    validated = []
+    validator.add_event_handler(Events.COMPLETED, lambda engine: validated.append(engine.state.epoch))
+    train(validate=False, validator=validator, val_interval=2).trainer.run()
+    assert validated == [2, 3]
+
+
 def test_another_checkpoint_may_take_its_place(train, tmp_path):
     class Nothing:
         def attach(self, engine):

@@ -78,7 +78,7 @@ def test_ct_and_mr_are_learned_from(method, name, air, options, tmp_path, monkey
 @needs_scans
 def test_the_field_of_view_finds_the_same_anatomy_in_scans_that_begin_anywhere():
     """Along the body, the left parotid gland varies by 30 mm from the first slice, and by 11 mm from the box."""
-    cases = read_cases(SCANS / "head_neck_ct", check_headers=False)
+    cases = read_cases(SCANS / "head_neck_ct")
     field = fit_field_of_view(cases.unlabeled[:12], [309.0] * 3, (-160.0, 300.0))
     from_scan, from_box = [], []
     for case in cases.test:
@@ -94,7 +94,7 @@ def test_the_field_of_view_finds_the_same_anatomy_in_scans_that_begin_anywhere()
 @needs_scans
 def test_the_brain_is_found_with_the_tumor_in_it():
     """Otsu's threshold, in its place, splits the brain of some scans."""
-    for case in read_cases(SCANS / "glioma_flair", check_headers=False).test[:5]:
+    for case in read_cases(SCANS / "glioma_flair").test[:5]:
         image, label = (np.asarray(nib.load(case[key]).dataobj) for key in ("image", "label"))
         brain = find_brain(image, (240 / 256, 240 / 256, 140 / image.shape[2]))
         assert brain[label > 0].mean() > 0.95
