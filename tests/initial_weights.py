@@ -32,7 +32,7 @@ def write_weights(bundle: Path, weights: Path) -> None:
         numbers = {}
     elif bundle.name == "layer_decomp_tumor":
         numbers = {"clip": [0, 200], "organ": "body"}
-    make_record(labels=LABELS, modality="CT", **numbers).save_beside(weights / "model.pt")
+    make_record(labels=LABELS, modality=["CT"], **numbers).save_beside(weights / "model.pt")
     if bundle.name == "planar_heatmap_descriptor":
         (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
         field = fit_field_of_view([{"image": str(scan)}], [270, 198, 198], clip=[-160, 300])

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,13 @@ class SaveClinicalMetrics:
     Args:
         save_dir: folder for the file.
         labels: names of the classes by their value, background (0) included.
-        modality: of the scans; the mean is taken in HU when it begins with CT.
+        modality: of each channel of a scan; the mean is taken in HU when the only one begins with CT.
         axis: of the RAS volume, to which the slices are perpendicular.
     """
 
-    def __init__(self, save_dir: str | Path, labels: Mapping[int, str], modality: str = "", axis: int = 2) -> None:
+    def __init__(
+        self, save_dir: str | Path, labels: Mapping[int, str], modality: Sequence[str] = ("",), axis: int = 2
+    ) -> None:
         self.save_dir = Path(save_dir)
         self.labels = {value: name for value, name in sorted(labels.items()) if value != 0}
         self.modality = modality
@@ -168,7 +170,7 @@ class SaveClinicalMetrics:
                 self.labels,
                 np.asarray(prediction.affine, dtype=float),
                 self.axis,
-                self._read(source) if self.modality.upper().startswith("CT") else None,
+                self._read(source) if len(self.modality) == 1 and self.modality[0].upper().startswith("CT") else None,
                 self._read(batch["t2_map"]) if "t2_map" in batch else None,
             )
             self.rows.extend(

@@ -72,11 +72,13 @@ class Header:
         shape: voxels along each spatial axis.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
         spacing: edges of a voxel in mm.
+        channels: numbers that each voxel holds.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     spacing: tuple[float, ...]
+    channels: int = 1
 
 
 def check_header(path: str | Path, allow_2d: bool = False) -> Header:

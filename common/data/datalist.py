@@ -36,7 +36,7 @@ class Cases:
     Attributes:
         name: of the data set.
         labels: names of the classes by their value, background (0) included.
-        modality: such as CT or MRI.
+        modality: name of each channel of an image, such as CT or FLAIR; one empty name when the file has none.
         training: `image` and `label` of the labeled training cases.
         validation: `image` and `label` of the cases held out in this fold.
         unlabeled: `image` of the unlabeled cases, and of the training cases whose labels stay unused.
@@ -47,7 +47,7 @@ class Cases:
 
     name: str
     labels: dict[int, str]
-    modality: str
+    modality: list[str]
     training: list[Item]
     validation: list[Item]
     unlabeled: list[Item]
@@ -151,7 +151,7 @@ def read_cases(
     return Cases(
         name=str(content["name"]),
         labels=_read_labels(path, content["labels"]),
-        modality=", ".join(map(str, modality.values())) if isinstance(modality, dict) else str(modality),
+        modality=[str(name) for name in modality.values()] if isinstance(modality, dict) else [str(modality)],
         training=rest[:num_labeled],
         validation=held_out[:num_validation],
         unlabeled=without_labels([*unlabeled, *(rest[num_labeled:] if num_labeled else [])]),

@@ -33,7 +33,7 @@ def fit_preprocessing(
     spacing: float | None = None,
     clip: Sequence[float] | None = None,
     normalization: str = "zscore",
-    modality: str = "",
+    modality: Sequence[str] = ("",),
     labels: Mapping[int, str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Record:

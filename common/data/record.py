@@ -26,7 +26,7 @@ class Record:
 
     Attributes:
         labels: names of the classes by their value, background (0) included; empty after a pretraining.
-        modality: of the scans, such as CT.
+        modality: name of each channel of an image, such as CT or FLAIR.
         spacing: edge of a voxel in mm, or the edges along the three axes, of which 0 keeps the scan's.
         clip: lower and upper intensity, in the units of the scan.
         air: intensity at or below which a voxel lies outside the body.
@@ -37,7 +37,7 @@ class Record:
     """
 
     labels: dict[int, str] = field(default_factory=dict)
-    modality: str = ""
+    modality: list[str] = field(default_factory=lambda: [""])
     spacing: float | list[float] | None = None
     clip: list[float] | None = None
     air: float | None = None
@@ -57,7 +57,7 @@ class Record:
 def make_record(
     from_weights: str | Path | None = None,
     labels: Mapping[int, str] | None = None,
-    modality: str = "",
+    modality: Sequence[str] = ("",),
     settings: Mapping[str, Any] | None = None,
     **numbers: Any,
 ) -> Record:
@@ -82,7 +82,7 @@ def make_record(
     if has_weights(from_weights):
         check_same(load_record(str(from_weights)), numbers, str(from_weights))
     options = {name: _without_folder(value) for name, value in (settings or {}).items()}
-    return Record(labels=dict(labels or {}), modality=modality, settings=options, **numbers)
+    return Record(labels=dict(labels or {}), modality=[*modality], settings=options, **numbers)
 
 
 def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None:
@@ -107,7 +107,9 @@ def load_record(weights: str | Path) -> Record:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         labels = {int(value): str(name) for value, name in stored["labels"].items()}
-        record = Record(**{**stored, "labels": labels})
+        modality = stored.get("modality", "")
+        names = [modality] if isinstance(modality, str) else [str(name) for name in modality]
+        record = Record(**{**stored, "labels": labels, "modality": names})
         _check_numbers(record)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: must hold the record of the weights, got {error!r:.200}; train again") from None

@@ -35,7 +35,7 @@ class CheckVolumed(MapTransform):
             numbers of a small integer type.
         organ_key: mask of the organ, which is checked as a label is, of any values; an item may lack it.
         labels: number of classes, background included, or the allowed values; None allows all.
-        modality: of the image; one that begins with CT has its range of Hounsfield units checked.
+        modality: of each channel of the image; one that begins with CT has its range of Hounsfield units checked.
         in_channels: number of channels of the image.
         nan: `refuse` voxels that are NaN or infinite, or `replace` them by the smallest finite value of the image.
     """
@@ -45,7 +45,7 @@ class CheckVolumed(MapTransform):
         label_key: str | None = None,
         organ_key: str | None = None,
         labels: int | Sequence[int] | None = None,
-        modality: str = "",
+        modality: Sequence[str] = ("",),
         in_channels: int = 1,
         nan: str = "refuse",
         allow_missing_keys: bool = False,
@@ -99,8 +99,9 @@ class CheckVolumed(MapTransform):
         warning = check_image(array, path)
         if warning:
             logger.warning(warning)
-        if self.modality.upper().startswith("CT"):
-            check_hounsfield(array, path)
+        for name, channel in zip(self.modality, array, strict=False):
+            if name.upper().startswith("CT"):
+                check_hounsfield(channel, path)
         return image
 
     def _check_label(self, label: torch.Tensor, path: str, labels: int | Sequence[int] | None) -> torch.Tensor:

@@ -149,7 +149,7 @@ def run(cases, save_dir, **options):
 
 def test_there_is_a_row_for_each_case_and_class_with_hounsfield_units_from_the_file(make_case, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        rows = run([make_case("a.nii.gz"), make_case("b.nii.gz", 5)], tmp_path / "new", modality="CT")
+        rows = run([make_case("a.nii.gz"), make_case("b.nii.gz", 5)], tmp_path / "new", modality=["CT"])
     assert [row["class"] for row in rows] == ["fat", "muscle"] * 2
     assert [row["filename"].rsplit("/")[-1] for row in rows[::2]] == ["a.nii.gz", "b.nii.gz"]
     assert [float(row["volume_mm3_percent_error"]) for row in rows[::2]] == [25, 50]
@@ -163,7 +163,7 @@ def test_t2_is_measured_where_there_is_a_map_and_no_hounsfield_units_in_mr(make_
     t2_map = np.full((6, 5, 4), 30, np.float32)
     t2_map[4:] = 60
     path = write_scan("t2.nii.gz", t2_map, affine=AFFINE)
-    rows = run([make_case("a.nii"), make_case("b.nii", t2_map=path)], tmp_path, modality="MRI")
+    rows = run([make_case("a.nii"), make_case("b.nii", t2_map=path)], tmp_path, modality=["MRI"])
     assert [row["mean_t2_ms_pred"] for row in rows] == ["nan", "nan", "36.000000", "nan"]
     assert float(rows[2]["mean_t2_ms_percent_error"]) == 20
     assert not any(name.startswith("mean_hu") for name in rows[0])
@@ -172,8 +172,8 @@ def test_t2_is_measured_where_there_is_a_map_and_no_hounsfield_units_in_mr(make_
 def test_one_hot_maps_give_the_same_as_label_maps(make_case, tmp_path):
     case, output = make_case("a.nii")
     one_hot = {key: torch.cat([value == label for label in LABELS]).float() for key, value in output.items()}
-    expected = run([(case, output)], tmp_path, modality="CT")
-    assert run([(case, one_hot)], tmp_path, modality="CT") == expected
+    expected = run([(case, output)], tmp_path, modality=["CT"])
+    assert run([(case, one_hot)], tmp_path, modality=["CT"]) == expected
 
 
 def test_a_2d_image_has_no_volume_and_of_a_picture_it_is_said_that_areas_are_pixels(tmp_path, caplog):
@@ -184,7 +184,7 @@ def test_a_2d_image_has_no_volume_and_of_a_picture_it_is_said_that_areas_are_pix
         meta = {"filename_or_obj": str(tmp_path / name)}
         label = MetaTensor(torch.ones(1, 6, 5, 1), torch.as_tensor(affine), meta=meta)
         cases.append(({}, {"pred": label, "label": label}))
-    rows = run(cases, tmp_path, modality="CT")
+    rows = run(cases, tmp_path, modality=["CT"])
     assert [row["area_mm2_pred"] for row in rows[::2]] == ["180.000000", "30.000000"]
     assert not any(name.startswith("volume") for name in rows[0])
     assert [row["mean_hu_pred"] for row in rows[::2]] == ["7.000000"] * 2

@@ -47,7 +47,7 @@ def ids(cases):
 
 def test_every_case_has_absolute_paths_that_exist(tmp_path, content):
     cases = read_cases(tmp_path)
-    assert (cases.name, cases.labels, cases.modality) == ("tiny", {0: "background", 1: "liver"}, "CT")
+    assert (cases.name, cases.labels, cases.modality) == ("tiny", {0: "background", 1: "liver"}, ["CT"])
     for case in [*cases.training, *cases.validation, *cases.unlabeled, *cases.test]:
         assert all(Path(path).is_absolute() and Path(path).is_file() for path in case.values())
     assert all(list(case) == ["image", "label"] for case in cases.training + cases.validation)
@@ -175,7 +175,7 @@ def test_labels_may_be_written_as_nnunet_does(tmp_path, content):
     write_datalist(tmp_path, {**content, "labels": {"background": 0, "spleen": 2, "liver": 1}, "modality": "MRI"})
     cases = read_cases(tmp_path)
     assert cases.labels == {0: "background", 1: "liver", 2: "spleen"}
-    assert cases.modality == "MRI"
+    assert cases.modality == ["MRI"]
 
 
 @pytest.mark.parametrize("labels", [{"0": "background", "2": "liver"}, {"all": [1, 2]}, {"1": "liver"}, ["liver"], 3])
@@ -228,7 +228,7 @@ def test_a_list_without_cases_still_names_its_classes(tmp_path):
     """An exported bundle has one, for trainings whose scans MONAI Label lists."""
     write_datalist(tmp_path, {"labels": {"0": "background", "1": "liver"}, "modality": "CT", "training": []})
     cases = read_cases(tmp_path)
-    assert cases.labels == {0: "background", 1: "liver"} and cases.modality == "CT" and cases.pretraining() == []
+    assert cases.labels == {0: "background", 1: "liver"} and cases.modality == ["CT"] and cases.pretraining() == []
     with pytest.raises(ValueError, match="split training must hold cases with labels, got none"):
         cases.labeled("training")
 

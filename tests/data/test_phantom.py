@@ -98,7 +98,7 @@ def test_written_phantoms_are_a_data_set(tmp_path):
     folder = write_phantoms(tmp_path / "new" / "phantoms", num_training=5, num_test=1, num_unlabeled=2, size=16)
     cases = read_cases(folder)
     assert tuple(cases.labels.values()) == PHANTOM_LABELS
-    assert cases.modality == "CT"
+    assert cases.modality == ["CT"]
     assert [len(part) for part in (cases.training, cases.validation, cases.test, cases.unlabeled)] == [4, 1, 1, 2]
     assert sorted(path.name for path in folder.iterdir()) == [
         "dataset.json",

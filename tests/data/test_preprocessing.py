@@ -64,8 +64,8 @@ def test_small_intensities_keep_their_digits(write_scan, tmp_path):
 
 def test_the_record_tells_what_was_fitted_and_to_what(cases):
     labels = {0: "background", 1: "liver"}
-    record = fit_preprocessing(cases, air=-500, modality="CT", labels=labels, settings={"seed": 1})
-    assert (record.fitted_on, record.modality, record.air, record.normalization) == (3, "CT", -500, "zscore")
+    record = fit_preprocessing(cases, air=-500, modality=["CT"], labels=labels, settings={"seed": 1})
+    assert (record.fitted_on, record.modality, record.air, record.normalization) == (3, ["CT"], -500, "zscore")
     assert record.labels == labels and record.settings == {"seed": 1}
     assert fit_preprocessing(cases).labels == {}
     with pytest.raises(ValueError, match="labels must name the background and at least one class"):

@@ -13,7 +13,7 @@ NUMBERS = {"spacing": (1, 1.5, 3), "clip": (-100, 200), "organ": "body"}
 
 
 def test_what_is_stored_is_what_is_loaded(tmp_path):
-    stored = make_record(labels=LABELS, modality="CT", settings={"seed": 3, "organ": "body"}, **NUMBERS)
+    stored = make_record(labels=LABELS, modality=["CT"], settings={"seed": 3, "organ": "body"}, **NUMBERS)
     assert stored.spacing == [1.0, 1.5, 3.0] and stored.clip == [-100.0, 200.0]
     for record in (stored, make_record()):
         record.save_beside(tmp_path / "models" / "model.pt")
@@ -39,7 +39,7 @@ def test_without_weights_nothing_is_compared(weights):
 
 def test_numbers_must_be_those_of_the_pretraining_but_not_modality_and_labels(tmp_path):
     weights = tmp_path / "pretrained" / "unet.pt"
-    make_record(labels=LABELS, modality="CT", **NUMBERS).save_beside(weights)
+    make_record(labels=LABELS, modality=["CT"], **NUMBERS).save_beside(weights)
     make_record(weights, {0: "background", 1: "tumor"}, "MRI", **NUMBERS)
     for name, value, found in (
         ("spacing", None, "None"),
@@ -63,7 +63,7 @@ BY_ORGAN = {"spacing": [3.0, 3.0, 0.0], "clip": None, "organ": "brain"}
 def test_records_of_earlier_versions_are_read_and_replaced(tmp_path, name, numbers):
     (tmp_path / name).write_text(json.dumps({**COMMON, **numbers}), encoding="utf-8")
     record = load_record(tmp_path / "model.pt")
-    assert record == Record(labels={0: "background", 1: "liver"}, modality="CT", **numbers)
+    assert record == Record(labels={0: "background", 1: "liver"}, modality=["CT"], **numbers)
     record.save_beside(tmp_path / "model.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
     assert load_record(tmp_path / "model.pt") == record

@@ -67,7 +67,7 @@ def test_what_it_writes_is_what_the_bundles_read(make):
     )
     assert said.endswith("dataset.json: 2 training, 2 test and 1 unlabeled cases")
     cases = read_cases(root, num_folds=2)
-    assert (cases.labels, cases.modality) == ({0: "x", 1: "y", 2: "z"}, "MRI")
+    assert (cases.labels, cases.modality) == ({0: "x", 1: "y", 2: "z"}, ["MRI"])
     assert [list(case) for case in cases.test] == [["image", "label"], ["image"]]
     assert len(cases.unlabeled) == 1
 

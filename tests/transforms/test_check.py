@@ -45,7 +45,7 @@ def load(tmp_path):
 
 
 def test_a_sound_case_passes_unchanged_with_its_metadata(load, image, label):
-    before, after = load(image, label, labels=3, modality="CT")
+    before, after = load(image, label, labels=3, modality=["CT"])
     for key in ("image", "label"):
         assert isinstance(after[key], MetaTensor)
         torch.testing.assert_close(after[key].as_tensor().float(), before[key].as_tensor())
@@ -129,7 +129,7 @@ def test_refuses_a_label_off_the_grid_of_its_image(load, image, label):
     ("scale", "modality", "warns"), [(0, "MRI", True), (1e-4, "CT", True), (1e-4, "MRI", False), (1, "CT", False)]
 )
 def test_odd_images_run_with_a_warning(image, scale, modality, warns, caplog):
-    check(image[None] * scale, modality=modality)
+    check(image[None] * scale, modality=[modality])
     assert bool(caplog.text) is warns
 
 

@@ -26,7 +26,7 @@ def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
     if not weights.is_file() or find_record(ckpt_dir) is None:
         raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and record.json; train first")
     record = load_record(weights)
-    return {str(value): name for value, name in record.labels.items()}, record.modality
+    return {str(value): name for value, name in record.labels.items()}, ", ".join(record.modality)
 
 
 def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:

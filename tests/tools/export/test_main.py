@@ -127,7 +127,7 @@ def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, 
     pretrained = tmp_path / "models" / "pretrained"
     pretrained.mkdir(parents=True)
     labels = {0: "background", 1: "tumor"}
-    record = make_record(labels=labels, modality="CT", clip=[0, 200], organ="body")
+    record = make_record(labels=labels, modality=["CT"], clip=[0, 200], organ="body")
     record.save_beside(pretrained / "layer_unet.pt")
     layers = small_network(bundle, tmp_path, labels={**labels, 2: "a third channel"})
     torch.save(layers.state_dict(), pretrained / "layer_unet.pt")
