@@ -105,7 +105,7 @@ def _add_organs(root: Path, cases: list[dict[str, str]], organs: str | None) -> 
 
 def _list(root: Path, folder: str | None) -> list[Path]:
     """Return the image files of a folder in order of name: volumes or, where there are none, PNG pictures."""
-    from common.data.checks import PICTURE_SUFFIX, SUFFIXES
+    from common.data.header import PICTURE_SUFFIX, SUFFIXES
 
     if folder is None:
         return []
@@ -166,12 +166,10 @@ def _name_labels(label_names: str | None, labels: list[Path]) -> dict[str, str]:
     """Return names by value: those given, or made up for the values that the label files hold."""
     if label_names is not None:
         return {str(value): name.strip() for value, name in enumerate(label_names.split(","))}
-    from monai.transforms import LoadImage
+    from common.data import check_label, read_volume
 
-    from common.data import check_label
-
-    load = LoadImage(image_only=True, dtype=None)
-    values = {0}.union(*(np.unique(check_label(np.asarray(load(label)), label)).tolist() for label in labels))
+    read = [check_label(read_volume(label, allow_2d=True)[0], label) for label in labels]
+    values = {0}.union(*(np.unique(label).tolist() for label in read))
     if sorted(values) != list(range(len(values))):
         raise InputError(f"labels must be numbered 0, 1, 2 and so on, got {sorted(values)}; renumber them")
     return {str(value): f"label_{value}" if value else "background" for value in sorted(values)}

@@ -21,10 +21,10 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
         output: PNG file.
         window: lowest and highest intensity shown, separated by a comma; the 1st and 99.5th percentile if not given.
     """
-    from monai.transforms import Compose, LoadImage, Orientation
+    from monai.transforms import Compose, Orientation
 
     from common.cli.options import NUMBER
-    from common.data import case_id
+    from common.data import LoadVolume, case_id
     from common.training import save_overlay
 
     if window is not None:
@@ -41,7 +41,7 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
         names = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(segmentations, names, strict=True)]
     if len({*names}) < len(names):
         raise InputError(f"segmentations must differ in the names of their files or folders, got {names}")
-    read = Compose([LoadImage(image_only=True, ensure_channel_first=True), Orientation("RAS", labels=None)])
+    read = Compose([LoadVolume(allow_2d=True), Orientation("RAS", labels=None)])
     image, *labels = map(read, (scan, *segmentations))
     for name, label in zip(names, labels, strict=True):
         if label.shape != image.shape or not ((label.affine - image.affine).abs() < 1e-2).all():

@@ -88,6 +88,7 @@ def one_of(*choices: Any) -> Kind:
 
 ANY = Kind("anything", lambda value: True)
 PATH = Kind("a path", lambda value: True)
+TEXT = Kind("text", lambda value: isinstance(value, str))
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 INT = Kind("a whole number from 0", lambda value: _is_number(value, Integral) and value >= 0)
 POSITIVE_INT = Kind("a whole number from 1", _is_positive_int)
@@ -153,6 +154,8 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "weight_decay": Option(NON_NEGATIVE, "of the optimizer", 0.0),
     "stop_lr": Option(NON_NEGATIVE, "learning rate from which on a training may end early", 1.0e-6),
     "patience": Option(POSITIVE_INT, "epochs without an improvement before the next step of the schedule", 20),
+    "nan": Option(one_of("refuse", "replace"), "voxels that are NaN or infinite", "replace"),
+    "series": _place("UID of the DICOM series that is read, where a folder holds several", "1.2.840.1.2", TEXT.or_null),
     "amp": Option(FLAG, "bfloat16 in training, where the device has it", False),
     "half": Option(FLAG, "volumes in half precision, for a GPU with little memory", True),
     "air": Option(

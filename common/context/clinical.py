@@ -18,12 +18,10 @@ import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.transforms import Compose, LoadImage
 from monai.utils import string_list_all_gather
 
 from common.cli import InputError
-from common.data import is_main_process, write_atomically
-from common.transforms import EnsureVolume
+from common.data import is_main_process, read_volume, write_atomically
 
 from .slices import slice_axis
 
@@ -145,10 +143,9 @@ class SaveClinicalMetrics:
     ) -> None:
         self.save_dir = Path(save_dir)
         self.labels = {value: name for value, name in sorted(labels.items()) if value != 0}
-        self.modality = modality
+        self._is_ct = len(modality) == 1 and modality[0].upper().startswith("CT")
         self.axis = axis
         self.rows: list[dict[str, Any]] = []
-        self._load = Compose([LoadImage(image_only=True, ensure_channel_first=True), EnsureVolume()])
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -170,15 +167,12 @@ class SaveClinicalMetrics:
                 self.labels,
                 np.asarray(prediction.affine, dtype=float),
                 self.axis,
-                self._read(source) if len(self.modality) == 1 and self.modality[0].upper().startswith("CT") else None,
-                self._read(batch["t2_map"]) if "t2_map" in batch else None,
+                _read(prediction.meta) if self._is_ct else None,
+                read_volume(batch["t2_map"], allow_2d=True)[0][0] if "t2_map" in batch else None,
             )
             self.rows.extend(
                 {"filename": source, "class": self.labels[value], **row} for value, row in compared.items()
             )
-
-    def _read(self, path: str) -> np.ndarray:
-        return self._load(path)[0].numpy()
 
     def _write(self, engine: Engine) -> None:
         gathered = string_list_all_gather([json.dumps(row) for row in self.rows])
@@ -219,3 +213,9 @@ class SaveClinicalMetrics:
 def _label_map(volume: torch.Tensor) -> np.ndarray:
     """Return a label map of shape `(H, W, D)` from one with a channel or from its one-hot form."""
     return (volume.argmax(0) if volume.shape[0] > 1 else volume[0]).cpu().numpy()
+
+
+def _read(meta: Mapping[str, Any]) -> np.ndarray:
+    """Return the intensities of the scan that a segmentation belongs to, of shape `(H, W, D)`."""
+    series = str(meta.get("series") or "") or None
+    return read_volume(str(meta["filename_or_obj"]), allow_2d=True, series=series)[0][0].astype(np.float32)

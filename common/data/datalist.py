@@ -15,10 +15,12 @@ import numpy as np
 
 from common.cli import InputError, MissingFileError, check_choice, check_flags
 
-from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
+from .checks import check_grids
 from .files import write_atomically
+from .header import check_header
+from .reader import case_id
 
-__all__ = ["Cases", "case_id", "read_cases", "read_images", "without_labels", "write_datalist"]
+__all__ = ["Cases", "read_cases", "read_images", "without_labels", "write_datalist"]
 
 logger = logging.getLogger(__name__)
 
@@ -188,13 +190,6 @@ def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
 def without_labels(cases: Sequence[Item]) -> list[Item]:
     """Return the images of some cases, and their organs, to be learned from without labels."""
     return [{key: case[key] for key in ("image", "organ") if key in case} for case in cases]
-
-
-def case_id(path: str | Path) -> str:
-    """Return the name of a file without its folder and suffix, as `case_1` for `imagesTr/case_1.nii.gz`."""
-    name = Path(path).name
-    suffix = next((suffix for suffix in (*SUFFIXES, PICTURE_SUFFIX) if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,97 +1,209 @@
-"""List of the scans that a user points at."""
+"""List of the scans that a user points at, in which every file is accounted for."""
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.cli import InputError, MissingFileError
 
-from .checks import PICTURE_SUFFIX, SUFFIXES, check_grids, check_header
+from .checks import check_grids
+from .dicom import is_dicom
+from .header import PICTURE_SUFFIX, SUFFIXES, Header, check_header
+from .reader import Paths, case_id
 
 __all__ = ["list_images"]
 
+logger = logging.getLogger(__name__)
 
-def list_images(path: str | Path, allow_2d: bool = False, organ_dir: str | Path | None = None) -> list[dict[str, str]]:
+_SIDECARS = (  # beside scans: what programs and people write down about them
+    *(".json", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".log", ".bval", ".bvec"),
+    *(".raw", ".zraw", ".xlsx", ".docx", ".lnk", ".ini", ".db", ".sha256", ".md5", ".jpg", ".jpeg", PICTURE_SUFFIX),
+)
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+def list_images(
+    path: str | Path,
+    allow_2d: bool = False,
+    organ_dir: str | Path | None = None,
+    channels: int = 1,
+    series: str | None = None,
+    output_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
     """List the scans below a path, each with a header that makes sense.
 
+    Nothing is passed over in silence: hidden files and those that come with scans, such as `.json`, are no scans, and
+    every other file that is none is warned of or refused.
+
     Args:
-        path: one file, a folder of files (`.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`; sub-folders, too), or a folder
-            with the `.dcm` files of one DICOM series.
+        path: one file, a folder of files (`.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`, pairs of `.hdr` and `.img`;
+            sub-folders and linked ones, too), or a folder with the files of one DICOM series; below a folder there may
+            be one series in each sub-folder.
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
         organ_dir: folder with a mask for each scan, whose file has the scan's name but for its suffix.
+        channels: of a scan. Several lie in one file, or in one each, whose names end in `_0000`, `_0001` and so on.
+        series: UID of the DICOM series that is meant, where a folder holds several.
+        output_dir: folder of the results, in which no scan is sought.
 
     Returns:
-        One mapping with `image`, and `organ` if asked for, for each scan, sorted by path.
+        For each scan a mapping with `image` (a path, or a list with the path of each channel), `case_id` (its name,
+        and that of its folder where two have the same one), and `organ` if asked for, sorted by path.
 
     Raises:
-        FileNotFoundError: when the path does not exist or holds no scan, or a scan has no mask.
-        ValueError: when a file is of another type, lies beside a DICOM series or has a header that `check_header`
-            refuses, when two scans or masks have the same name, or when a mask is not on the grid of its scan.
+        FileNotFoundError: when the path does not exist or holds no scan, a link leads nowhere, or a scan has no mask.
+        ValueError: when a file is of another type or has a header that `check_header` refuses, when a file has another
+            number of channels, or when a mask is not on the grid of its scan.
     """
-    images = _list_scans(Path(path), allow_2d)
-    if organ_dir is None:
-        return [{"image": image} for image in images]
-    organs = _find_organs(images, organ_dir)
-    return [{"image": image, "organ": organ} for image, organ in zip(images, organs, strict=True)]
+    root = Path(path)
+    _check_output(root, output_dir)
+    found = _list_scans(root, allow_2d, series, output_dir)
+    cases, headers = [], []
+    for image in _group_channels(found) if channels > 1 else found:
+        first = _check_scan(image, channels, allow_2d, series)
+        cases.append({"image": image, "case_id": case_id(image)})
+        headers.append(first)
+    _tell_apart(cases, root)
+    if organ_dir is not None:
+        _add_organs(cases, headers, Path(organ_dir))
+    return cases
 
 
-def _find_organs(images: list[str], organ_dir: str | Path) -> list[str]:
-    """Return the mask that has the name of each scan and lies on its grid."""
-    files = _find_scans(Path(organ_dir), SUFFIXES, f"{organ_dir}: masks must have different names")
-    masks = {_stem(file): str(file) for file in files}
-    missing = [image for image in images if _stem(Path(image)) not in masks]
-    if missing:
-        raise MissingFileError(f"{organ_dir}: must hold a mask for each scan, got none for {missing[0]}")
-    organs = [masks[_stem(Path(image))] for image in images]
-    for image, organ in zip(images, organs, strict=True):
-        header = check_header(organ)
-        if Path(image).is_file():  # the grid of a DICOM series is known only when it is read
-            check_grids(check_header(image, allow_2d=True), header, organ, "organ")
-    return organs
+def _check_output(root: Path, output_dir: str | Path | None) -> None:
+    if output_dir is not None and root.is_dir() and Path(output_dir).resolve() == root.resolve():
+        raise InputError(
+            f"{output_dir}: output_dir must be another folder than that of the scans, since segmentations would be "
+            "taken for scans the next time; name a new one"
+        )
 
 
-def _list_scans(path: Path, allow_2d: bool) -> list[str]:
+def _list_scans(path: Path, allow_2d: bool, series: str | None, output_dir: str | Path | None) -> list[Any]:
     suffixes = (*SUFFIXES, PICTURE_SUFFIX) if allow_2d else SUFFIXES
     if not path.exists():
-        raise MissingFileError(f"{path}: dataset_dir must exist")
+        raise MissingFileError(f"{path}: dataset_dir must exist; look at the path")
     if path.is_file():
+        if is_dicom(path):
+            raise InputError(f"{path}: a DICOM series must be named by its folder, got one file; name {path.parent}")
         if not path.name.lower().endswith(suffixes):
-            raise InputError(f"{path}: scan must be one of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}")
-        check_header(path, allow_2d=allow_2d)
-        return [str(path)]
-    if any(child.suffix.lower() == ".dcm" for child in path.iterdir()):
-        if any(_is_scan(file, suffixes) for file in path.rglob("*")):
-            raise InputError(f"{path}: must hold one DICOM series or other scans, got both")
+            raise InputError(
+                f"{path}: scan must be one of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}; convert it"
+            )
         return [str(path)]
     if (path / "dataset.json").is_file():
         raise InputError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
-    files = _find_scans(path, suffixes, "scans must have different names, since each names its segmentation")
-    if not files:
-        raise MissingFileError(f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or .dcm), got none")
+    skipped = None if output_dir is None else Path(output_dir).resolve()
+    scans = sorted(_walk(path, suffixes, skipped))
+    if not scans:
+        raise MissingFileError(
+            f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or DICOM), got none; look at the path"
+        )
+    return scans
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: tuple[Path, ...] = ()) -> Iterator[str]:
+    """Yield the scans below a folder: files, and folders that hold a DICOM series; say what the other files are."""
+    resolved = folder.resolve()
+    if resolved == skipped or resolved in seen:  # a link may lead back
+        return
+    dicom, files = [], []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):  # such as the `._` files of macOS
+            continue
+        if entry.is_symlink() and not entry.exists():
+            raise MissingFileError(
+                f"{entry}: must lead to a scan, got a link to {entry.readlink()}, which is not there; mend or remove it"
+            )
+        if entry.is_dir():
+            yield from _walk(entry, suffixes, skipped, (*seen, resolved))
+        elif _is_header_of_pair(entry):
+            continue
+        elif entry.name.lower().endswith(suffixes):
+            files.append(entry)
+        elif is_dicom(entry):
+            dicom.append(entry)
+        elif entry.suffix.lower() not in _SIDECARS and entry.name.upper() != "DICOMDIR":
+            logger.warning("%s: is no scan of a known kind (%s or DICOM) and is left out", entry, ", ".join(suffixes))
+    if dicom and files:
+        raise InputError(
+            f"{folder}: must hold one DICOM series or other scans, got both, {dicom[0].name} and {files[0].name}; put "
+            "them into folders of their own"
+        )
+    yield from ([str(folder)] if dicom else map(str, files))
+
+
+def _is_header_of_pair(file: Path) -> bool:
+    """Tell whether a file is the header whose voxels, under the same name, are listed."""
+    return file.suffix.lower() == ".hdr" and any(file.with_suffix(name).is_file() for name in (".img", ".IMG"))
+
+
+def _group_channels(files: list[str]) -> list[Paths]:
+    """Return the files of each case in the order of their channels; a file without a number is a case of its own."""
+    cases: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        check_header(file, allow_2d=allow_2d)
-    return [str(file) for file in files]
+        path = Path(file)
+        cases[str(path.parent / _CHANNEL.sub("", case_id(path)))].append(file)
+    grouped: list[Paths] = []
+    for name, members in cases.items():
+        numbers = [int(found[1]) if (found := _CHANNEL.search(case_id(file))) else None for file in members]
+        if len(members) > 1 and numbers != [*range(len(members))]:
+            raise InputError(
+                f"{name}: channels must be numbered _0000, _0001 and so on, got {[Path(file).name for file in members]}"
+                "; add or rename files"
+            )
+        grouped.append(members if len(members) > 1 else members[0])
+    return grouped
 
 
-def _find_scans(folder: Path, suffixes: tuple[str, ...], rule: str) -> list[Path]:
-    """Return the scans below a folder, no two of one name, by the `rule`, which an error cites."""
-    files = sorted(file for file in folder.rglob("*") if _is_scan(file, suffixes))
-    stems = Counter(map(_stem, files))
-    repeated = [str(file) for file in files if stems[_stem(file)] > 1]
+def _check_scan(image: Paths, channels: int, allow_2d: bool, series: str | None) -> Header:
+    """Return the header of the first file of a scan that has the channels that are wanted."""
+    files = [image] if isinstance(image, str | Path) else [*image]
+    headers = [check_header(file, allow_2d, series) for file in files]
+    for file, header in zip(files[1:], headers[1:], strict=True):
+        check_grids(headers[0], header, file, "channel", channels=None)
+    found = sum(header.channels for header in headers)
+    if found != channels and not str(files[0]).lower().endswith(PICTURE_SUFFIX):  # a picture's depends on its mode
+        raise InputError(
+            f"{files[0]}: number of channels must be {channels}, got {found}; give the channels that the network was "
+            "trained with"
+        )
+    return headers[0]
+
+
+def _tell_apart(cases: list[dict[str, Any]], root: Path) -> None:
+    """Put the folder before the name of a case where two have one name, since each names its segmentation."""
+    counts = Counter(case["case_id"] for case in cases)
+    for case in cases:
+        if counts[case["case_id"]] > 1:
+            first = case["image"] if isinstance(case["image"], str) else case["image"][0]
+            case["case_id"] = "_".join((*Path(first).relative_to(root).parent.parts, case["case_id"]))
+    counts = Counter(case["case_id"].lower() for case in cases)
+    repeated = [str(case["image"]) for case in cases if counts[case["case_id"].lower()] > 1]
     if repeated:
-        raise InputError(f"{rule}, got {repeated[:4]}")
-    return files
+        raise InputError(
+            f"scans must have different names, since each names its segmentation, got {repeated[:4]}; rename one"
+        )
 
 
-def _is_scan(file: Path, suffixes: tuple[str, ...]) -> bool:
-    """Tell whether a file below a folder is a scan; hidden ones, such as the `._` files of macOS, are not."""
-    return file.is_file() and file.name.lower().endswith(suffixes) and not file.name.startswith(".")
-
-
-def _stem(file: Path) -> str:
-    if file.is_dir():  # of a DICOM series, whose name may be a UID with dots
-        return file.name.lower()
-    return file.name.lower().removesuffix(".gz").rsplit(".", 1)[0]
+def _add_organs(cases: list[dict[str, Any]], headers: list[Header], organ_dir: Path) -> None:
+    """Add the mask that has the name of each scan and lies on its grid."""
+    files = sorted(_walk(organ_dir, SUFFIXES, None)) if organ_dir.is_dir() else []
+    masks: dict[str, str] = {}
+    for file in files:
+        name = case_id(file).lower()
+        if name in masks:
+            raise InputError(f"{organ_dir}: masks must have different names, got {[masks[name], file]}; rename one")
+        masks[name] = file
+    for case, header in zip(cases, headers, strict=True):
+        mask = masks.get(case["case_id"].lower())
+        if mask is None:
+            raise MissingFileError(
+                f"{organ_dir}: must hold a mask for each scan, got none for {case['image']}; add one of its name"
+            )
+        check_grids(header, check_header(mask), mask, "organ")
+        case["organ"] = mask

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import LoadImaged, Orientationd
+from monai.transforms import Orientationd
 
 from common.cli import InputError, has_weights
 
+from .reader import LoadVolume
 from .record import Record, check_same, load_record, make_record
 
 __all__ = ["fit_preprocessing"]
@@ -64,7 +65,7 @@ def fit_preprocessing(
     else:
         numbers = _fit(data, air, percentiles, spacing, clip)
         numbers |= {"air": air, "normalization": normalization, "fitted_on": len(data)}
-    record = dataclasses.replace(make_record(None, labels, modality, settings), **numbers)
+    record = dataclasses.replace(make_record(None, labels, modality, settings, data), **numbers)
     logger.info("preprocessing: %s", numbers)
     return record
 
@@ -103,17 +104,15 @@ def _survey(
     spacings, samples = [], []
     for case in data:
         keys = [key for key in ("image", "label") if key in case]
-        loaded = LoadImaged(keys, image_only=True, ensure_channel_first=True)({key: case[key] for key in keys})
+        loaded = {key: LoadVolume()(case[key]) for key in keys}
         loaded = Orientationd(keys, axcodes="RAS", labels=None)(loaded)
         spacings.append(loaded["image"].pixdim.numpy())
         image = loaded["image"].numpy()
-        broken = int((~np.isfinite(image)).sum())
-        if broken:
-            raise InputError(f"{case['image']}: image must have finite intensities, got {broken} NaN or Inf voxels")
         if "label" in case:
             inside = image[:, loaded["label"].numpy()[0] > 0].ravel()
         else:
             inside = image.ravel() if air is None else image[image > air]
+        inside = inside[np.isfinite(inside)]  # others are refused or replaced when the case is loaded
         if len(inside) > _VOXELS_PER_CASE:
             inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
         samples.append(inside)

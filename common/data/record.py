@@ -10,13 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+from monai.utils import ensure_tuple
+
 from common.cli import InputError, MissingFileError, has_weights
 
 from .files import write_atomically
+from .header import check_header
+from .reader import Paths, case_id, fingerprint
 
-__all__ = ["Record", "check_same", "find_record", "load_record", "make_record"]
+__all__ = ["Record", "check_same", "check_voxel_size", "find_record", "load_record", "make_record"]
 
 _FILE = "record.json"
+_UNLIKE = 1.5  # times smaller or larger
 _FORMER_FILES = ("preprocessing.json", "classes.json")  # of versions up to 0.1, with a part of the fields
 
 
@@ -33,6 +40,8 @@ class Record:
         normalization: see `ClipAndNormalize`.
         organ: how the organ is found where no mask is given, such as `brain`.
         fitted_on: number of cases to which the numbers were fitted.
+        voxel_sizes: smallest and largest edges of a voxel in mm, along the patient's axes, of the training scans.
+        learned_from: checksum of the voxels of each training scan, by its name.
         settings: options of the training, by name.
     """
 
@@ -44,11 +53,19 @@ class Record:
     normalization: str | None = None
     organ: str | None = None
     fitted_on: int | None = None
+    voxel_sizes: list[list[float]] | None = None
+    learned_from: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    scans: tuple[Paths, ...] = field(
+        default=(), compare=False
+    )  # of the training, whose checksums come with the weights
 
     def save_beside(self, weights: str | Path) -> None:
         """Write `record.json` into the folder of a file of weights."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n"
+        content = dataclasses.asdict(dataclasses.replace(self, scans=()))
+        del content["scans"]
+        content["learned_from"] |= {case_id(scan): fingerprint(scan) for scan in self.scans}
+        text = json.dumps(content, indent=1, default=str) + "\n"
         path = write_atomically(Path(weights).with_name(_FILE), lambda path: path.write_text(text, encoding="utf-8"))
         for name in _FORMER_FILES:  # of weights that were replaced
             path.with_name(name).unlink(missing_ok=True)
@@ -59,6 +76,7 @@ def make_record(
     labels: Mapping[int, str] | None = None,
     modality: Sequence[str] = ("",),
     settings: Mapping[str, Any] | None = None,
+    data: Sequence[Mapping[str, Any]] = (),
     **numbers: Any,
 ) -> Record:
     """Return the record of a training whose preprocessing is known beforehand.
@@ -68,6 +86,7 @@ def make_record(
             `null` or `random`: nothing is compared.
         labels: names of the classes by their value, background included; none for a pretraining.
         modality: see `Record`, also for `settings`.
+        data: training cases, each with `image`, whose voxel sizes and checksums are kept.
         numbers: other fields of `Record`, such as `spacing`.
 
     Raises:
@@ -82,7 +101,42 @@ def make_record(
     if has_weights(from_weights):
         check_same(load_record(str(from_weights)), numbers, str(from_weights))
     options = {name: _without_folder(value) for name, value in (settings or {}).items()}
-    return Record(labels=dict(labels or {}), modality=[*modality], settings=options, **numbers)
+    scans = tuple(case["image"] for case in data)
+    sizes = np.array([_voxel_size(check_header(ensure_tuple(scan)[0], allow_2d=True).affine) for scan in scans])
+    return Record(
+        labels=dict(labels or {}),
+        modality=[*modality],
+        voxel_sizes=[sizes.min(axis=0).tolist(), sizes.max(axis=0).tolist()] if len(sizes) else None,
+        settings=options,
+        scans=scans,
+        **numbers,
+    )
+
+
+def check_voxel_size(record: Record, affine: np.ndarray, path: str | Path) -> str | None:
+    """Return a warning when the voxels of a scan are unlike those of the training, and nothing resamples them.
+
+    Args:
+        record: of the weights.
+        affine: `(4, 4)`, from voxel indices to RAS millimeters.
+        path: of the scan, for the warning.
+    """
+    if record.voxel_sizes is None or isinstance(record.spacing, float | int):
+        return None
+    kept = np.array([not edge for edge in record.spacing or (0, 0, 0)])
+    sizes, (low, high) = _voxel_size(affine), np.array(record.voxel_sizes)
+    if not (((sizes < low / _UNLIKE) | (sizes > high * _UNLIKE)) & kept).any():
+        return None
+    texts = (" x ".join(f"{edge:.3g}" for edge in edges) for edges in (sizes, low, high))
+    return "{}: voxels of {} mm are unlike those of the training, {} to {} mm; resample the scan".format(path, *texts)
+
+
+def _voxel_size(affine: np.ndarray) -> np.ndarray:
+    """Return the edges of a voxel in mm along the patient's axes."""
+    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    sizes = np.empty(3)
+    sizes[axes] = np.linalg.norm(affine[:3, :3], axis=0)
+    return sizes
 
 
 def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None:

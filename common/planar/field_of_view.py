@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Crop, InvertibleTransform, LoadImage, MapTransform, Orientation, Pad
+from monai.transforms import Compose, Crop, InvertibleTransform, MapTransform, Orientation, Pad
 from monai.utils import ensure_tuple_rep
 from scipy.ndimage import center_of_mass, uniform_filter
 from scipy.signal import correlate
 
 from common.cli import InputError, MissingFileError, has_weights
-from common.data import write_atomically
+from common.data import LoadVolume, write_atomically
 
 __all__ = ["CropFieldOfViewd", "FieldOfView", "Place", "fit_field_of_view", "load_field_of_view"]
 
@@ -188,7 +188,7 @@ def _align(
     data: Sequence[Mapping[str, str]], size: tuple[float, ...], step: float, clip: tuple[float, float]
 ) -> FieldOfView:
     num_voxels = [round(edge / step) for edge in size]
-    load = Compose([LoadImage(image_only=True, ensure_channel_first=True), Orientation(axcodes="RAS", labels=None)])
+    load = Compose([LoadVolume(), Orientation(axcodes="RAS", labels=None)])
     scans, steps = [], []
     images = sorted(case["image"] for case in data)
     for path in images[:: math.ceil(len(images) / _MAX_SCANS)]:

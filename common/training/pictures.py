@@ -16,10 +16,9 @@ from ignite.engine import Engine, Events
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from monai.transforms import Compose, LoadImage, Orientation
+from monai.transforms import Orientation
 
-from common.data import is_main_process, write_atomically
-from common.transforms import EnsureVolume
+from common.data import LoadVolume, case_name, is_main_process, write_atomically
 
 __all__ = ["OutputPicture", "OverlayPictures", "save_curves", "save_figure", "save_overlay", "show_slice"]
 
@@ -169,7 +168,6 @@ class OverlayPictures:
         self.max_cases = max_cases
         self.remaining = 0
         self._reorient = Orientation(axcodes="RAS", labels=None)
-        self._load = Compose([LoadImage(image_only=True, ensure_channel_first=True), EnsureVolume(), self._reorient])
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -184,10 +182,10 @@ class OverlayPictures:
             if self.remaining <= 0:
                 return
             self.remaining -= 1
-            source = output["pred"].meta["filename_or_obj"]
-            name = Path(source).name.split(".")[0]
+            meta = output["pred"].meta
+            source, name = str(meta["filename_or_obj"]), case_name(meta)
             path = self.save_dir / f"{name}{'_overlay.png' if source.lower().endswith('.png') else '.png'}"
-            image = self._load(source)
+            image = self._reorient(LoadVolume(allow_2d=True, series=meta.get("series") or None)(source))
             segmentations = {"segmentation": self._label_map(output["pred"])}
             if isinstance(output.get("label"), torch.Tensor):
                 segmentations["label"] = self._label_map(output["label"])

@@ -37,8 +37,12 @@ class InferenceReport:
         self.cases: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.cases = []
 
     def _collect(self, engine: Engine) -> None:
         for output in engine.state.output:
@@ -55,6 +59,7 @@ class InferenceReport:
             source = str(prediction.meta["filename_or_obj"])
             for warning in warnings:
                 logger.warning("%s: %s", source, warning)
+            warnings = [*filter(None, str(prediction.meta.get("warnings", "")).split("; ")), *warnings]
             self.cases.append({"image": source, "status": "segmented", "volumes_ml": volumes, "warnings": warnings})
 
     def _write(self, engine: Engine) -> None:

@@ -14,18 +14,22 @@ from monai.transforms import SaveImaged
 from PIL import Image
 
 from common.cli import InputError
-from common.data import case_id, write_atomically
+from common.data import case_name, corner_distance, write_atomically
 
 __all__ = ["SaveSegmentationd"]
 
+_TOLERANCE = 0.1  # voxels, by which a qform may miss the grid
+_SCANNER, _UNKNOWN = 1, 0  # codes of NIfTI
+
 
 class SaveSegmentationd(SaveImaged):
-    """Write label maps and probabilities as `<name of the image>_<postfix>`, whole or not at all.
+    """Write label maps and probabilities as `<name of the case>_<postfix>`, whole or not at all.
 
     The label map of a PNG is a PNG with the same pixels, whose gray values are the labels, up to 255: what image
     editors and `dataset.json` take. Others, and probabilities (several with the classes along the last axis), become
-    NIfTI (`.nii.gz`) with the shape of the file of the image. It is a `SaveImaged` so that MONAI Label, which writes
-    its own files, leaves it out.
+    NIfTI (`.nii.gz`) with the shape of the file of the image and its grid as it is stated there: what is unknown, such
+    as an orientation without a code, stays unknown. It is a `SaveImaged` so that MONAI Label, which writes its own
+    files, leaves it out.
 
     Args:
         keys: label maps of shape `(1, H, W, D)` with whole numbers, or probabilities of shape `(num_classes, H, W, D)`.
@@ -56,13 +60,29 @@ class SaveSegmentationd(SaveImaged):
             array = array[..., 0]
         if is_label_map and len(volume.meta["spatial_shape"]) == 2:
             array = array[..., 0]
-        path = self.output_dir / f"{case_id(source)}_{self.output_postfix}.nii.gz"
+        path = self.output_dir / f"{case_name(volume.meta)}_{self.output_postfix}.nii.gz"
         if source.suffix.lower() == ".png" and is_label_map:
             path = path.with_name(path.name.removesuffix(".nii.gz") + ".png")
             if array.max() > np.iinfo(np.uint8).max:
-                raise InputError(f"{path}: labels of a PNG must be at most 255, got {array.max()}")
+                raise InputError(f"{path}: labels of a PNG must be at most 255, got {array.max()}; convert the scans")
             write_atomically(path, Image.fromarray(array.T.astype(np.uint8)).save)
             return
         image = nib.Nifti1Image(array, np.asarray(volume.affine, dtype=float))
-        image.header.set_xyzt_units("mm")
+        _state_grid(image, volume.meta)
         write_atomically(path, lambda temporary: nib.save(image, temporary))
+
+
+def _state_grid(image: nib.Nifti1Image, meta: Mapping[str, Any]) -> None:
+    """Say where the voxels lie, with the codes of the scan's header if that is NIfTI; what it leaves open stays so."""
+    header, affine, stated = image.header, np.array(image.affine), meta.get("nifti") or {}
+    header.set_xyzt_units("mm")
+    if not meta.get("is_oriented", True):
+        header.set_sform(affine, _UNKNOWN)
+        header.set_qform(affine, _UNKNOWN, strip_shears=True)
+        for name in set(stated) - {"pixdim", "xyzt_units"}:  # readers differ in what they make of them
+            header[name] = stated[name]
+        return
+    header.set_sform(affine, int(stated.get("sform_code", _SCANNER)))
+    header.set_qform(affine, int(stated.get("qform_code", _SCANNER)), strip_shears=True)
+    if header["sform_code"] and corner_distance(affine, header.get_qform(), (*image.shape, 1, 1)[:3]) > _TOLERANCE:
+        header["qform_code"] = _UNKNOWN  # a shear, which no quaternion can hold

@@ -6,6 +6,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import write_series
 from PIL import Image
 
 from common.data import list_images
@@ -18,7 +19,7 @@ def touch(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name.lower().endswith((".nii", ".nii.gz")):
-            nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
+            nib.save(nib.Nifti1Image(volume, np.diag([-1.0, -1, 1, 1])), path)
         elif name.lower().endswith((".nrrd", ".mha", ".mhd")):
             itk.imwrite(itk.image_from_array(volume), str(path))
         else:
@@ -35,7 +36,8 @@ def test_every_scan_below_a_folder_is_listed_once_and_sorted(tmp_path):
 
 
 def test_a_file_is_itself_and_a_dicom_series_its_folder(tmp_path):
-    touch(tmp_path, "scan.nii.gz", "series/1.dcm", "series/2.dcm")
+    touch(tmp_path, "scan.nii.gz")
+    write_series(tmp_path / "series")
     assert names(tmp_path, list_images(str(tmp_path / "scan.nii.gz"))) == ["scan.nii.gz"]
     assert names(tmp_path, list_images(tmp_path / "series")) == ["series"]
 
@@ -47,7 +49,7 @@ def test_odd_names_are_plain_text(tmp_path, name):
 
 
 def test_what_holds_no_scan_is_refused_by_name(tmp_path):
-    touch(tmp_path, "empty/readme.md", "page.html", "set/dataset.json", "twins/a.nii", "twins/sub/A.nii.gz")
+    touch(tmp_path, "empty/readme.md", "page.html", "set/dataset.json", "twins/a.nii", "twins/A.nii.gz")
     (tmp_path / "empty.nii").touch()
     for name, error, message in (
         ("nowhere", FileNotFoundError, "nowhere: dataset_dir must exist"),
@@ -55,7 +57,7 @@ def test_what_holds_no_scan_is_refused_by_name(tmp_path):
         ("page.html", ValueError, r"page.html: scan must be one of .nii.gz, .*, got .html"),
         ("set", ValueError, r"set: is a data set with labels; name the folder of its scans, such as .*imagesTs"),
         ("empty.nii", ValueError, r"empty.nii: .*empty"),
-        ("twins", ValueError, r"scans must have different names, .* got \[.*twins/a.nii.*twins/sub/A.nii.gz"),
+        ("twins", ValueError, r"scans must have different names, .* got \[.*twins/A.nii.gz.*twins/a.nii"),
     ):
         with pytest.raises(error, match=message):
             list_images(tmp_path / name)
@@ -80,13 +82,12 @@ def test_an_organ_is_the_mask_of_the_same_name_whatever_its_suffix(tmp_path):
     found = list_images(tmp_path / "scans", organ_dir=tmp_path / "organs")
     assert names(tmp_path, found) == ["scans/b.nii.gz", "scans/sub/A.nii"]
     assert [item["organ"] for item in found] == [str(tmp_path / "organs" / name) for name in ("b.nii.gz", "a.nii.gz")]
-    assert all(list(item) == ["image"] for item in list_images(tmp_path / "scans"))
+    assert all(list(item) == ["image", "case_id"] for item in list_images(tmp_path / "scans"))
 
 
 def test_the_organ_of_a_dicom_series_has_the_name_of_its_folder_dots_included(tmp_path):
     touch(tmp_path, "organs/1.2.840.113.nii.gz")
-    (tmp_path / "1.2.840.113").mkdir()
-    (tmp_path / "1.2.840.113" / "0.dcm").touch()
+    write_series(tmp_path / "1.2.840.113", shape=(10, 10, 10), spacing=(1, 1, 1), origin=(0, 0, 0))
     (item,) = list_images(tmp_path / "1.2.840.113", organ_dir=tmp_path / "organs")
     assert item["organ"] == str(tmp_path / "organs/1.2.840.113.nii.gz")
 
@@ -104,6 +105,6 @@ def test_refuses_a_scan_without_its_organ(tmp_path):
 def test_refuses_an_organ_off_the_grid_of_its_scan(tmp_path):
     touch(tmp_path, "a.nii")
     (tmp_path / "organs").mkdir()
-    nib.save(nib.Nifti1Image(np.ones((10, 10, 9), np.uint8), np.eye(4)), tmp_path / "organs/a.nii")
+    nib.save(nib.Nifti1Image(np.ones((10, 10, 9), np.uint8), np.diag([-1.0, -1, 1, 1])), tmp_path / "organs/a.nii")
     with pytest.raises(ValueError, match=r"organs/a\.nii: organ must have the shape of its image \(10, 10, 10\), got"):
         list_images(tmp_path / "a.nii", organ_dir=tmp_path / "organs")

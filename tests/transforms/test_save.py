@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
+from monai.transforms import Compose, Orientationd, SaveImaged
 from PIL import Image
 
-from common.transforms import EnsureVolumed, InvertLabelMapd, InvertProbabilitiesd, SaveSegmentationd
+from common.transforms import InvertLabelMapd, InvertProbabilitiesd, LoadVolumesd, SaveSegmentationd
 
 PIXELS = np.arange(30, dtype=np.uint8).reshape(6, 5)
 
@@ -27,8 +27,7 @@ def segment(path, save):
     """Segment what is brighter than 10 and than 20, all the way from a file to a file."""
     preprocessing = Compose(
         [
-            LoadImaged("image", image_only=True, ensure_channel_first=True),
-            EnsureVolumed("image"),
+            LoadVolumesd("image", allow_2d=True),
             Orientationd("image", axcodes="RAS", labels=None),
         ]
     )

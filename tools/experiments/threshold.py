@@ -56,13 +56,13 @@ def threshold(
     Returns:
         Mean and median Dice of each threshold.
     """
-    from monai.transforms import Compose, LoadImaged, Orientationd
+    from monai.transforms import Compose, Orientationd
 
     from common.cli import check_choice
     from common.cli.options import NUMBER
     from common.data import case_id, read_cases, write_atomically
     from common.layers import ORGAN_FINDERS, FindOrgand, NormalizeByOrgand
-    from common.transforms import CheckVolumed
+    from common.transforms import LoadVolumesd
 
     check_choice("organ", organ, [*ORGAN_FINDERS, "given"])
     check_choice("side", side, ["above", "below"])
@@ -74,8 +74,7 @@ def threshold(
     keys = ["image", "label", "organ"]
     load = Compose(
         [
-            LoadImaged(keys, image_only=True, ensure_channel_first=True, allow_missing_keys=True),
-            CheckVolumed(label_key="label"),
+            LoadVolumesd(keys, allow_missing_keys=True),
             Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
             FindOrgand("image", method=organ),
             NormalizeByOrgand("image", clip=clip),

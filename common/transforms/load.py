@@ -1,0 +1,142 @@
+"""Loading of volumes by the one reader, and checks of what they hold before a network sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImaged, MapTransform
+from monai.utils import convert_to_dst_type, ensure_tuple
+
+from common.cli import InputError, check_choice
+from common.data import (
+    Header,
+    LoadVolume,
+    Record,
+    case_id,
+    check_grids,
+    check_image,
+    check_label,
+    check_modality,
+    check_voxel_size,
+    fingerprint,
+)
+
+__all__ = ["LoadVolumesd"]
+
+logger = logging.getLogger(__name__)
+
+
+class LoadVolumesd(LoadImaged):
+    """Load an image, its label and its organ as volumes, and refuse what would end in a wrong result without an error.
+
+    The image must have its channels and finite values; a label one channel, allowed values and the image's grid. What
+    is only odd is logged as a warning and kept in the image's metadata: a constant image, an empty label, intensities
+    or voxels unlike those of the record. It is a `LoadImaged` since MONAI Label looks for one.
+
+    Args:
+        keys: `image`, and perhaps `label` and `organ`: paths, see `check_header`, or lists of them, one for each
+            channel. Each becomes a tensor of shape `(C, H, W, D)`; labels and organs become maps of whole numbers of a
+            small integer type.
+        record: what is known of the images: the modality of each channel, the classes (where a label must be one of
+            them) and the voxels of the training. None: nothing is, and the image may have any channels.
+        channels: of the image, if not one for each modality.
+        nan: `refuse` voxels that are NaN or infinite, or `replace` them by the smallest finite value of the image.
+        allow_2d: take 2D images for volumes with one slice, see `check_header`.
+        series: UID of the DICOM series that is read, where a folder holds several.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        record: Record | None = None,
+        channels: int | None = None,
+        nan: str = "refuse",
+        allow_2d: bool = False,
+        series: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        check_choice("nan", nan, ("refuse", "replace"))
+        MapTransform.__init__(self, keys, allow_missing_keys)  # without MONAI's readers, see `LoadVolume`
+        self._loader = LoadVolume(allow_2d, series)
+        self.meta_keys = (None,) * len(self.keys)
+        self.meta_key_postfix = ("meta_dict",) * len(self.keys)
+        self.overwriting = False
+        self.record = record
+        self.channels = len(record.modality) if channels is None and record is not None else channels
+        self.nan = nan
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        paths = {key: data[key] for key in self.key_iterator(dict(data))}
+        out = dict(super().__call__(data, reader))
+        for key, path in paths.items():
+            files = [str(file) for file in ensure_tuple(path)]
+            if key == "image":
+                out[key] = self._check_image(out[key], files)
+                out[key].meta["case_id"] = data.get("case_id") or case_id(path)
+                continue
+            labels = len(self.record.labels) if key == "label" and self.record and self.record.labels else None
+            if out[key].shape[0] != 1:
+                raise InputError(f"{files[0]}: {key} must have 1 channel, got {out[key].shape[0]}; split the file")
+            rounded = check_label(_to_array(out[key]), files[0], labels)
+            out[key] = convert_to_dst_type(rounded, out[key], dtype=rounded.dtype)[0]
+            if isinstance(out.get("image"), MetaTensor):
+                check_grids(_header(out["image"]), _header(out[key]), files[0], str(key))
+        return out
+
+    def _check_image(self, image: MetaTensor, files: Sequence[str]) -> MetaTensor:
+        path = files[0]
+        if self.channels is not None and len(image) != self.channels:
+            names = f" ({', '.join(self.record.modality)})" if self.record and any(self.record.modality) else ""
+            raise InputError(
+                f"{path}: number of channels must be {self.channels}{names}, got {len(image)}; give the channels "
+                "that the network was trained with"
+            )
+        if image.meta["has_palette"]:  # fine for labels, whose values are the indices
+            raise InputError(f"{path}: pixels must be gray or RGB, got indices into a palette; convert the file")
+        if self.nan == "replace":
+            image = _replace_nan(image, path)
+        array = _to_array(image)
+        warnings = [check_image(array, path), *self._compare(array, image, path)]
+        found = [warning for warning in warnings if warning]
+        for warning in found:
+            logger.warning(warning)
+        said = [image.meta["warnings"], *(warning.removeprefix(f"{path}: ") for warning in found)]
+        image.meta["warnings"] = "; ".join(text for text in said if text)
+        image.meta["fingerprint"] = fingerprint(files)
+        return image
+
+    def _compare(self, array: np.ndarray, image: MetaTensor, path: str) -> list[str | None]:
+        """Return warnings of an image that is unlike those of the record."""
+        if self.record is None:
+            return []
+        found = [
+            check_modality(channel, path, name) for name, channel in zip(self.record.modality, array, strict=False)
+        ]
+        return [*found, check_voxel_size(self.record, image.affine.numpy(), path)]
+
+
+def _replace_nan(image: MetaTensor, path: str) -> MetaTensor:
+    """Return a copy whose NaN and infinite voxels have the smallest of the finite values, with a warning."""
+    bad = ~torch.isfinite(image.as_tensor())
+    num_bad = int(bad.sum())
+    if num_bad in (0, bad.numel()):
+        return image
+    logger.warning("%s: %d voxels that are NaN or infinite are replaced by the minimum", path, num_bad)
+    out = image.clone()
+    out[bad] = image.as_tensor()[~bad].min()
+    return out
+
+
+def _to_array(volume: MetaTensor) -> np.ndarray:
+    return volume.as_tensor().numpy()
+
+
+def _header(volume: MetaTensor) -> Header:
+    affine = np.asarray(volume.affine, dtype=float)
+    return Header(tuple(volume.shape[1:]), affine, tuple(volume.pixdim.tolist()), len(volume))
