@@ -15,7 +15,7 @@ from tools.verify.overrides import bases_of
 __all__ = ["check_consistency", "check_names"]
 
 _ROOTS = ("network_def", "preprocessing", "inferer", "postprocessing")
-_OF_OTHER_KEYS = {"keys", "allow_missing_keys"}
+_MAY_DIFFER = {"keys", "allow_missing_keys", "series"}  # which scan, and not what is done to it
 _DATA = {"bundle_root", "dataset_dir"}  # what follows from them is known only when there are data or weights
 _NAMES = {  # of what a command may want to set, and what it runs
     "pretrain": ["ckpt_dir", "resume", "seed", "fold", "num_folds", "max_epochs", "pretraining"],
@@ -74,7 +74,7 @@ def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any])
             yield f"validate::preprocessing must do to {key} what inference does, {names[1]}, got {names[0]}"
             continue
         for first, second in zip(here, there, strict=True):
-            for argument in sorted({*first, *second} - _OF_OTHER_KEYS):
+            for argument in sorted({*first, *second} - _MAY_DIFFER):
                 if not argument.startswith("label") and not _is_same(first, second, argument, key):
                     yield (
                         f"validate::preprocessing must give {_name(first)} of {key} the {argument} of inference, "

@@ -135,7 +135,7 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
     ),
     "a transform fewer": (
         *(INFERENCE, "  - {_target_: common.transforms.CropBodyd, keys: image, air: $@record.air}\n", ""),
-        f"{TRAIN}: validate::preprocessing must do to image what inference does, ['LoadImaged', ",
+        f"{TRAIN}: validate::preprocessing must do to image what inference does, ['common.transforms.LoadVolumesd', ",
     ),
     "network that cannot be built": (
         *(INFERENCE, "in_channels: 1", "in_channels: one"),
@@ -203,7 +203,7 @@ def test_bundles_that_are_given_together_have_the_same_names(bundle, tmp_path):
 
 
 def test_preprocessing_may_be_written_in_another_way(bundle):
-    replace(bundle / INFERENCE, "- {_target_: LoadImaged, keys: image, ", "- {_target_: LoadImaged, keys: [image], ")
+    replace(bundle / INFERENCE, "LoadVolumesd, keys: image, ", "LoadVolumesd, keys: [image], ")
     replace(
         bundle / INFERENCE, "IsotropicSpacingd, keys: image, ", "IsotropicSpacingd, keys: [image], mode: [bilinear], "
     )
