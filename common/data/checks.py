@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _GRID_TOLERANCE = 0.1  # voxels, at a corner
 _ROUNDING = 1e-2  # how far a label may lie from a whole number
-_SAMPLE = 500_000  # voxels, by which a scan is judged
+_SAMPLE = 50_000  # voxels, by which a scan is judged
 _PADDING_HU, _LUNG_HU, _FAT_HU = -1500, -500, -70
 _MR_NAMES = ("MR", "FLAIR", "T1", "T2", "PD", "DWI", "ADC")
 

@@ -2,7 +2,7 @@
 
     python -m tools.benchmark METHOD [--device cpu] [--json rows.json] [--repeats 5] [--threads 1] [--quick]
 
-METHOD is fnet, context, planar or layers. The two sides of a row take turns, so that both meet the same load; the ratio
+METHOD is fnet, context, planar, layers or reading. The two sides of a row take turns, so that both meet the same load; the ratio
 is that of their medians.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from common.cli import InputError
 from tools._command import run_command
 
-_METHODS = ("fnet", "context", "planar", "layers")
+_METHODS = ("fnet", "context", "planar", "layers", "reading")
 
 
 def benchmark(
@@ -34,7 +34,8 @@ def benchmark(
         method: `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
             `context`: drawing masks, corruption against a training step, loader, inference;
             `planar`: pretraining, extraction, the search of neighbors, a whole volume;
-            `layers`: simulated samples against the published way, their stages, a training step.
+            `layers`: simulated samples against the published way, their stages, a training step;
+            `reading`: loading with all checks against MONAI's, headers.
         device: `cpu` or `cuda`, which takes the larger batches, networks and volumes of the papers.
         json: file to write the rows to, with the machine.
         repeats: of each side.

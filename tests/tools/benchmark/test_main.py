@@ -8,7 +8,7 @@ import torch
 from tools.benchmark.__main__ import benchmark
 from tools.benchmark.measure import compare
 
-METHODS = ["fnet", "context", "planar", "layers"]
+METHODS = ["fnet", "context", "planar", "layers", "reading"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -26,7 +26,7 @@ def test_command_writes_the_rows_and_the_machine(method, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "unet"}, "method must be one of fnet, context, planar, layers, got 'unet'"),
+        ({"method": "unet"}, "method must be one of fnet, context, planar, layers, reading, got 'unet'"),
         ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
         ({"repeats": 0}, "repeats must be a whole number from 1, got 0"),
         ({"threads": 0}, "threads must be a whole number from 1, or null .*, got 0"),

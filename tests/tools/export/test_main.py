@@ -25,7 +25,7 @@ from tools.verify.findings import find_all
 
 pytestmark = pytest.mark.slow
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
-PACKAGES = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
+PACKAGES = {"PIL": "pillow", "itk": "itk-io", "ignite": "pytorch-ignite", "skimage": "scikit-image"}
 WITHOUT_REPOSITORY = (
     "import runpy, sys; sys.modules['common'] = sys.modules['tools'] = None; sys.argv[0] = 'monai.bundle'; "
     "runpy.run_module('monai.bundle', run_name='__main__')"
