@@ -1,4 +1,4 @@
-"""Data lists in the form of the Medical Segmentation Decathlon: read, checked, and cut into nested subsets."""
+"""Data lists: read, checked, and cut into nested subsets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from common.cli import InputError, MissingFileError, check_choice, check_flags
 
 from .checks import check_grids
+from .dataset_file import Case, DatasetFile, Item, image_files, read_dataset_file
 from .files import write_atomically
 from .header import check_header
 from .reader import case_id
@@ -24,13 +25,12 @@ __all__ = ["Cases", "read_cases", "read_images", "without_labels", "write_datali
 
 logger = logging.getLogger(__name__)
 
-Item = dict[str, str]
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Cases of one fold, each a dictionary of absolute paths.
+    """Cases of one fold, each a dictionary of absolute paths; an `image` is a list where each channel has its own file.
 
     A case may have an `organ`, too: a mask of where its lesions may lie. One with a label may have a `t2_map`: T2 in ms
     on the grid of its image, for the clinical metrics.
@@ -40,11 +40,12 @@ class Cases:
         labels: names of the classes by their value, background (0) included.
         modality: name of each channel of an image, such as CT or FLAIR; one empty name when the file has none.
         training: `image` and `label` of the labeled training cases.
-        validation: `image` and `label` of the cases held out in this fold.
+        validation: `image` and `label` of the cases held out in this fold; those of a single patient serve as both.
         unlabeled: `image` of the unlabeled cases, and of the training cases whose labels stay unused.
         test: `image`, and `label` where there is one.
         normal: `image` of the training scans without a lesion, and of those that are held out in this fold.
         normal_validation: the latter.
+        unlabeled_validation: `image` of the unlabeled cases whose patients are held out in this fold.
     """
 
     name: str
@@ -56,9 +57,12 @@ class Cases:
     test: list[Item]
     normal: list[Item] = field(default_factory=list)
     normal_validation: list[Item] = field(default_factory=list)
+    unlabeled_validation: list[Item] = field(default_factory=list)
 
     def pretraining(self, include_val_images: bool = False, num_unlabeled: int | None = None) -> list[Item]:
         """Return every training case, every unlabeled one, and the validation cases if asked to, all without labels.
+
+        Where there is none, the validation cases or the scans without a lesion take their place.
 
         Args:
             include_val_images: take the validation cases, too.
@@ -67,15 +71,24 @@ class Cases:
         check_flags(include_val_images=include_val_images)
         if num_unlabeled is not None and num_unlabeled < 0:
             raise InputError(f"num_unlabeled must be 0 or more, got {num_unlabeled}")
-        validation = self.validation if include_val_images else []
-        return without_labels([*self.training, *self.unlabeled[:num_unlabeled], *validation])
+        if not self.training and not self.unlabeled:
+            instead = [*self.validation, *self.unlabeled_validation]
+            return without_labels(instead or (self.normals("training") if self.normal else []))
+        held_out = [*self.validation, *self.unlabeled_validation] if include_val_images else []
+        new = [case for case in held_out if case not in self.training]
+        return without_labels([*self.training, *self.unlabeled[:num_unlabeled], *new])
 
     def held_out(self) -> list[Item]:
-        """Return the `image` of every validation case or, where no case has a label, of a tenth of the unlabeled ones.
+        """Return the `image` of every validation case or, where no case has a label, of a tenth of the others.
 
         The latter are learned from, too: without labels, nothing is held out.
         """
-        return without_labels(self.validation or self.unlabeled[: max(len(self.unlabeled) // 10, 1)])
+        if self.validation:
+            return without_labels(self.validation)
+        if not self.training and not self.unlabeled and self.normal:
+            return without_labels(self.normals("validation"))
+        others = self.unlabeled or self.training
+        return without_labels(others[: max(len(others) // 10, 1)])
 
     def normals(self, split: str) -> list[Item]:
         """Return the scans without a lesion of `training` or `validation`; those of a single patient serve as both."""
@@ -85,7 +98,7 @@ class Cases:
                 "normal must list at least one scan without a lesion in dataset.json, got none; "
                 "`python -m tools.normals` cuts blocks of slices without one from labeled scans"
             )
-        held_out = self.normal_validation
+        held_out = self.normal_validation or self.normal
         return held_out if split == "validation" else [case for case in self.normal if case not in held_out] or held_out
 
     def labeled(self, split: str) -> list[Item]:
@@ -93,8 +106,11 @@ class Cases:
         check_choice("split", split, ("training", "validation", "test"))
         cases = [case for case in getattr(self, split) if "label" in case]
         if not cases:
+            others = [name for name in ("validation", "training") if getattr(self, name) and split == "test"]
+            instead = f", or pass --split {others[0]}" if others else ""
             raise InputError(
-                f"split {split} must hold cases with labels, got none; look at training, folds and test in dataset.json"
+                f"split {split} must hold cases with labels, got none; look at training, folds and test in "
+                f"dataset.json{instead}"
             )
         return cases
 
@@ -107,78 +123,100 @@ def read_cases(
     num_validation: int | None = None,
     seed: int = 0,
     allow_2d: bool = False,
+    is_pretraining: bool = False,
 ) -> Cases:
     """Read `dataset.json`, refuse what is wrong with it or with the headers of its files, and choose a fold's cases.
 
-    The list of the training cases, sorted and shuffled by `seed`, is cut into `num_folds` parts, unless the file has
-    `folds`: a list, one entry per fold, of lists of case ids (file names without suffix). The part of `fold` is held
-    out. The others are put into an order of their own; the first `num_labeled` keep their labels and the rest counts
-    as unlabeled, so that fewer labeled cases always lie inside more. Of the scans that the file lists as `normal`, a
-    part of `num_folds` is held out, too, whatever its `folds` are; those with the same `case`, the name of a patient,
-    are held out together.
+    The list of the training cases, sorted and shuffled by `seed`, is cut into `num_folds` parts, or into as many as
+    there are cases when these are fewer, and the part of `fold` is held out. A single case serves for training and for
+    validation. The file may hold out cases by itself: by `validation`, a list of cases; by a `fold` of each training
+    case; or by `folds`, a list, one entry per fold, of lists of case ids (file names without suffix).
+
+    The other training cases are put into an order of their own; the first `num_labeled` keep their labels and the rest
+    counts as unlabeled, so that fewer labeled cases always lie inside more. Of the scans that the file lists as
+    `normal`, a part of `num_folds` is held out, too, whatever its `folds` are.
+
+    Cases with the same `patient` stay together. They are in training, in validation or in test, also those without
+    labels. Of the order of the training cases, the first patient is always taken, and the next ones for as long as
+    they have no more than `num_labeled` scans in all; so it is with `num_validation`.
 
     Args:
         dataset_dir: folder that holds `dataset.json` and every file it lists.
         fold: from 0 to the number of folds minus 1.
-        num_folds: number of parts; not used when the file has `folds`.
+        num_folds: number of parts at most; not used when the file holds out cases by itself.
         num_labeled: labeled training cases, None for all.
         num_validation: validation cases at most, None for all; the others held out are not used at all.
         seed: of the folds and of the order of the training cases.
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
+        is_pretraining: no label is learned from: `fold` may be any of `num_folds`, however few cases have a label.
 
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
-        ValueError: when the file is malformed, lists a file twice or outside of `dataset_dir`, a header is bad, a label
-            or an organ is not on the grid of its image, or an argument is out of range.
+        ValueError: when the file is malformed, lists a file twice or outside of `dataset_dir`, has a patient on both
+            sides, a header is bad, a channel, label or organ is not on the grid of its image, or an argument is out of
+            range.
     """
-    path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
-    content = _load(path)
-    training = [_item(path, case, ("image", "label")) for case in content["training"]]
-    patients = _by_patient(path, content["normal"])
-    test, unlabeled, normal = (_images(path, content[key]) for key in ("test", "unlabeled", "normal"))
-    _check_files([*training, *test, *unlabeled, *normal])
-    for case in [*training, *test, *unlabeled, *normal]:
-        image = check_header(case["image"], allow_2d=allow_2d)
-        for key in [key for key in ("label", "organ", "t2_map") if key in case]:
-            check_grids(image, check_header(case[key], allow_2d=allow_2d), case[key], key)
+    path = _find_file(dataset_dir)
+    listed = _read_listed(path)
+    for case in _all_cases(listed):
+        _check_headers(path, case.item, listed.modality, allow_2d)
 
-    held_out = _choose_fold(path, training, content["folds"], fold, num_folds, seed) if training else []
-    rest = sorted((case for case in training if case not in held_out), key=lambda case: case["image"])
-    rest = [rest[index] for index in np.random.RandomState([seed, fold]).permutation(len(rest))]
-    if num_labeled is not None and num_labeled not in range(1, len(rest) + 1):
-        raise InputError(f"num_labeled must be between 1 and {len(rest)} in {path}, got {num_labeled}")
+    patients = _by_patient(sorted(listed.training, key=_name))
+    way = _own_way(path, listed)
+    held_out = _hold_out(path, listed, way, patients, fold, num_folds, seed, is_pretraining)
+    is_shared = way is None and len(patients) == 1
+    if is_shared and not is_pretraining:
+        logger.warning(
+            "%s: has labels of one %s, so training and validation share them, and the validation score tells nothing "
+            "of new scans; label another one",
+            path,
+            "case" if len(held_out) == 1 else "patient",
+        )
+    training = held_out if is_shared else [case for case in listed.training if case not in held_out]
+    _check_patients(path, listed, training, [] if is_shared else held_out)
+    patients = _by_patient(sorted(training, key=_name))
+    patients = [patients[index] for index in np.random.RandomState([seed, fold]).permutation(len(patients))]
+    if num_labeled is not None and num_labeled not in range(1, len(training) + 1):
+        left = f"between 1 and {len(training)} in {path}, the labels that fold {fold} leaves" if training else "null"
+        where = "" if training else f", since {path} has no label to train on"
+        raise InputError(f"num_labeled must be {left}, got {num_labeled}{where}; null takes all")
     if num_validation is not None and num_validation < 1:
-        raise InputError(f"num_validation must be 1 or more, got {num_validation}")
-    modality = content["modality"]
+        raise InputError(f"num_validation must be 1 or more, got {num_validation}; null takes all")
+    labeled, rest = _take(patients, num_labeled, "num_labeled")
+    validation, _ = _take(_by_patient(held_out), num_validation, "num_validation")
+
+    away = set() if is_shared else {case.patient for case in held_out} - {None}
+    normal_away = _hold_out_normals(listed, {case.patient for case in training} - {None}, away, fold, num_folds, seed)
+    unlabeled = [case for case in listed.unlabeled if case.patient not in away]
     return Cases(
-        name=str(content["name"]),
-        labels=_read_labels(path, content["labels"]),
-        modality=[str(name) for name in modality.values()] if isinstance(modality, dict) else [str(modality)],
-        training=rest[:num_labeled],
-        validation=held_out[:num_validation],
-        unlabeled=without_labels([*unlabeled, *(rest[num_labeled:] if num_labeled else [])]),
-        test=test,
-        normal=normal,
-        normal_validation=[case for patient in _part(patients, fold, num_folds, seed) for case in patient],
+        name=listed.name,
+        labels=listed.labels,
+        modality=listed.modality,
+        training=_items(labeled),
+        validation=_items(validation),
+        unlabeled=without_labels(_items([*unlabeled, *rest])),
+        test=_items(listed.test),
+        normal=_items(listed.normal),
+        normal_validation=_items(normal_away),
+        unlabeled_validation=_items(case for case in listed.unlabeled if case.patient in away),
     )
 
 
-def read_images(dataset_dir: str | Path) -> tuple[list[str], list[str]]:
+def read_images(dataset_dir: str | Path) -> tuple[list[Any], list[Any]]:
     """Read from `dataset.json` which scans have a label and which have none.
 
     Returns:
-        Images of the training cases, of which there may be none or one, too, and of the unlabeled ones.
+        Images of the training and validation cases, of which there may be none or one, too, and of the unlabeled ones;
+        one that has a file for each channel is a list.
 
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
         ValueError: when the file is malformed, or lists a file twice or outside of `dataset_dir`.
     """
-    path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
-    content = _load(path)
-    training = [_item(path, case, ("image", "label")) for case in content["training"]]
-    unlabeled = _images(path, content["unlabeled"])
-    _check_files([*training, *unlabeled])
-    return [case["image"] for case in training], [case["image"] for case in unlabeled]
+    listed = read_dataset_file(_find_file(dataset_dir))
+    labeled, unlabeled = _items([*listed.training, *listed.validation]), _items(listed.unlabeled)
+    _check_files([*labeled, *unlabeled])
+    return [case["image"] for case in labeled], [case["image"] for case in unlabeled]
 
 
 def write_datalist(dataset_dir: str | Path, content: dict[str, Any]) -> Path:
@@ -192,85 +230,160 @@ def without_labels(cases: Sequence[Item]) -> list[Item]:
     return [{key: case[key] for key in ("image", "organ") if key in case} for case in cases]
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingFileError(f"{path}: must exist, got no such file; `python -m tools.datalist` writes one")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: must be JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must be a JSON object, got a {type(content).__name__}")
-    for key in ("training", "test", "unlabeled", "normal", "folds"):
-        if not isinstance(content.setdefault(key, []), list):
-            raise InputError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
-    return {"name": path.parent.name, "labels": {}, "modality": "", **content}
+def _find_file(dataset_dir: str | Path) -> Path:
+    return Path(dataset_dir).expanduser().absolute() / "dataset.json"
 
 
-def _images(path: Path, cases: list[Any]) -> list[Item]:
-    """Return the absolute paths of cases that need no label; one may be the path of its image alone."""
-    return [_item(path, case if isinstance(case, dict) else {"image": case}, ("image",)) for case in cases]
+def _read_listed(path: Path) -> DatasetFile:
+    """Read the file, say which of its keys are not used, and refuse files that are missing or listed twice."""
+    listed = read_dataset_file(path)
+    if listed.unused:
+        logger.warning("%s: these keys mean nothing here and are not used: %s", path, ", ".join(listed.unused))
+    _check_files(_items(_all_cases(listed)))
+    return listed
 
 
-def _by_patient(path: Path, cases: list[Any]) -> list[list[Item]]:
-    """Return the normal scans of each patient; one without a `case` is that of a patient of its own."""
-    scans: dict[tuple[str, str], list[Item]] = {}
-    for case, item in sorted(zip(cases, _images(path, cases), strict=True), key=lambda pair: pair[1]["image"]):
-        name = case.get("case") if isinstance(case, dict) else None
-        if name is not None and not (isinstance(name, str) and name):
-            raise InputError(f"{path}: case of a normal scan must be the name of a patient, got {name!r}")
-        scans.setdefault(("image", item["image"]) if name is None else ("case", name), []).append(item)
-    return list(scans.values())
+def _all_cases(listed: DatasetFile) -> list[Case]:
+    return [*listed.training, *listed.validation, *listed.test, *listed.unlabeled, *listed.normal]
 
 
-def _item(path: Path, case: Any, keys: Sequence[str]) -> Item:
-    """Return the absolute paths of a case; it must have `keys`, and may have a label, an organ and a T2 map."""
-    if not isinstance(case, dict) or any(key not in case for key in keys):
-        raise InputError(f"{path}: every case must have {' and '.join(keys)}, got {case}")
-    return {key: _locate(path, case[key]) for key in ("image", "label", "organ", "t2_map") if key in case}
+def _items(cases: Iterable[Case]) -> list[Item]:
+    return [case.item for case in cases]
 
 
-def _locate(path: Path, name: Any) -> str:
-    relative = PurePosixPath(name) if isinstance(name, str) else None
-    if relative is None or not relative.name or relative.is_absolute() or ".." in relative.parts:
-        raise InputError(f"{path}: every file must lie inside {path.parent}, got {name!r}")
-    return str(path.parent / relative)
+def _name(case: Case) -> str:
+    return image_files(case.item)[0]
 
 
-def _read_labels(path: Path, labels: Any) -> dict[int, str]:
-    """Return names by value, from `{"0": "background"}` or, as nnU-Net writes it, from `{"background": 0}`."""
-    try:
-        if all(key.isdecimal() for key in labels):
-            names = {int(value): str(name) for value, name in labels.items()}
-        else:
-            names = {int(value): str(name) for name, value in labels.items()}
-    except (AttributeError, TypeError, ValueError):
-        names = {-1: ""}
-    if not isinstance(labels, dict) or sorted(names) != list(range(len(labels))):
-        raise InputError(f"{path}: labels must name 0, 1, 2 and so on without a gap, got {labels}")
-    return dict(sorted(names.items()))
+def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
+    """Return the cases of each patient, in the order of the first ones; one without a name is a patient alone."""
+    patients: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        key = ("image", _name(case)) if case.patient is None else ("patient", case.patient)
+        patients.setdefault(key, []).append(case)
+    return list(patients.values())
 
 
-def _choose_fold(
-    path: Path, training: list[Item], folds: list[Any], fold: int, num_folds: int, seed: int
-) -> list[Item]:
+def _take(patients: list[list[Case]], number: int | None, name: str) -> tuple[list[Case], list[Case]]:
+    """Return the cases of the first patients, of whom there are `number` cases at most, and those of the others."""
+    first: list[Case] = []
+    others: list[Case] = []
+    for patient in patients:
+        fits = number is None or len(first) + len(patient) <= number
+        (first if not first or (fits and not others) else others).extend(patient)
+    if number is not None and (len(first) > number or (others and len(first) < number)):
+        logger.warning(
+            "%s: %d asked for, %d used, since the scans of a patient stay together", name, number, len(first)
+        )
+    return first, others
+
+
+def _check_headers(path: Path, item: Item, modality: Sequence[str], allow_2d: bool) -> None:
+    """Refuse a case unless all its files have a good header and lie on one grid."""
+    files = image_files(item)
+    image, *channels = (check_header(file, allow_2d=allow_2d) for file in files)
+    for file, header in zip(files, (image, *channels), strict=True):
+        if len(files) > 1 and header.channels != 1:
+            raise InputError(
+                f"{file}: file of one channel must hold one number per voxel, got {header.channels}; list one file "
+                "alone where it holds all channels"
+            )
+        check_grids(image, header, file, "channel")
+    if len(files) == 1 and len(modality) > 1 and image.channels != len(modality):
+        raise InputError(
+            f"{files[0]}: image must hold the {len(modality)} channels that modality names in {path}, got "
+            f"{image.channels}; list one file for each channel"
+        )
+    for key in [key for key in ("label", "organ", "t2_map") if key in item]:
+        check_grids(image, check_header(item[key], allow_2d=allow_2d), item[key], key)
+
+
+def _own_way(path: Path, listed: DatasetFile) -> str | None:
+    """Return the key by which the file itself holds out cases, if it does."""
+    with_fold = [case for case in listed.training if case.fold is not None]
+    ways = {"validation": listed.validation, "folds": listed.folds, "fold": with_fold}
+    used = [name for name, value in ways.items() if value]
+    if len(used) > 1:
+        raise InputError(f"{path}: cases must be held out in one way, got {' and '.join(used)}; keep one")
+    if with_fold and len(with_fold) < len(listed.training):
+        raise InputError(
+            f"{path}: every training case must have a fold, or none, got {len(with_fold)} of {len(listed.training)}; "
+            "add the others"
+        )
+    return used[0] if used else None
+
+
+def _hold_out(
+    path: Path,
+    listed: DatasetFile,
+    way: str | None,
+    patients: list[list[Case]],
+    fold: int,
+    num_folds: int,
+    seed: int,
+    is_pretraining: bool,
+) -> list[Case]:
     """Return the cases held out in one fold."""
-    num_folds = len(folds) if folds else num_folds
-    if not folds and num_folds not in range(2, len(training) + 1):
-        raise InputError(f"num_folds must be between 2 and {len(training)}, the cases of {path}, got {num_folds}")
-    if fold not in range(num_folds):
-        raise InputError(f"fold must be between 0 and {num_folds - 1} in {path}, got {fold}")
-    if not folds:
-        return _part(sorted(training, key=lambda case: case["image"]), fold, num_folds, seed)
-    by_id = {case_id(case["image"]): case for case in training}
-    if len(by_id) < len(training):
-        repeated = _repeated(case_id(case["image"]) for case in training)
-        raise InputError(f"{path}: file names must differ when there are folds, got {repeated[0]} twice")
-    for ids in folds:
+    if way is None:
+        if num_folds < 2:
+            raise InputError(f"num_folds must be 2 or more, got {num_folds}; of a single labeled scan, pass nothing")
+        number = min(num_folds, len(patients)) if patients and not is_pretraining else num_folds
+        if number < num_folds:
+            logger.info("%s: num_folds is %d, the number of labeled cases or patients", path, number)
+        _check_fold(path, fold, range(number), f"{len(patients)} labeled cases or patients")
+        return [case for patient in _part(patients, fold, number, seed) for case in patient]
+    if way == "validation":
+        _check_fold(path, fold, range(1), "a list of validation cases")
+        return listed.validation
+    if way == "fold":
+        _check_fold(
+            path, fold, sorted({case.fold for case in listed.training if case.fold is not None}), "a fold of each"
+        )
+        return [case for patient in patients for case in patient if case.fold == fold]
+    _check_fold(path, fold, range(len(listed.folds)), "folds of its own")
+    by_id = {case_id(case.item["image"]): case for case in listed.training}
+    if len(by_id) < len(listed.training):
+        repeated = _repeated(case_id(case.item["image"]) for case in listed.training)
+        raise InputError(
+            f"{path}: file names must differ when there are folds, got {repeated[0]} twice; give each case a fold"
+        )
+    for ids in listed.folds:
         wrong = [name for name in ids if name not in by_id] or _repeated(ids)
         if wrong:
-            raise InputError(f"{path}: folds must hold ids of training cases, each once, got {wrong[0]!r}")
-    return [by_id[name] for name in folds[fold]]
+            raise InputError(f"{path}: folds must hold ids of training cases, each once, got {wrong[0]!r}; correct it")
+    return [by_id[name] for name in listed.folds[fold]]
+
+
+def _check_fold(path: Path, fold: int, allowed: Sequence[int], reason: str) -> None:
+    if fold not in allowed:
+        is_gapless = [*allowed] == list(range(len(allowed)))
+        numbers = f"between 0 and {len(allowed) - 1}" if is_gapless else f"among {', '.join(map(str, allowed))}"
+        raise InputError(f"fold must be {numbers} in {path}, which has {reason}, got {fold}; pass another --fold")
+
+
+def _check_patients(path: Path, listed: DatasetFile, training: list[Case], held_out: list[Case]) -> None:
+    """Refuse a patient who is trained and validated with, or who is learned from and tested with."""
+    learned = [*listed.training, *listed.validation, *listed.unlabeled, *listed.normal]
+    for first, second, names in (
+        (training, held_out, "training and validation"),
+        (learned, listed.test, "test and another list"),
+    ):
+        shared = {case.patient for case in first} & {case.patient for case in second} - {None}
+        if shared:
+            raise InputError(
+                f"{path}: scans of a patient must stay together, got patient {min(map(str, shared))} in {names}; move "
+                "them to one of the two"
+            )
+
+
+def _hold_out_normals(
+    listed: DatasetFile, trained: set[str | None], away: set[str | None], fold: int, num_folds: int, seed: int
+) -> list[Case]:
+    """Return the normal scans held out: those of patients held out, and a part of those of patients without a label."""
+    patients = _by_patient(sorted(listed.normal, key=_name))
+    free = [patient for patient in patients if patient[0].patient not in trained | away]
+    followers = [patient for patient in patients if patient[0].patient in away]
+    return [case for patient in [*followers, *_part(free, fold, num_folds, seed)] for case in patient]
 
 
 def _part(cases: list[_T], fold: int, num_folds: int, seed: int) -> list[_T]:
@@ -286,21 +399,35 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 
 def _check_files(cases: list[Item]) -> None:
     """Refuse a missing file and one listed twice; warn of images whose content is the same."""
-    files = [Path(file) for case in cases for file in case.values()]
+    files = [
+        Path(file) for case in cases for key in case for file in (image_files(case) if key == "image" else [case[key]])
+    ]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise MissingFileError(f"{missing[0]}: must exist, got no such file ({len(missing)} missing in all)")
-    repeated = _repeated(file.resolve() for file in files)
-    if repeated:
-        raise InputError(f"{repeated[0]}: must be listed once, got it twice ({len(repeated)} such files in all)")
+        raise MissingFileError(f"{missing[0]}: {_tell_missing(missing[0])} ({len(missing)} missing in all)")
+    first_of: dict[Path, Path] = {}
+    for file in files:
+        first = first_of.setdefault(file.resolve(), file)
+        if first is not file:
+            other = f", also as {first}" if first != file else ""
+            raise InputError(f"{file}: must be listed once, got it twice{other}; remove one")
     seen: dict[tuple[int, str], str] = {}
-    images = [case["image"] for case in cases]
+    images = [file for case in cases for file in image_files(case)]
     sizes = Counter(sizes_of := [Path(image).stat().st_size for image in images])
     for image, size in zip(images, sizes_of, strict=True):
         if sizes[size] > 1:
-            first = seen.setdefault((size, _fingerprint(image, size)), image)
-            if first != image:
-                logger.warning("%s: holds the same as %s", image, first)
+            first_image = seen.setdefault((size, _fingerprint(image, size)), image)
+            if first_image != image:
+                logger.warning("%s: holds the same as %s", image, first_image)
+
+
+def _tell_missing(file: Path) -> str:
+    """Return what is wrong with a file that is not there: it may be a broken link, or lie below one."""
+    for place in (file, *file.parents):
+        if place.is_symlink() and not place.exists():
+            where = "" if place == file else f"{place} "
+            return f"must exist, {where}is a link to {place.readlink()}, which does not exist"
+    return f"must exist, got {'a folder' if file.is_dir() else 'no such file'}"
 
 
 def _fingerprint(path: str, size: int) -> str:

@@ -152,8 +152,7 @@ def test_folds_of_the_file_must_hold_training_cases(tmp_path, content, folds):
     [
         ({"fold": 5}, r"fold must be between 0 and 4 .*, got 5"),
         ({"fold": -1}, r"fold must be between 0 and 4 .*, got -1"),
-        ({"num_folds": 11}, "num_folds must be between 2 and 10, .*, got 11"),
-        ({"num_folds": 1}, "num_folds must be between 2 and 10, .*, got 1"),
+        ({"num_folds": 1}, "num_folds must be 2 or more, got 1"),
         ({"num_labeled": 0}, "num_labeled must be between 1 and 8 .*, got 0"),
         ({"num_labeled": 9}, "num_labeled must be between 1 and 8 .*, got 9"),
         ({"num_validation": 0}, "num_validation must be 1 or more, got 0"),
@@ -178,7 +177,7 @@ def test_labels_may_be_written_as_nnunet_does(tmp_path, content):
     assert cases.modality == ["MRI"]
 
 
-@pytest.mark.parametrize("labels", [{"0": "background", "2": "liver"}, {"all": [1, 2]}, {"1": "liver"}, ["liver"], 3])
+@pytest.mark.parametrize("labels", [{"0": "background", "2": "liver"}, {"all": 1.5}, {"1": "liver"}, ["liver"], 3])
 def test_refuses_labels_that_do_not_count_from_zero(tmp_path, content, labels):
     write_datalist(tmp_path, {**content, "labels": labels})
     with pytest.raises(ValueError, match=r"dataset\.json: labels must name 0, 1, 2"):
