@@ -1,1 +1,14 @@
-from .dataset_file import Item, image_files, list_channels, read_dataset_file
+from .checks import check_grids, check_image, check_label, check_modality
+from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
+from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
+from .device_cache import DeviceCacheDataset
+from .files import is_main_process, write_atomically, write_folder
+from .header import Header, check_gzip, check_header, corner_distance
+from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
+from .list_images import list_images
+from .loaders import CaseLoader, CombinedLoader, VolumeLoader
+from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
+from .preprocessing import fit_preprocessing
+from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
+from .record import Record, check_voxel_size, load_record, make_record
+from .samplers import DistributedSampler, EpochBatchSampler

@@ -16,7 +16,7 @@ from common.cli import InputError, MissingFileError
 from .header import PICTURE_SUFFIX, SUFFIXES
 from .reader import case_id
 
-__all__ = ["Case", "DatasetFile", "Item", "image_files", "list_channels", "read_dataset_file"]
+__all__ = ["Case", "DatasetFile", "Item", "image_files", "list_channels", "read_dataset_file", "read_names"]
 
 Item = dict[str, Any]
 
@@ -120,6 +120,12 @@ def read_dataset_file(path: Path) -> DatasetFile:
         unused=unused + reader.unused,
         **cases,
     )
+
+
+def read_names(path: Path) -> tuple[dict[int, str], list[str]]:
+    """Return the names of the classes by their value, and those of the channels, that a `dataset.json` has."""
+    content = _read_json(path)
+    return _read_labels(path, content.get("labels", {})), _read_modality(path, content)
 
 
 def image_files(item: Mapping[str, Any]) -> list[str]:
