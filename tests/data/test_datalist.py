@@ -132,6 +132,36 @@ def test_without_labels_a_tenth_of_the_unlabeled_cases_stands_for_the_held_out(
     assert ids(read_cases(tmp_path).held_out()) == [f"u{index}" for index in range(num_held_out)]
 
 
+def test_validation_cases_of_the_file_are_those_of_every_training(tmp_path, content, caplog):
+    listed = {**content, "training": content["training"][:6], "validation": content["training"][6:]}
+    write_datalist(tmp_path, listed)
+    cases = read_cases(tmp_path, num_labeled=2)
+    assert ids(cases.validation) == ["c6", "c7", "c8", "c9"] and not caplog.text
+    assert sorted(ids(cases.training + cases.unlabeled)) == [*(f"c{index}" for index in range(6)), "u0", "u1", "u2"]
+    assert read_images(tmp_path)[0] == [str(tmp_path / f"imagesTr/c{index}.nii.gz") for index in range(10)]
+    with pytest.raises(ValueError, match="fold must be between 0 and 0 .* a list of validation cases, got 1"):
+        read_cases(tmp_path, fold=1)
+    write_datalist(tmp_path, {**listed, "folds": [["c1"]]})
+    with pytest.raises(ValueError, match="cases must be held out in one way, got validation and folds; keep one"):
+        read_cases(tmp_path)
+
+
+def test_a_fold_of_each_case_holds_it_out(tmp_path, content):
+    training = [{**case, "fold": 1 + index % 3} for index, case in enumerate(content["training"])]
+    write_datalist(tmp_path, {**content, "training": training})
+    cases = read_cases(tmp_path, fold=2)
+    assert ids(cases.validation) == ["c1", "c4", "c7"] and len(cases.training) == 7
+    assert all("fold" not in case for case in cases.training)
+    with pytest.raises(ValueError, match="fold must be among 1, 2, 3 in .*, which has a fold of each, got 0"):
+        read_cases(tmp_path)
+    write_datalist(tmp_path, {**content, "training": [*training[1:], content["training"][0]]})
+    with pytest.raises(ValueError, match="every training case must have a fold, or none, got 9 of 10; add the others"):
+        read_cases(tmp_path, 1)
+    write_datalist(tmp_path, {**content, "training": training, "folds": [["c1"]]})
+    with pytest.raises(ValueError, match="cases must be held out in one way, got folds and fold; keep one"):
+        read_cases(tmp_path, 1)
+
+
 def test_folds_of_the_file_are_followed(tmp_path, content):
     write_datalist(tmp_path, {**content, "folds": [["c3", "c1"], ["c2"]]})
     assert ids(read_cases(tmp_path, fold=0).validation) == ["c3", "c1"]
@@ -153,6 +183,8 @@ def test_folds_of_the_file_must_hold_training_cases(tmp_path, content, folds):
         ({"fold": 5}, r"fold must be between 0 and 4 .*, got 5"),
         ({"fold": -1}, r"fold must be between 0 and 4 .*, got -1"),
         ({"num_folds": 1}, "num_folds must be 2 or more, got 1"),
+        ({"fold": 8, "num_folds": 8}, r"fold must be between 0 and 7 .*, got 8; pass another --fold"),
+        ({"fold": 10, "num_folds": 50}, r"fold must be between 0 and 9 .*, which has 10 labeled cases .*, got 10"),
         ({"num_labeled": 0}, "num_labeled must be between 1 and 8 .*, got 0"),
         ({"num_labeled": 9}, "num_labeled must be between 1 and 8 .*, got 9"),
         ({"num_validation": 0}, "num_validation must be 1 or more, got 0"),
@@ -161,6 +193,63 @@ def test_folds_of_the_file_must_hold_training_cases(tmp_path, content, folds):
 def test_refuses_arguments_out_of_range(tmp_path, content, arguments, match):
     with pytest.raises(ValueError, match=match):
         read_cases(tmp_path, **arguments)
+
+
+def keep(tmp_path, content, number):
+    write_datalist(tmp_path, {**content, "training": content["training"][:number]})
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_folds_are_as_many_as_the_cases_when_these_are_few(tmp_path, content, number):
+    keep(tmp_path, content, number)
+    held_out = []
+    for fold in range(number):
+        cases = read_cases(tmp_path, fold)
+        assert (len(cases.training), len(cases.validation)) == (number - 1, 1)
+        assert not {*ids(cases.training)} & {*ids(cases.validation)}
+        held_out += ids(cases.validation)
+    assert sorted(held_out) == [f"c{index}" for index in range(number)]
+    with pytest.raises(
+        ValueError, match=rf"fold must be between 0 and {number - 1} .* {number} labeled .*got {number};"
+    ):
+        read_cases(tmp_path, number)
+    with pytest.raises(
+        ValueError, match=rf"num_labeled must be between 1 and {number - 1} .* that fold 0 leaves, got 4"
+    ):
+        read_cases(tmp_path, num_labeled=4)
+
+
+def test_a_single_labeled_case_is_trained_and_validated_with_and_the_user_is_told(tmp_path, content, caplog):
+    """A range between 2 and 1 was asked for, in which no number lies."""
+    read_cases(tmp_path)
+    assert not caplog.text
+    keep(tmp_path, content, 1)
+    cases = read_cases(tmp_path, num_labeled=1)
+    assert ids(cases.training) == ids(cases.validation) == ["c0"]
+    assert (
+        "has labels of one case, so training and validation share them, and the validation score tells" in caplog.text
+    )
+    assert ids(cases.pretraining(include_val_images=True)) == ["c0", "u0", "u1", "u2"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 10])
+@pytest.mark.parametrize("others", ["unlabeled", "normal", None])
+def test_every_fold_of_a_pretraining_has_scans_however_few_have_a_label(tmp_path, content, number, others, caplog):
+    kept = {"unlabeled": content["unlabeled"]} if others == "unlabeled" else {"normal": content["unlabeled"]}
+    if others is None:
+        kept = {"training": content["training"][:1]}
+    write_datalist(tmp_path, {"training": content["training"][:number], **kept})
+    for fold in range(5):
+        cases = read_cases(tmp_path, fold, is_pretraining=True)
+        assert cases.pretraining() and cases.held_out()
+        assert not cases.normal or (cases.normals("training") and cases.normals("validation"))
+    assert "share" not in caplog.text
+
+
+def test_num_labeled_without_a_label_is_refused_by_a_sentence_that_can_be_followed(tmp_path, content):
+    keep(tmp_path, content, 0)
+    with pytest.raises(ValueError, match=r"num_labeled must be null, got 1, since .* has no label to train on"):
+        read_cases(tmp_path, num_labeled=1)
 
 
 def test_unlabeled_images_alone_are_enough(tmp_path, content):
@@ -444,7 +533,9 @@ def test_refuses_a_patient_whose_name_is_no_text(tmp_path, organs, name):
 def test_normal_scans_alone_are_enough(tmp_path, organs):
     write_datalist(tmp_path, {"normal": organs["normal"]})
     cases = read_cases(tmp_path)
-    assert (len(cases.normal), cases.training, cases.pretraining()) == (6, [], [])
+    assert (len(cases.normal), cases.training) == (6, [])
+    assert len(cases.pretraining()) == 4 and len(cases.held_out()) == 2
+    assert not {*ids(cases.pretraining())} & {*ids(cases.held_out())}
 
 
 def test_refuses_to_give_normal_scans_where_none_is_listed(tmp_path, content):
@@ -467,3 +558,200 @@ def test_images_must_exist(tmp_path, content):
     (tmp_path / "imagesUn/u1.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"u1.nii.gz: must exist"):
         read_images(tmp_path)
+
+
+def with_patients(content, names):
+    """Return a data list whose training cases, then whose unlabeled ones, have these patients."""
+    training = [{**case, "patient": name} for case, name in zip(content["training"], names, strict=False) if name]
+    unlabeled = [
+        {"image": image, **({"patient": name} if name else {})}
+        for image, name in zip(content["unlabeled"], names[len(content["training"]) :], strict=True)
+    ]
+    return {**content, "training": training, "unlabeled": unlabeled}
+
+
+PATIENTS = ["p", "p", "p", "q", "q", "r", "s", "t", "u", "u", "p", "u", None]
+
+
+def patients(cases):
+    """Return the patients of cases whose file names are those of the fixture."""
+    index = {f"c{number}": name for number, name in enumerate(PATIENTS[:10])}
+    index |= {f"u{number}": name for number, name in enumerate(PATIENTS[10:])}
+    return {index[name] for name in ids(cases)} - {None}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_patient_is_on_both_sides_nor_cut_apart(tmp_path, content, seed):
+    write_datalist(tmp_path, with_patients(content, PATIENTS))
+    held_out = []
+    for fold in range(3):
+        cases = read_cases(tmp_path, fold, num_folds=3, seed=seed)
+        assert not patients(cases.validation) & patients([*cases.training, *cases.unlabeled, *cases.pretraining()])
+        held_out += ids(cases.validation)
+        smaller: list[str] = []
+        for number in range(1, len(cases.training) + 1):
+            few = read_cases(tmp_path, fold, num_folds=3, seed=seed, num_labeled=number)
+            chosen = ids(few.training)
+            assert chosen[: len(smaller)] == smaller
+            assert len(chosen) <= number or len(patients(few.training)) == 1
+            assert not patients(few.training) & {
+                PATIENTS[int(name[1:])] for name in ids(few.unlabeled) if name[0] == "c"
+            }
+            smaller = chosen
+            one = read_cases(tmp_path, fold, num_folds=3, seed=seed, num_validation=number).validation
+            left = [case for case in cases.validation if case not in one]
+            assert one and not patients(one) & patients(left)
+        every = ids(cases.pretraining(include_val_images=True))
+        assert sorted(every) == [*(f"c{index}" for index in range(10)), "u0", "u1", "u2"]
+    assert sorted(held_out) == [f"c{index}" for index in range(10)]
+
+
+def test_patients_with_one_scan_each_are_split_as_cases_without_a_name(tmp_path, content):
+    before = [read_cases(tmp_path, fold, num_labeled=3) for fold in range(5)]
+    names = [f"{index:02d}" for index in range(13, 0, -1)]
+    write_datalist(tmp_path, with_patients(content, names))
+    assert [read_cases(tmp_path, fold, num_labeled=3) for fold in range(5)] == before
+
+
+def test_scans_of_a_single_patient_are_shared_by_training_and_validation(tmp_path, content, caplog):
+    write_datalist(tmp_path, with_patients(content, ["p"] * 13))
+    cases = read_cases(tmp_path)
+    assert sorted(ids(cases.training)) == sorted(ids(cases.validation)) and len(cases.unlabeled) == 3
+    assert "has labels of one patient, so training and validation share them" in caplog.text
+    assert len(read_cases(tmp_path, num_labeled=1).training) == 10
+    assert "num_labeled: 1 asked for, 10 used, since the scans of a patient stay together" in caplog.text
+
+
+def test_normal_scans_follow_the_fold_of_their_patient(tmp_path, organs):
+    """A normal block of a patient was learned from while the labeled scan was held out."""
+    training = [{**case, "patient": f"p{index}"} for index, case in enumerate(organs["training"])]
+    normal = [{"image": f"normal/n{index}.nii.gz", "patient": f"p{index}"} for index in range(6)]
+    write_datalist(tmp_path, {**organs, "training": training, "normal": normal})
+    for fold in range(5):
+        cases = read_cases(tmp_path, fold)
+        away = {name.replace("c", "n") for name in ids(cases.validation)}
+        assert {*ids(cases.normal_validation)} == away & {*ids(cases.normal)}
+        assert cases.normals("training") and cases.normals("validation")
+
+
+@pytest.mark.parametrize("key", ["training", "unlabeled", "normal"])
+def test_refuses_a_patient_who_is_learned_from_and_tested_with(tmp_path, organs, key):
+    listed = [
+        {**case, "patient": "p"} if isinstance(case, dict) else {"image": case, "patient": "p"} for case in organs[key]
+    ]
+    test = [{**organs["test"][1], "patient": "p"}]
+    write_datalist(tmp_path, {**organs, key: listed[:2], "test": test})
+    with pytest.raises(
+        ValueError, match="scans of a patient must stay together, got patient p in test and another list"
+    ):
+        read_cases(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["validation", "folds", "fold"])
+def test_refuses_a_patient_whom_the_file_cuts_apart(tmp_path, content, way):
+    training = [{**case, "patient": "p", "fold": index % 2} for index, case in enumerate(content["training"])]
+    plain = [{key: value for key, value in case.items() if key != "fold"} for case in training]
+    listed = {
+        "validation": {**content, "training": plain[:5], "validation": plain[5:]},
+        "folds": {**content, "training": plain, "folds": [["c1"], ["c2"]]},
+        "fold": {**content, "training": training},
+    }[way]
+    write_datalist(tmp_path, listed)
+    with pytest.raises(
+        ValueError, match="a patient must stay together, got patient p in training and validation; move"
+    ):
+        read_cases(tmp_path)
+
+
+@pytest.fixture
+def channels(tmp_path, content):
+    """The first four training cases with two files each, and an unlabeled one."""
+    training = []
+    for index in range(4):
+        files = [f"imagesTr/m{index}_000{channel}.nii.gz" for channel in range(2)]
+        for seed, file in enumerate(files):
+            save(tmp_path / file, 10 * index + seed + 500)
+        training.append({"image": files, "label": f"labelsTr/c{index}.nii.gz"})
+    for channel in range(2):
+        save(tmp_path / f"imagesUn/v_000{channel}.nii.gz", 900 + channel)
+    unlabeled = [{"image": [f"imagesUn/v_000{channel}.nii.gz" for channel in range(2)]}]
+    listed = {"labels": LABELS, "modality": {"1": "T1w", "0": "FLAIR"}, "training": training, "unlabeled": unlabeled}
+    write_datalist(tmp_path, listed)
+    return listed
+
+
+def test_an_image_may_have_a_file_for_each_channel(tmp_path, channels):
+    cases = read_cases(tmp_path)
+    assert cases.modality == ["FLAIR", "T1w"]
+    assert sorted(ids([*cases.training, *cases.validation])) == ["m0", "m1", "m2", "m3"]
+    for case in cases.pretraining(include_val_images=True):
+        assert [Path(file).is_absolute() and file[-8] for file in case["image"]] == ["0", "1"]
+    write_datalist(tmp_path, {**channels, "folds": [["m3"], ["m0", "m1"]]})
+    assert ids(read_cases(tmp_path, fold=1).validation) == ["m0", "m1"]
+    assert len(read_images(tmp_path)[0][0]) == 2
+
+
+def test_refuses_channels_that_are_missing_off_the_grid_listed_twice_or_without_a_name(tmp_path, channels):
+    write_datalist(tmp_path, {**channels, "modality": "FLAIR"})
+    with pytest.raises(
+        ValueError, match=r"modality must name each of the 2 channels of .*m0_0000.nii.gz, got \['FLAIR'\]"
+    ):
+        read_cases(tmp_path)
+    write_datalist(tmp_path, {**channels, "unlabeled": [channels["unlabeled"][0]["image"][0]]})
+    with pytest.raises(
+        ValueError, match=r"v_0000.nii.gz: image must hold the 2 channels that modality names in .*, got 1"
+    ):
+        read_cases(tmp_path)
+    write_datalist(tmp_path, {**channels, "unlabeled": [{"image": ["imagesUn/v_0000.nii.gz"] * 2}]})
+    with pytest.raises(ValueError, match=r"v_0000.nii.gz: must be listed once, got it twice; remove one"):
+        read_cases(tmp_path)
+    write_datalist(tmp_path, {**channels, "unlabeled": [{"image": []}]})
+    with pytest.raises(ValueError, match="image must name a file, or one for each channel, got an empty list"):
+        read_cases(tmp_path)
+    write_datalist(tmp_path, channels)
+    save(tmp_path / "imagesTr/m2_0001.nii.gz", 0, shape=(6, 5, 3))
+    with pytest.raises(ValueError, match=r"m2_0001.nii.gz: channel must have the shape of its image"):
+        read_cases(tmp_path)
+    (tmp_path / "imagesTr/m2_0001.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"m2_0001.nii.gz: must exist, got no such file"):
+        read_cases(tmp_path)
+
+
+def test_files_and_folders_may_be_links_and_broken_ones_are_named(tmp_path, content):
+    store, root = tmp_path / "store", tmp_path / "linked"
+    store.mkdir()
+    root.mkdir()
+    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesUn"):
+        (tmp_path / name).rename(store / name)
+        (root / name).symlink_to(store / name)
+    write_datalist(root, content)
+    assert len(read_cases(root).training) == 8
+    (store / "imagesTr/c1.nii.gz").rename(store / "c1.nii.gz")
+    (store / "imagesTr/c1.nii.gz").symlink_to("../c1.nii.gz")
+    assert len(read_cases(root).training) == 8
+    (store / "c1.nii.gz").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"c1.nii.gz: must exist, is a link to ../c1.nii.gz, which does not exist"
+    ):
+        read_cases(root)
+    (root / "imagesTr").unlink()
+    (root / "imagesTr").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"imagesTr is a link to .*nowhere, which does not exist \(10 missing"):
+        read_cases(root)
+
+
+def test_one_file_under_two_names_of_links_is_listed_twice(tmp_path, content):
+    (tmp_path / "imagesUn/w.nii.gz").symlink_to(tmp_path / "imagesTr/c1.nii.gz")
+    write_datalist(tmp_path, {**content, "unlabeled": ["imagesUn/w.nii.gz"]})
+    with pytest.raises(ValueError, match=r"w.nii.gz: must be listed once, got it twice, also as .*imagesTr/c1.nii.gz"):
+        read_cases(tmp_path)
+
+
+def test_keys_without_a_meaning_are_named_in_one_warning(tmp_path, content, caplog):
+    content["training"][0]["scanner"] = "A"
+    content["unlabeled"][0] = {"image": content["unlabeled"][0], "label": "labelsTr/c0.nii.gz"}
+    write_datalist(tmp_path, {**content, "hospital": "B"})
+    read_cases(tmp_path)
+    (record,) = caplog.records
+    for name in ("hospital", "scanner (of a case of training)", "label (of a case of unlabeled)"):
+        assert name in record.getMessage()
