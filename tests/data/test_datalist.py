@@ -139,7 +139,7 @@ def test_validation_cases_of_the_file_are_those_of_every_training(tmp_path, cont
     assert ids(cases.validation) == ["c6", "c7", "c8", "c9"] and not caplog.text
     assert sorted(ids(cases.training + cases.unlabeled)) == [*(f"c{index}" for index in range(6)), "u0", "u1", "u2"]
     assert read_images(tmp_path)[0] == [str(tmp_path / f"imagesTr/c{index}.nii.gz") for index in range(10)]
-    with pytest.raises(ValueError, match="fold must be between 0 and 0 .* a list of validation cases, got 1"):
+    with pytest.raises(ValueError, match=r"fold must be between 0 and 0 .* a list of validation cases, got 1"):
         read_cases(tmp_path, fold=1)
     write_datalist(tmp_path, {**listed, "folds": [["c1"]]})
     with pytest.raises(ValueError, match="cases must be held out in one way, got validation and folds; keep one"):
@@ -152,7 +152,7 @@ def test_a_fold_of_each_case_holds_it_out(tmp_path, content):
     cases = read_cases(tmp_path, fold=2)
     assert ids(cases.validation) == ["c1", "c4", "c7"] and len(cases.training) == 7
     assert all("fold" not in case for case in cases.training)
-    with pytest.raises(ValueError, match="fold must be among 1, 2, 3 in .*, which has a fold of each, got 0"):
+    with pytest.raises(ValueError, match=r"fold must be among 1, 2, 3 in .*, which has a fold of each, got 0"):
         read_cases(tmp_path)
     write_datalist(tmp_path, {**content, "training": [*training[1:], content["training"][0]]})
     with pytest.raises(ValueError, match="every training case must have a fold, or none, got 9 of 10; add the others"):
