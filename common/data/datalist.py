@@ -427,7 +427,13 @@ def _tell_missing(file: Path) -> str:
         if place.is_symlink() and not place.exists():
             where = "" if place == file else f"{place} "
             return f"must exist, {where}is a link to {place.readlink()}, which does not exist"
-    return f"must exist, got {'a folder' if file.is_dir() else 'no such file'}"
+    if file.is_dir():
+        return "must be a file, got a folder"
+    if "\\" in file.name:
+        return "must exist, got no such file; write / between folders"
+    name = case_id(file)
+    of_nnunet = file.with_name(f"{name}_0000{file.name[len(name) :]}")
+    return "must exist, got no such file" + (f"; list {of_nnunet.name}, which is there" if of_nnunet.is_file() else "")
 
 
 def _fingerprint(path: str, size: int) -> str:

@@ -216,7 +216,7 @@ class _CaseReader:
         """Return the name of the patient of a case; that of a normal scan may be called `case`."""
         word = "case" if key == "normal" and "patient" not in case else "patient"
         name = case.get(word)
-        if name is not None and not (isinstance(name, str) and name):
+        if name is not None and not (isinstance(name, str) and name.strip()):
             where = "of a normal scan " if word == "case" else ""
             raise InputError(
                 f"{self.path}: {word} {where}must be the name of a patient, got {name!r}; write it as text"

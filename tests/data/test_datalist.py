@@ -740,6 +740,22 @@ def test_files_and_folders_may_be_links_and_broken_ones_are_named(tmp_path, cont
         read_cases(root)
 
 
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("imagesTr\\c1.nii.gz", "must exist, got no such file; write / between folders"),
+        ("imagesUn/v.nii.gz", "must exist, got no such file; list v_0000.nii.gz, which is there"),
+        ("imagesUn", "must be a file, got a folder"),
+    ],
+)
+def test_a_missing_file_is_told_from_another_name_for_it(tmp_path, content, name, match):
+    """Windows writes other paths, and nnU-Net's first version lists other names than those of its files."""
+    save(tmp_path / "imagesUn/v_0000.nii.gz", 99)
+    write_datalist(tmp_path, {**content, "unlabeled": [name]})
+    with pytest.raises(FileNotFoundError, match=match):
+        read_cases(tmp_path)
+
+
 def test_one_file_under_two_names_of_links_is_listed_twice(tmp_path, content):
     (tmp_path / "imagesUn/w.nii.gz").symlink_to(tmp_path / "imagesTr/c1.nii.gz")
     write_datalist(tmp_path, {**content, "unlabeled": ["imagesUn/w.nii.gz"]})

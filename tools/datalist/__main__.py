@@ -97,6 +97,9 @@ def datalist(
     if unlabeled != images:
         spare = others(unlabeled)
     test, without_label = pair(others(test_images), list_scans(root, test_labels))
+    for image, label in [*training, *test]:
+        if label.files[0] in image.files:
+            raise InputError(f"{label.files[0]}: label must be another file than its image; look at images and labels")
     without_tumor = others(normal)
     label_files = [label.files[0] for _, label in [*training, *test]]
     labels_named, replaced, record = name_labels(root, label_files, names, renumber)
@@ -140,8 +143,8 @@ def _read_names(root: Path, modality: str, label_names: str | None) -> tuple[lis
             old_names, old_channels = read_names(path)
             channels = channels if modality else old_channels
             names = names or [*old_names.values()] or None
-    if names is not None and len({*names}) < len(names):
-        raise InputError(f"--label_names must differ, got {','.join(names)}")
+    if names is not None and (len({*names}) < len(names) or not all(names)):
+        raise InputError(f"--label_names must be different names, got {','.join(names)!r}; name each label")
     return channels, names
 
 

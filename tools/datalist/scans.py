@@ -13,7 +13,7 @@ from common.cli import InputError, MissingFileError
 __all__ = ["Scan", "is_pattern", "join_channels", "list_scans", "pair", "pair_training"]
 
 _PREFIX = r"^(image|img|label|lbl|mask|segmentation|seg|organ|volume|vol)([-_]|(?=\d))"
-_SUFFIX = r"[-_.](image|img|labels?|lbl|mask|segmentation|seg|organ|gt)$"
+_SUFFIX = r"[-_.](ct|gt|image|img|labels?|lbl|mask|mri?|organ|seg|segmentation)$"
 _CHANNEL = r"_\d{4}$"  # of nnU-Net, at the end of images alone
 
 
@@ -55,7 +55,8 @@ def _list_folder(root: Path, folder: str) -> list[Path]:
         if files:
             return [_check_link(file) for file in files]
     inner = [child.name for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
-    hint = f'; files in folders are named as --images "{folder}/*/image.nii.gz"' if inner else ""
+    pattern = (Path(folder) / "*" / "image.nii.gz").as_posix()
+    hint = f'; files in folders are named as --images "{pattern}"' if inner else ""
     raise InputError(f"{path}: must hold {', '.join((*SUFFIXES, PICTURE_SUFFIX))} files, got none{hint}")
 
 

@@ -199,6 +199,7 @@ def test_pictures_are_listed_where_a_folder_holds_no_volumes(make, tmp_path):
         (["LA_0000.nii", "LA_0001.nii"], ["LA_0000.nii", "LA_0001.nii"]),
         (["LA_0000.nii", "LA_0001.nii"], ["LA_0000_seg.nii", "LA_0001_seg.nii"]),
         (["img0001.nii", "img0002.nii"], ["label0001.nii", "label0002.nii"]),
+        (["A-0003_ct.nii", "A-0004_ct.nii"], ["A-0003_seg.nii", "A-0004_seg.nii"]),
         (["img_0000.nii", "img_0001.nii"], ["label_0000.nii", "label_0001.nii"]),
         (["1.2.840.1_0000.NII", "1.2.840.10_0000.NII"], ["1.2.840.1.NII.GZ", "1.2.840.10.NII.GZ"]),
     ],
@@ -311,6 +312,22 @@ def test_refuses_patterns_that_do_not_fit(make, images, labels, match):
     root = make("b", "image.nii", "label.nii")
     with pytest.raises(ValueError, match=match):
         datalist(str(root), images=images, labels=labels, modality="A,B" if "," in images else "")
+
+
+@pytest.mark.parametrize("names", ["background,x,x", "background,,x"])
+def test_refuses_names_of_labels_that_do_not_tell_them_apart(make, names):
+    make("imagesTr", "a.nii")
+    root = make("labelsTr", "a.nii")
+    with pytest.raises(ValueError, match=f"--label_names must be different names, got '{names}'; name each label"):
+        datalist(str(root), label_names=names)
+
+
+def test_refuses_an_image_that_is_its_own_label(make):
+    root = make("imagesTr", "a.nii")
+    with pytest.raises(
+        ValueError, match=r"a.nii: label must be another file than its image; look at images and labels"
+    ):
+        datalist(str(root), labels="imagesTr")
 
 
 def test_linked_folders_are_taken_and_broken_links_are_named(make, tmp_path):
