@@ -17,6 +17,7 @@ from common.cli import InputError, MissingFileError, check_choice, check_flags
 
 from .checks import check_grids
 from .dataset_file import Case, DatasetFile, Item, image_files, read_dataset_file
+from .dicom import is_dicom
 from .files import write_atomically
 from .header import check_header
 from .reader import case_id
@@ -39,7 +40,8 @@ class Cases:
         name: of the data set.
         labels: names of the classes by their value, background (0) included.
         modality: name of each channel of an image, such as CT or FLAIR; one empty name when the file has none.
-        training: `image` and `label` of the labeled training cases.
+        training: `image` and `label` of the labeled training cases; where several files of the list have one name, a
+            `case_id`, too, with the folder in front, by which they are told apart.
         validation: `image` and `label` of the cases held out in this fold; those of a single patient serve as both.
         unlabeled: `image` of the unlabeled cases, and of the training cases whose labels stay unused.
         test: `image`, and `label` where there is one.
@@ -130,7 +132,8 @@ def read_cases(
     The list of the training cases, sorted and shuffled by `seed`, is cut into `num_folds` parts, or into as many as
     there are cases when these are fewer, and the part of `fold` is held out. A single case serves for training and for
     validation. The file may hold out cases by itself: by `validation`, a list of cases; by a `fold` of each training
-    case; or by `folds`, a list, one entry per fold, of lists of case ids (file names without suffix).
+    case; or by `folds`, a list, one entry per fold, of lists of case ids (file names without suffix; with the folder in
+    front, as `patient_1_image`, where several have one name).
 
     The other training cases are put into an order of their own; the first `num_labeled` keep their labels and the rest
     counts as unlabeled, so that fewer labeled cases always lie inside more. Of the scans that the file lists as
@@ -288,11 +291,12 @@ def _check_headers(path: Path, item: Item, modality: Sequence[str], allow_2d: bo
                 f"{file}: file of one channel must hold one number per voxel, got {header.channels}; list one file "
                 "alone where it holds all channels"
             )
-        check_grids(image, header, file, "channel")
-    if len(files) == 1 and len(modality) > 1 and image.channels != len(modality):
+        check_grids(image, header, file, "channel", channels=None)
+    if len(files) == 1 and image.channels != len(modality) and not image.is_2d:
+        what = "list one file for each channel" if image.channels == 1 else f"name all {image.channels} in modality"
         raise InputError(
-            f"{files[0]}: image must hold the {len(modality)} channels that modality names in {path}, got "
-            f"{image.channels}; list one file for each channel"
+            f"{files[0]}: image must hold the {len(modality)} channel(s) that modality names in {path}, got "
+            f"{image.channels}; {what}"
         )
     for key in [key for key in ("label", "organ", "t2_map") if key in item]:
         check_grids(image, check_header(item[key], allow_2d=allow_2d), item[key], key)
@@ -341,12 +345,7 @@ def _hold_out(
         )
         return [case for patient in patients for case in patient if case.fold == fold]
     _check_fold(path, fold, range(len(listed.folds)), "folds of its own")
-    by_id = {case_id(case.item["image"]): case for case in listed.training}
-    if len(by_id) < len(listed.training):
-        repeated = _repeated(case_id(case.item["image"]) for case in listed.training)
-        raise InputError(
-            f"{path}: file names must differ when there are folds, got {repeated[0]} twice; give each case a fold"
-        )
+    by_id = {case.item.get("case_id", case_id(case.item["image"])): case for case in listed.training}
     for ids in listed.folds:
         wrong = [name for name in ids if name not in by_id] or _repeated(ids)
         if wrong:
@@ -400,9 +399,13 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 def _check_files(cases: list[Item]) -> None:
     """Refuse a missing file and one listed twice; warn of images whose content is the same."""
     files = [
-        Path(file) for case in cases for key in case for file in (image_files(case) if key == "image" else [case[key]])
+        Path(file)
+        for case in cases
+        for key in case
+        if key != "case_id"
+        for file in (image_files(case) if key == "image" else [case[key]])
     ]
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not file.is_file() and not (file.is_dir() and is_dicom(file))]
     if missing:
         raise MissingFileError(f"{missing[0]}: {_tell_missing(missing[0])} ({len(missing)} missing in all)")
     first_of: dict[Path, Path] = {}
@@ -412,7 +415,7 @@ def _check_files(cases: list[Item]) -> None:
             other = f", also as {first}" if first != file else ""
             raise InputError(f"{file}: must be listed once, got it twice{other}; remove one")
     seen: dict[tuple[int, str], str] = {}
-    images = [file for case in cases for file in image_files(case)]
+    images = [file for case in cases for file in image_files(case) if Path(file).is_file()]
     sizes = Counter(sizes_of := [Path(image).stat().st_size for image in images])
     for image, size in zip(images, sizes_of, strict=True):
         if sizes[size] > 1:
@@ -428,7 +431,7 @@ def _tell_missing(file: Path) -> str:
             where = "" if place == file else f"{place} "
             return f"must exist, {where}is a link to {place.readlink()}, which does not exist"
     if file.is_dir():
-        return "must be a file, got a folder"
+        return "must be a file or hold a DICOM series, got another folder"
     if "\\" in file.name:
         return "must exist, got no such file; write / between folders"
     name = case_id(file)

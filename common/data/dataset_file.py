@@ -112,6 +112,8 @@ def read_dataset_file(path: Path) -> DatasetFile:
         content |= _find_cases(path, content, len(modality))
     reader = _CaseReader(path, modality)
     cases = {key: reader.read(key, content.get(key, [])) for key in _LISTS if key != "folds"}
+    for scored in (cases["training"] + cases["validation"], cases["test"]):
+        _tell_apart(path, scored)
     return DatasetFile(
         name=str(content.get("name", path.parent.name)),
         labels=_read_labels(path, content.get("labels", {})),
@@ -372,6 +374,19 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, dict | list):
         return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
     return [value] if isinstance(value, str) else []
+
+
+def _tell_apart(path: Path, cases: Sequence[Case]) -> None:
+    """Give cases whose files have one name a `case_id` with the folder in front: what is written of them has it."""
+    counts = Counter(case_id(case.item["image"]).lower() for case in cases)
+    names: dict[str, str] = {}
+    for case in cases:
+        first = Path(image_files(case.item)[0])
+        name = case_id(case.item["image"])
+        if counts[name.lower()] > 1:
+            name = case.item["case_id"] = "_".join((*first.relative_to(path.parent).parent.parts, name))
+        if names.setdefault(name.lower(), str(first)) != str(first):
+            raise InputError(f"{first}: files must have different names, got also {names[name.lower()]}; rename one")
 
 
 def _find_cases(path: Path, content: Mapping[str, Any], num_channels: int) -> dict[str, list[Item]]:

@@ -190,7 +190,7 @@ def _align(
     num_voxels = [round(edge / step) for edge in size]
     load = Compose([LoadVolume(), Orientation(axcodes="RAS", labels=None)])
     scans, steps = [], []
-    images = sorted(case["image"] for case in data)
+    images = sorted((case["image"] for case in data), key=str)
     for path in images[:: math.ceil(len(images) / _MAX_SCANS)]:
         image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)

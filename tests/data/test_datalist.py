@@ -699,7 +699,7 @@ def test_refuses_channels_that_are_missing_off_the_grid_listed_twice_or_without_
         read_cases(tmp_path)
     write_datalist(tmp_path, {**channels, "unlabeled": [channels["unlabeled"][0]["image"][0]]})
     with pytest.raises(
-        ValueError, match=r"v_0000.nii.gz: image must hold the 2 channels that modality names in .*, got 1"
+        ValueError, match=r"v_0000.nii.gz: image must hold the 2 channel.s. that modality names in .*, got 1"
     ):
         read_cases(tmp_path)
     write_datalist(tmp_path, {**channels, "unlabeled": [{"image": ["imagesUn/v_0000.nii.gz"] * 2}]})
@@ -745,7 +745,7 @@ def test_files_and_folders_may_be_links_and_broken_ones_are_named(tmp_path, cont
     [
         ("imagesTr\\c1.nii.gz", "must exist, got no such file; write / between folders"),
         ("imagesUn/v.nii.gz", "must exist, got no such file; list v_0000.nii.gz, which is there"),
-        ("imagesUn", "must be a file, got a folder"),
+        ("imagesUn", "must be a file or hold a DICOM series, got another folder"),
     ],
 )
 def test_a_missing_file_is_told_from_another_name_for_it(tmp_path, content, name, match):
@@ -771,3 +771,33 @@ def test_keys_without_a_meaning_are_named_in_one_warning(tmp_path, content, capl
     (record,) = caplog.records
     for name in ("hospital", "scanner (of a case of training)", "label (of a case of unlabeled)"):
         assert name in record.getMessage()
+
+
+def test_one_file_may_hold_all_channels(tmp_path, content):
+    save(tmp_path / "imagesUn/u0.nii.gz", 99, shape=(6, 5, 4, 2))
+    listed = {"unlabeled": ["imagesUn/u0.nii.gz"]}
+    write_datalist(tmp_path, {**listed, "modality": ["FLAIR", "T1w"]})
+    assert len(read_cases(tmp_path).unlabeled) == 1
+    write_datalist(tmp_path, listed)
+    with pytest.raises(
+        ValueError, match=r"u0.nii.gz: image must hold the 1 channel.s. that .*got 2; name all 2 in modality"
+    ):
+        read_cases(tmp_path)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, content):
+    """Pictures and folds of one folder per patient, whose files have one name, were mixed up."""
+    for index in range(3):
+        save(tmp_path / f"p{index}/image.nii.gz", 700 + index)
+    training = [{"image": f"p{index}/image.nii.gz", "label": f"labelsTr/c{index}.nii.gz"} for index in range(3)]
+    write_datalist(tmp_path, {**content, "training": training, "folds": [["p1_image"], ["p0_image", "p2_image"]]})
+    cases = read_cases(tmp_path, fold=1)
+    assert [case["case_id"] for case in cases.validation] == ["p0_image", "p2_image"]
+    assert all("case_id" not in case for case in [*cases.test, *cases.pretraining()])
+    (tmp_path / "p2/image.nii.gz").rename(tmp_path / "p1/image.nii")
+    training[2]["image"] = "p1/image.nii"
+    write_datalist(tmp_path, {**content, "training": training})
+    with pytest.raises(
+        ValueError, match=r"p1/image.nii: files must have different names, got also .*image.nii.gz; rename"
+    ):
+        read_cases(tmp_path)

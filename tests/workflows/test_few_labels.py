@@ -23,15 +23,21 @@ def once(bundle: Path, name: str) -> dict:
 
 @pytest.fixture
 def label_few(phantoms, tmp_path):
-    """Return a function that makes a data set of links to the phantoms, of which some have a label and no test one."""
+    """Return a function that makes a data set of links: labeled scans in a folder for each patient, no test label."""
 
     def make(number: int) -> Path:
         root = tmp_path / f"labels_{number}"
         root.mkdir()
-        for folder in phantoms.iterdir():
-            if folder.is_dir():
-                (root / folder.name).symlink_to(folder)
+        for name in ("imagesTs", "imagesUn", "imagesNo"):
+            (root / name).symlink_to(phantoms / name)
         content = json.loads((phantoms / "dataset.json").read_text(encoding="utf-8"))
+        for index, case in enumerate(content["training"][:number]):
+            folder = root / f"patient_{index}"
+            folder.mkdir()
+            for key in ("image", "label"):
+                (folder / f"{key}.nii.gz").symlink_to(phantoms / case[key])
+                case[key] = f"{folder.name}/{key}.nii.gz"
+            case["patient"] = folder.name
         content["training"] = content["training"][:number]
         content["test"] = [case["image"] for case in content["test"]]
         write_datalist(root, content)

@@ -10,7 +10,6 @@ and nnU-Net's names (case_0000, case_0001), or --images "*/flair.nii.gz,*/t1.nii
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,12 +136,11 @@ def _read_names(root: Path, modality: str, label_names: str | None) -> tuple[lis
     names = None if label_names is None else [name.strip() for name in label_names.split(",")]
     if len(channels) > 1 and not all(channels):
         raise InputError(f'--modality must name each channel, such as "FLAIR,T1w", got {modality!r}')
-    if path.is_file() and (names is None or not modality):
-        old = json.loads(path.read_text(encoding="utf-8-sig"))
-        if isinstance(old, dict) and "channel_names" in old:
-            old_names, old_channels = read_names(path)
-            channels = channels if modality else old_channels
-            names = names or [*old_names.values()] or None
+    is_of_nnunet = path.is_file() and '"channel_names"' in path.read_text(encoding="utf-8-sig", errors="replace")
+    if is_of_nnunet and (names is None or not modality):
+        old_names, old_channels = read_names(path)
+        channels = channels if modality else old_channels
+        names = names or [*old_names.values()] or None
     if names is not None and (len({*names}) < len(names) or not all(names)):
         raise InputError(f"--label_names must be different names, got {','.join(names)!r}; name each label")
     return channels, names
