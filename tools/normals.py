@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,15 +20,14 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 
 from common.cli import InputError, check_choice
 from common.cli.options import POSITIVE, POSITIVE_INT
-from common.data import case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
+from common.data import Item, case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
 from common.layers import ORGAN_FINDERS
 from tools._command import run_command
 
 _KEYS = ("image", "label", "organ", "t2_map")
-_LISTS = ("training", "test", "unlabeled")
+_FOLLOWING = ("patient", "fold")  # what a case keeps besides its files
+_LISTS = ("training", "validation", "test", "unlabeled")
 _SUFFIXES = (".nii", ".nii.gz")
-
-Item = dict[str, str]
 
 
 def normals(
@@ -44,7 +44,8 @@ def normals(
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
-    it. The blocks of a scan name it as their `case`, so that they are held out together. Files that stay as they are
+    it. A scan and its blocks name its `patient`, so that they are held out together; it is called as its file where
+    dataset.json does not say. Files that stay as they are
     become hard links where the disk allows it, so do not edit them in place.
 
     Args:
@@ -76,7 +77,7 @@ def normals(
         if len(extent) != 3:
             raise InputError(f"extent must be three lengths in mm, got {extent!r}")
     content = _read(Path(dataset_dir), tumors + organs)
-    if organs and any("organ" in case for name in ("training", "test") for case in content[name]):
+    if organs and any("organ" in case for name in _LISTS[:3] for case in content[name]):
         raise InputError("organ_labels must not be given for a data set that lists organs, got both")
     for key, file in [item for name in _LISTS for case in content[name] for item in case.items()]:
         if key in _KEYS and not file.lower().endswith(_SUFFIXES):
@@ -86,12 +87,15 @@ def normals(
 
     def write(root: Path) -> None:
         source = Path(dataset_dir)
-        for name in ("training", "test"):
+        for name in ("training", "validation", "test"):
             content[name] = [_take_case(source, root, case, tumors, organs, extent) for case in content[name]]
         content["unlabeled"] = [_take_case(source, root, case, (), (), extent) for case in content["unlabeled"]]
         for case in [case for name in _LISTS for case in content[name] if organ and "organ" not in case]:
             case["organ"] = _find_organ(root, case["image"], str(organ))
+        ids = Counter(case_id(case["image"]) for case in content["training"])
         for case in content["training"]:
+            name = case_id(case["image"])
+            case.setdefault("patient", name if ids[name] == 1 else case["image"])
             blocks.extend(_cut(root, case, min_slices, axis))
         if not blocks:
             raise InputError(
@@ -115,11 +119,20 @@ def _read_values(name: str, values: Any) -> tuple[int, ...]:
 def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     """Return what `dataset.json` says, each case as a dictionary, once `read_cases` has found it right."""
     path = dataset_dir / "dataset.json"
-    raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    num_training = len(raw.get("training", [])) if isinstance(raw, dict) else 0
-    if path.is_file() and num_training < 2:  # the folds of a training need as many
-        raise InputError(f"{path}: training must list at least 2 labeled scans, got {num_training}")
-    labels = read_cases(dataset_dir, num_folds=2).labels
+    cases = read_cases(dataset_dir, is_pretraining=True)
+    raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    labels = cases.labels
+    if not raw.get("training"):
+        raise InputError(
+            f"{path}: training must list at least 1 labeled scan, got none; `python -m tools.datalist` lists "
+            "those of folders"
+        )
+    if len(cases.modality) > 1:
+        raise InputError(
+            f"{path}: images must have one channel, got {len(cases.modality)}; list the scans without a tumor as normal"
+        )
+    if "testing" in raw:
+        raw["test"] = raw.pop("testing")
     if raw.get("normal"):
         raise InputError(f"{path}: must list no normal scans yet, got {len(raw['normal'])}")
     foreign = sorted(value for value in values if labels and value not in labels)
@@ -149,7 +162,7 @@ def _take_case(
         _write_mask(source / taken["label"], root / taken["organ"], organs)
         if extent:
             _set_extent(root / taken["organ"], extent)
-    return taken
+    return taken | {key: case[key] for key in _FOLLOWING if key in case}
 
 
 def _set_extent(path: Path, extent: Sequence[float]) -> None:
@@ -217,7 +230,7 @@ def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
             part = scan.slicer[tuple(window)]  # moves the affine
             voxels = np.asanyarray(part.dataobj)
             _save(part, voxels.dtype if voxels.dtype.kind in "iu" else np.float32, root / block[key])
-        yield {**block, "case": case_id(image)}
+        yield {**block, "patient": case["patient"]}
 
 
 def _open(path: Path) -> Any:  # nibabel's annotation is that of any file

@@ -75,7 +75,7 @@ def test_blocks_of_a_scan_are_held_out_together(source):
     """Those of one patient were learned from and held out."""
     target, _ = cut(source)
     blocks = json.loads((target / "dataset.json").read_text(encoding="utf-8"))["normal"]
-    assert all(block["case"] == case_id(block["image"]).split("_")[0] for block in blocks)
+    assert all(block["patient"] == case_id(block["image"]).split("_")[0] for block in blocks)
     for fold in range(2):
         cases = read_cases(target, fold)
         learned, held_out = (
@@ -83,6 +83,24 @@ def test_blocks_of_a_scan_are_held_out_together(source):
             for split in ("training", "validation")
         )
         assert learned and held_out and not learned & held_out
+
+
+def test_blocks_follow_the_fold_of_their_scan(source):
+    """A block of a scan was learned from while the scan itself was held out."""
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    write_datalist(source, {key: value for key, value in content.items() if key != "folds"})
+    target, _ = cut(source)
+    for fold in range(3):
+        cases = read_cases(target, fold)
+        scans = {case_id(case["image"]) for case in cases.validation}
+        assert {case_id(case["image"]).split("_")[0] for case in cases.normal_validation} == scans
+
+
+def test_one_labeled_scan_is_enough(source):
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    write_datalist(source, {**content, "training": content["training"][:1], "folds": []})
+    _, cases = cut(source, min_slices=1)
+    assert cases.normals("training") and cases.normals("validation")
 
 
 def test_no_block_holds_a_labeled_voxel_of_a_tumor_and_no_test_scan_yields_one(source):
@@ -193,7 +211,7 @@ def test_refuses_options_that_make_no_sense_and_writes_nothing(source, options, 
 def test_refuses_data_that_makes_no_sense(source):
     content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
     for change, match in (
-        ({"training": []}, r"dataset\.json: training must list at least 2 labeled scans, got 0"),
+        ({"training": [], "folds": []}, r"dataset\.json: training must list at least 1 labeled scan, got none"),
         ({"normal": content["unlabeled"], "unlabeled": []}, r"dataset\.json: must list no normal scans yet, got 1"),
     ):
         write_datalist(source, {**content, **change})
