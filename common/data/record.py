@@ -56,15 +56,12 @@ class Record:
     voxel_sizes: list[list[float]] | None = None
     learned_from: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    scans: tuple[Paths, ...] = field(
-        default=(), compare=False
-    )  # of the training, whose checksums come with the weights
+    scans: dict[str, Paths] = field(default_factory=dict, compare=False)  # of the training, by name
 
     def save_beside(self, weights: str | Path) -> None:
         """Write `record.json` into the folder of a file of weights."""
-        content = dataclasses.asdict(dataclasses.replace(self, scans=()))
-        del content["scans"]
-        content["learned_from"] |= {case_id(scan): fingerprint(scan) for scan in self.scans}
+        content = dataclasses.asdict(self)
+        content["learned_from"] |= {name: fingerprint(scan) for name, scan in content.pop("scans").items()}
         text = json.dumps(content, indent=1, default=str) + "\n"
         path = write_atomically(Path(weights).with_name(_FILE), lambda path: path.write_text(text, encoding="utf-8"))
         for name in _FORMER_FILES:  # of weights that were replaced
@@ -101,8 +98,9 @@ def make_record(
     if has_weights(from_weights):
         check_same(load_record(str(from_weights)), numbers, str(from_weights))
     options = {name: _without_folder(value) for name, value in (settings or {}).items()}
-    scans = tuple(case["image"] for case in data)
-    sizes = np.array([_voxel_size(check_header(ensure_tuple(scan)[0], allow_2d=True).affine) for scan in scans])
+    scans = {case.get("case_id") or case_id(case["image"]): case["image"] for case in data}
+    headers = [check_header(ensure_tuple(scan)[0], allow_2d=True) for scan in scans.values()]
+    sizes = np.array([_voxel_size(header.affine) for header in headers])
     return Record(
         labels=dict(labels or {}),
         modality=[*modality],

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import itk
+import nibabel as nib
+import numpy as np
 import pytest
 
-from common.data import Record, load_record, make_record
+from common.data import Record, fingerprint, load_record, make_record
 
 LABELS = {0: "background", 1: "Leber (ü)", 2: "$os.system('x')"}
 NUMBERS = {"spacing": (1, 1.5, 3), "clip": (-100, 200), "organ": "body"}
@@ -105,3 +108,17 @@ def test_a_damaged_record_is_refused_by_name(tmp_path, change):
     path.write_text(change(text), encoding="utf-8")
     with pytest.raises(ValueError, match=r"record.json: must hold the record of the weights, got .*; train again"):
         load_record(tmp_path / "model.pt")
+
+
+def test_the_record_knows_each_training_scan_by_its_voxels_in_any_format(tmp_path):
+    voxels = np.random.RandomState(0).randint(0, 9, (10, 9, 8)).astype(np.int16)
+    cases = []
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        nib.save(nib.Nifti1Image(voxels + len(cases), np.eye(4)), tmp_path / patient / "image.nii.gz")
+        cases.append({"image": str(tmp_path / patient / "image.nii.gz"), "case_id": f"{patient}_image"})
+    make_record(data=cases).save_beside(tmp_path / "model.pt")
+    known = load_record(tmp_path / "model.pt").learned_from
+    itk.imwrite(itk.image_from_array(voxels.T.copy()), str(tmp_path / "copy.nrrd"))
+    assert known == {"p1_image": fingerprint(tmp_path / "copy.nrrd"), "p2_image": fingerprint(cases[1]["image"])}
+    assert known["p1_image"] != known["p2_image"]
