@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError, MissingFileError, is_scratch
-from common.data import Record, write_atomically
+from common.data import Record, load_record, write_atomically
 from common.data.record import find_record
 from common.training import load_network
 
@@ -136,9 +136,10 @@ def load_describer(
         weights = None if is_scratch(pretrained) or not Path(pretrained).is_file() else Path(pretrained)
     if weights is not None and training is not None:
         labels = {0: "background", 1: "anything"}  # the classes are not known yet, and nothing is segmented
-        training["labels"] = labels
+        has_record = find_record(weights.parent) is not None
+        _override(training, {"labels": labels, "modality": load_record(weights).modality if has_record else [""]})
         network = training.get_parsed_content("transfer")
-        if find_record(weights.parent) is None:  # beside pretrained weights, earlier versions left none for slices
+        if not has_record:  # beside pretrained weights, earlier versions left none for slices
             _override(inference, {"record": Record(labels)})
         _override(inference, {"ckpt_dir": str(weights.parent), "weights": str(weights)})
     else:

@@ -96,6 +96,10 @@ SIZE = Kind("a whole number from 1, or three of them", _is_size)
 NUMBER = Kind("a number", _is_number)
 NON_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+CLIP = Kind(
+    "a list of two numbers, or a list of such pairs, one for each channel",
+    lambda value: NUMBER.list.fits(value) or (_is_list(value) and all(map(NUMBER.list.fits, value))),
+)
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 
 
@@ -159,10 +163,14 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "amp": Option(FLAG, "bfloat16 in training, where the device has it", False),
     "half": Option(FLAG, "volumes in half precision, for a GPU with little memory", True),
     "air": Option(
-        NUMBER.or_null, "HU at or below which a voxel is outside the body; null: everything is body (MR)", -300
+        NUMBER.or_null,
+        "HU of the first CT channel at or below which a voxel is outside the body; null: everything is body (MR)",
+        -300,
     ),
     "normalization": Option(one_of("zscore", "range"), "of intensities", "range"),
-    "clip": Option(NUMBER.list.or_null, "lower and upper intensity; null: fitted, or none", [-155, 295]),
+    "clip": Option(
+        CLIP.or_null, "lower and upper intensity, of all channels or of each; null: fitted, or none", [-155, 295]
+    ),
     "features": Option(POSITIVE_INT.list, "feature maps of each level, finest first", [16, 16, 16]),
     "foreground_fraction": Option(FRACTION, "of the patches, that hold labeled voxels", 0.5),
 }

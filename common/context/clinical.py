@@ -134,7 +134,7 @@ class SaveClinicalMetrics:
     Args:
         save_dir: folder for the file.
         labels: names of the classes by their value, background (0) included.
-        modality: of each channel of a scan; the mean is taken in HU when the only one begins with CT.
+        modality: of each channel of a scan; the mean is taken in HU of the first when that begins with CT.
         axis: of the RAS volume, to which the slices are perpendicular.
     """
 
@@ -143,7 +143,7 @@ class SaveClinicalMetrics:
     ) -> None:
         self.save_dir = Path(save_dir)
         self.labels = {value: name for value, name in sorted(labels.items()) if value != 0}
-        self._is_ct = len(modality) == 1 and modality[0].upper().startswith("CT")
+        self._is_ct = modality[0].upper().startswith("CT")
         self.axis = axis
         self.rows: list[dict[str, Any]] = []
 

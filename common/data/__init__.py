@@ -10,5 +10,5 @@ from .loaders import CaseLoader, CombinedLoader, VolumeLoader
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import fit_preprocessing
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
-from .record import Record, check_voxel_size, load_record, make_record
+from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
 from .samplers import DistributedSampler, EpochBatchSampler

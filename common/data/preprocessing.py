@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from monai.transforms import Orientationd
+from monai.utils import ensure_tuple
 
 from common.cli import InputError, has_weights
 
 from .reader import LoadVolume
-from .record import Record, check_same, load_record, make_record
+from .record import Record, body_channel, check_channels, check_same, load_record, make_record
 
 __all__ = ["fit_preprocessing"]
 
@@ -32,7 +33,7 @@ def fit_preprocessing(
     air: float | None = None,
     percentiles: tuple[float, float] = (0.5, 99.5),
     spacing: float | None = None,
-    clip: Sequence[float] | None = None,
+    clip: Sequence[Any] | None = None,
     normalization: str = "zscore",
     modality: Sequence[str] = ("",),
     labels: Mapping[int, str] | None = None,
@@ -41,29 +42,31 @@ def fit_preprocessing(
     """Find the voxel size and the intensity range of the training cases, for the record of the weights.
 
     The voxels become isotropic, with the largest of the three median spacings. Intensities are clipped to percentiles
-    of those inside the labels or, for cases without labels, inside the body.
+    of those inside the labels or, for cases without labels, inside the body, each channel to its own.
 
     Args:
         data: training cases, each with `image` and perhaps `label`.
         from_weights: file of pretrained weights, beside which the numbers of the pretraining are stored: they are taken
             over as they are, since the weights expect them. `None`, `null` or `random`: fit.
         air: intensity at or below which a voxel lies outside the body, in the units of the image (about -500 HU in
-            CT). `None`: every voxel counts as body.
+            CT); of several channels, that of `body_channel` decides. `None`: every voxel counts as body.
         spacing: edge of a voxel in mm, instead of the fitted one.
-        clip: lower and upper intensity, instead of the fitted ones.
+        clip: lower and upper intensity, instead of the fitted ones; a pair for all channels, or one for each.
         normalization: see `Record`, also for `modality`, `labels` and `settings`.
 
     Raises:
         FileNotFoundError: when there are no numbers beside the pretrained weights.
+        ValueError: when the pretrained weights have other channels or numbers, or there is nothing to fit them to.
     """
     if has_weights(from_weights):
         stored = load_record(str(from_weights))
-        given = {"spacing": spacing, "clip": None if clip is None else list(clip), "normalization": normalization}
+        check_channels(stored, modality, str(from_weights))
+        given = {"spacing": spacing, "clip": _clip(clip, modality), "normalization": normalization}
         given = {name: value for name, value in given.items() if value is not None}
         check_same(stored, given, str(from_weights))
         numbers = {name: getattr(stored, name) for name in ("spacing", "clip", "air", "normalization", "fitted_on")}
     else:
-        numbers = _fit(data, air, percentiles, spacing, clip)
+        numbers = _fit(data, air, percentiles, spacing, clip, modality)
         numbers |= {"air": air, "normalization": normalization, "fitted_on": len(data)}
     record = dataclasses.replace(make_record(None, labels, modality, settings, data), **numbers)
     logger.info("preprocessing: %s", numbers)
@@ -75,21 +78,42 @@ def _fit(
     air: float | None,
     percentiles: tuple[float, float],
     spacing: float | None,
-    clip: Sequence[float] | None,
+    clip: Sequence[Any] | None,
+    modality: Sequence[str],
 ) -> dict[str, Any]:
     """Return spacing and clip values, those that are given as they are."""
     if not data:
         raise InputError(
             "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
         )
-    spacings, percentile_values = _survey(data, air, percentiles)
-    if clip is not None and len(clip) != 2:
-        raise InputError(f"clip must be two increasing intensities, got {list(clip)}")
-    low, high = percentile_values if clip is None else clip
-    if not low < high:
-        raise InputError(f"clip must be two increasing intensities, got {[low, high]}; are the images constant?")
+    spacings, percentile_values = _survey(data, air, percentiles, modality)
+    pairs = _clip(percentile_values if clip is None else clip, modality)
     edge = np.median(spacings, axis=0).max() if spacing is None else spacing
-    return {"spacing": _round(edge), "clip": [_round(low), _round(high)]}
+    return {"spacing": _round(edge), "clip": pairs}
+
+
+def _clip(clip: Sequence[Any] | None, modality: Sequence[str]) -> list[Any] | None:
+    """Return the lower and upper intensity of the only channel, or such a pair for each of several.
+
+    Args:
+        clip: a pair for all channels, or a list of one for each.
+        modality: name of each channel.
+    """
+    if clip is None:
+        return None
+    pairs = [*clip] if clip and isinstance(clip[0], Sequence) else [clip] * len(modality)
+    if len(pairs) != len(modality):
+        raise InputError(
+            f"clip must be one pair of intensities, or one for each of {len(modality)} channels, got {clip}"
+        )
+    for pair, name in zip(pairs, modality, strict=True):
+        if len(pair) != 2 or not pair[0] < pair[1]:
+            channel = f" of {name}" if len(pairs) > 1 and name else ""
+            raise InputError(
+                f"clip{channel} must be two increasing intensities, got {[*pair]}; are the images constant?"
+            )
+    rounded = [[_round(value) for value in pair] for pair in pairs]
+    return rounded if len(rounded) > 1 else rounded[0]
 
 
 def _round(value: float) -> float:
@@ -97,9 +121,9 @@ def _round(value: float) -> float:
 
 
 def _survey(
-    data: Sequence[Mapping[str, str]], air: float | None, percentiles: tuple[float, float]
-) -> tuple[np.ndarray, list[float]]:
-    """Return the spacing of every case along the patient's axes in mm and the percentiles over all cases."""
+    data: Sequence[Mapping[str, str]], air: float | None, percentiles: tuple[float, float], modality: Sequence[str]
+) -> tuple[np.ndarray, list[list[float]]]:
+    """Return the spacing of every case along the patient's axes in mm and each channel's percentiles over all cases."""
     rng = np.random.default_rng(0)
     spacings, samples = [], []
     for case in data:
@@ -108,15 +132,24 @@ def _survey(
         loaded = Orientationd(keys, axcodes="RAS", labels=None)(loaded)
         spacings.append(loaded["image"].pixdim.numpy())
         image = loaded["image"].numpy()
+        if len(image) != len(modality):
+            names = f" ({', '.join(modality)})" if any(modality) else ""
+            raise InputError(
+                f"{ensure_tuple(case['image'])[0]}: number of channels must be {len(modality)}{names}, got {len(image)}; "
+                "name each channel in modality in dataset.json"
+            )
         if "label" in case:
-            inside = image[:, loaded["label"].numpy()[0] > 0].ravel()
+            inside = image[:, loaded["label"].numpy()[0] > 0]
+        elif air is None:
+            inside = image.reshape(len(image), -1)
         else:
-            inside = image.ravel() if air is None else image[image > air]
-        inside = inside[np.isfinite(inside)]  # others are refused or replaced when the case is loaded
-        if len(inside) > _VOXELS_PER_CASE:
-            inside = inside[rng.integers(len(inside), size=_VOXELS_PER_CASE)]
+            inside = image[:, image[body_channel(modality)] > air]
+        inside = inside[:, np.isfinite(inside).all(axis=0)]  # others are refused or replaced when the case is loaded
+        num_voxels = inside.shape[1]
+        if num_voxels > _VOXELS_PER_CASE:
+            inside = inside[:, rng.integers(num_voxels, size=_VOXELS_PER_CASE)]
         samples.append(inside)
-    values = np.concatenate(samples)
+    values = np.concatenate(samples, axis=1)
     if not values.size:
         raise InputError(f"data must hold voxels inside a label or above air ({air}), got none; are the labels empty?")
-    return np.stack(spacings), np.percentile(values, percentiles).tolist()
+    return np.stack(spacings), [np.percentile(channel, percentiles).tolist() for channel in values]

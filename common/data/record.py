@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,18 @@ from .files import write_atomically
 from .header import check_header
 from .reader import Paths, case_id, fingerprint
 
-__all__ = ["Record", "check_same", "check_voxel_size", "find_record", "load_record", "make_record"]
+__all__ = [
+    "Record",
+    "body_channel",
+    "check_channels",
+    "check_same",
+    "check_voxel_size",
+    "find_record",
+    "load_record",
+    "make_record",
+]
+
+logger = logging.getLogger(__name__)
 
 _FILE = "record.json"
 _UNLIKE = 1.5  # times smaller or larger
@@ -35,8 +47,8 @@ class Record:
         labels: names of the classes by their value, background (0) included; empty after a pretraining.
         modality: name of each channel of an image, such as CT or FLAIR.
         spacing: edge of a voxel in mm, or the edges along the three axes, of which 0 keeps the scan's.
-        clip: lower and upper intensity, in the units of the scan.
-        air: intensity at or below which a voxel lies outside the body.
+        clip: lower and upper intensity, in the units of the scan; of several channels a list of such pairs.
+        air: intensity at or below which a voxel lies outside the body, in the channel of `body_channel`.
         normalization: see `ClipAndNormalize`.
         organ: how the organ is found where no mask is given, such as `brain`.
         fitted_on: number of cases to which the numbers were fitted.
@@ -48,7 +60,7 @@ class Record:
     labels: dict[int, str] = field(default_factory=dict)
     modality: list[str] = field(default_factory=lambda: [""])
     spacing: float | list[float] | None = None
-    clip: list[float] | None = None
+    clip: list[float] | list[list[float]] | None = None
     air: float | None = None
     normalization: str | None = None
     organ: str | None = None
@@ -88,7 +100,7 @@ def make_record(
 
     Raises:
         FileNotFoundError: when the pretrained weights have no record.
-        ValueError: when a number differs from theirs, or there is no class besides the background.
+        ValueError: when a number or the channels differ from theirs, or there is no class besides the background.
     """
     if labels is not None and len(labels) < 2:
         raise InputError(
@@ -96,7 +108,9 @@ def make_record(
         )
     numbers = {name: _plain(value) for name, value in numbers.items()}
     if has_weights(from_weights):
-        check_same(load_record(str(from_weights)), numbers, str(from_weights))
+        stored = load_record(str(from_weights))
+        check_channels(stored, modality, str(from_weights))
+        check_same(stored, numbers, str(from_weights))
     options = {name: _without_folder(value) for name, value in (settings or {}).items()}
     scans = {case.get("case_id") or case_id(case["image"]): case["image"] for case in data}
     headers = [check_header(ensure_tuple(scan)[0], allow_2d=True) for scan in scans.values()]
@@ -145,6 +159,28 @@ def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None
             raise InputError(f"{name} must be that of the pretraining of {weights}, {stored}, got {value}")
 
 
+def check_channels(record: Record, modality: Sequence[str], weights: str) -> None:
+    """Refuse to go on from weights whose record has another number of channels, or the same ones in another order."""
+    wanted, found = [*modality], record.modality
+    if len(wanted) != len(found):
+        raise InputError(
+            f"{weights}: weights must be pretrained on images of {_count_channels(wanted)}, got "
+            f"{_count_channels(found)}; pretrain on such images, or pass --pretrained null"
+        )
+    if wanted != found and sorted(wanted) == sorted(found):
+        raise InputError(
+            f"{weights}: weights must be pretrained on the channels {', '.join(wanted)} in this order, got "
+            f"{', '.join(found)}; list them in dataset.json in that order, or pass --pretrained null"
+        )
+    if wanted != found and all([*wanted, *found]):
+        logger.warning("%s: pretrained on %s, not on %s", weights, _count_channels(found), _count_channels(wanted))
+
+
+def body_channel(modality: Sequence[str]) -> int:
+    """Return the index of the channel in which air is told from the body: the first CT, or the first of all."""
+    return next((channel for channel, name in enumerate(modality) if name.upper().startswith("CT")), 0)
+
+
 def load_record(weights: str | Path) -> Record:
     """Read the record beside a file of weights: `record.json`, or what an earlier version left.
 
@@ -175,21 +211,28 @@ def find_record(folder: str | Path) -> Path | None:
 
 def _check_numbers(record: Record) -> None:
     if record.clip is not None:
-        low, high = record.clip
-        if not low < high:
-            raise ValueError(f"clip {low} to {high}")
+        pairs: list[Any] = record.clip if isinstance(record.clip[0], list) else [record.clip]
+        if len(pairs) not in (1, len(record.modality)):
+            raise ValueError(f"{len(pairs)} pairs in clip for {_count_channels(record.modality)}")
+        for low, high in pairs:
+            if not low < high:
+                raise ValueError(f"clip {low} to {high}")
     spacing = record.spacing if isinstance(record.spacing, list) else [record.spacing]
     if any(edge is not None and not 0 <= edge < math.inf for edge in spacing) or record.spacing == 0:
         raise ValueError(f"spacing {record.spacing}")
 
 
 def _is_same(value: Any, stored: Any) -> bool:
-    if not isinstance(value, list | float) or not isinstance(stored, list | float):
-        return value == stored
-    first, second = (item if isinstance(item, list) else [item] for item in (value, stored))
-    return len(first) == len(second) and all(
-        math.isclose(*pair, rel_tol=1e-5) for pair in zip(first, second, strict=True)
-    )
+    if isinstance(value, list) and isinstance(stored, list):
+        return len(value) == len(stored) and all(_is_same(*pair) for pair in zip(value, stored, strict=True))
+    if isinstance(value, int | float) and isinstance(stored, int | float):
+        return math.isclose(value, stored, rel_tol=1e-5)
+    return value == stored
+
+
+def _count_channels(modality: Sequence[str]) -> str:
+    names = ", ".join(filter(None, modality))
+    return f"{len(modality)} channel{'' if len(modality) == 1 else 's'}{f' ({names})' if names else ''}"
 
 
 def _without_folder(value: Any) -> Any:
@@ -200,5 +243,5 @@ def _without_folder(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Return numbers as JSON holds them."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [float(item) for item in value]
+        return [_plain(item) if isinstance(item, Sequence) else float(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from common.data import is_main_process
-from common.training import OutputPicture, save_figure, show_slice
+from common.training import OutputPicture, channel_names, save_figure, show_slice
 
 from .autoencoder import WTAAutoencoders
 from .multi_task import MultiTaskFNet
@@ -23,14 +23,18 @@ __all__ = ["KernelPicture", "ReconstructionPicture", "save_kernels", "save_recon
 class KernelPicture:
     """Picture of the kernels of the first convolution of every level and, of autoencoders, those of the decoder.
 
+    Each channel of the images has a row of its own.
+
     Args:
         path: PNG file, written at the end.
         network: `FNet`, `WTAAutoencoders` or `MultiTaskFNet`.
+        modality: name of each channel of an image.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, modality: Sequence[str] = ("",)) -> None:
         self.path = Path(path)
         self.network = network
+        self.channels = channel_names(modality)
 
     def attach(self, engine: Engine) -> None:
         if is_main_process():
@@ -47,9 +51,14 @@ class KernelPicture:
             pathways = network.fnet.extraction
         else:
             pathways = network.extraction
-        kernels = {f"level {level}\nencoder": pathway[0].conv.weight[:, 0] for level, pathway in enumerate(pathways)}
+        weights = {f"level {level}\nencoder": pathway[0].conv.weight for level, pathway in enumerate(pathways)}
         for level, autoencoder in autoencoders.items():
-            kernels[f"level {level}\ndecoder"] = autoencoder.decoder.weight[:, 0]
+            weights[f"level {level}\ndecoder"] = autoencoder.decoder.weight
+        kernels = {
+            f"{title}\n{name}".strip(): weight[:, channel]
+            for title, weight in weights.items()
+            for channel, name in enumerate(self.channels)
+        }
         save_kernels(kernels, self.path)
 
 
@@ -62,6 +71,7 @@ class ReconstructionPicture(OutputPicture):
         original: name of the patches, a list with one tensor for each level, in the trainer's output.
         reconstruction: name of their reconstructions.
         levels: the level of each entry of the lists; counted from 0 if not given.
+        modality: name of each channel of an image.
     """
 
     def __init__(
@@ -71,14 +81,16 @@ class ReconstructionPicture(OutputPicture):
         original: str = "label",
         reconstruction: str = "pred",
         levels: Sequence[int] | None = None,
+        modality: Sequence[str] = ("",),
     ) -> None:
         super().__init__(path, interval)
         self.original = original
         self.reconstruction = reconstruction
         self.levels = levels
+        self.modality = modality
 
     def _save(self, output: Mapping[str, Any]) -> None:
-        save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels)
+        save_reconstructions(output[self.original], output[self.reconstruction], self.path, self.levels, self.modality)
 
 
 def save_kernels(kernels: Mapping[str, torch.Tensor], path: str | Path) -> None:
@@ -106,8 +118,11 @@ def save_reconstructions(
     reconstructions: Sequence[torch.Tensor],
     path: str | Path,
     levels: Sequence[int] | None = None,
+    modality: Sequence[str] = ("",),
 ) -> None:
     """Draw the middle axial slice of patches above that of their reconstructions, on the same gray scale.
+
+    Several channels are drawn one below the other.
 
     Args:
         originals: one tensor of shape `(B, C, H, W, D)`, in RAS orientation, for each level; two patches are drawn,
@@ -115,22 +130,27 @@ def save_reconstructions(
         reconstructions: tensors of the same shapes.
         path: PNG file.
         levels: the level of each tensor; counted from 0 if not given.
+        modality: name of each channel.
     """
     levels = range(len(originals)) if levels is None else levels
     contrast = originals[0].detach().float().flatten(1).std(dim=1)
+    channels = channel_names(modality)
     pairs = [
-        (original[sample, 0], reconstruction[sample, 0], f"level {level}")
+        (original[sample], reconstruction[sample], f"level {level}")
         for level, original, reconstruction in zip(levels, originals, reconstructions, strict=True)
         for sample in contrast.argsort(descending=True)[:2].tolist()
     ]
-    figure = Figure(figsize=(1.7 * len(pairs), 3.7), layout="constrained")
+    rows = 2 * len(channels)
+    figure = Figure(figsize=(1.7 * len(pairs), 1.85 * rows), layout="constrained")
     for column, (original, reconstruction, title) in zip(
-        figure.subplots(2, len(pairs), squeeze=False).T, pairs, strict=True
+        figure.subplots(rows, len(pairs), squeeze=False).T, pairs, strict=True
     ):
-        low, high = float(original.min()), float(original.max())
-        for axes, patch, name in zip(column, (original, reconstruction), ("original", "reconstruction"), strict=True):
-            middle = patch.detach().float().cpu()[:, :, patch.shape[-1] // 2]
-            show_slice(axes, middle, low, high)
+        for row, axes in enumerate(column):
+            channel, is_reconstruction = divmod(row, 2)
+            low, high = float(original[channel].min()), float(original[channel].max())
+            patch = (reconstruction if is_reconstruction else original)[channel].detach().float().cpu()
+            show_slice(axes, patch[:, :, patch.shape[-1] // 2], low, high)
+            name = f"{channels[channel]} {'reconstruction' if is_reconstruction else 'original'}".strip()
             axes.set_title(f"{title}\n{name}", fontsize=7)
             axes.set_axis_off()
     save_figure(figure, path)

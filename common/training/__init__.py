@@ -1,7 +1,16 @@
 from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots, register_state, registered_states
 from .distributed import WholeBatchLoss, join_processes, leave_processes, parallelize, process_device
 from .history import MeanLoss, MetricsLogger
-from .pictures import PLANES, OutputPicture, OverlayPictures, save_curves, save_figure, save_overlay, show_slice
+from .pictures import (
+    PLANES,
+    OutputPicture,
+    OverlayPictures,
+    channel_names,
+    save_curves,
+    save_figure,
+    save_overlay,
+    show_slice,
+)
 from .precision import MixedPrecisionInferer, has_bfloat16
 from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers

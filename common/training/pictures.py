@@ -20,7 +20,15 @@ from monai.transforms import Orientation
 
 from common.data import LoadVolume, case_name, is_main_process, write_atomically
 
-__all__ = ["OutputPicture", "OverlayPictures", "save_curves", "save_figure", "save_overlay", "show_slice"]
+__all__ = [
+    "OutputPicture",
+    "OverlayPictures",
+    "channel_names",
+    "save_curves",
+    "save_figure",
+    "save_overlay",
+    "show_slice",
+]
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume that a plane is perpendicular to
 
@@ -126,6 +134,15 @@ def show_slice(axes: Any, image: Any, low: float, high: float, axis: int = 2, **
         axes.invert_xaxis()
 
 
+def channel_names(modality: Sequence[str]) -> list[str]:
+    """Return what pictures call each of several channels, by its number where it has no name; a single one needs none.
+
+    Args:
+        modality: name of each channel.
+    """
+    return [name or f"channel {index}" for index, name in enumerate(modality)] if len(modality) > 1 else [""]
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     FigureCanvasAgg(figure)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
@@ -153,19 +170,28 @@ class OutputPicture:
 class OverlayPictures:
     """Draw the segmentation of each case over its scan, beside the label where there is one.
 
-    The picture has the name of the scan's file, with `_overlay` when that is a PNG itself. The processes of a
-    distributed run draw their own cases, and together those that one process would.
+    Of a scan with several channels the first is drawn, and named in the title. The picture has the name of the scan's
+    file, with `_overlay` when that is a PNG itself. The processes of a distributed run draw their own cases, and
+    together those that one process would.
 
     Args:
         save_dir: folder for the PNG files.
         labels: names of the labels.
         max_cases: cases to draw, the first ones.
+        modality: name of each channel of a scan.
     """
 
-    def __init__(self, save_dir: str | Path, labels: Mapping[int, str] | None = None, max_cases: int = 1000) -> None:
+    def __init__(
+        self,
+        save_dir: str | Path,
+        labels: Mapping[int, str] | None = None,
+        max_cases: int = 1000,
+        modality: Sequence[str] = ("",),
+    ) -> None:
         self.save_dir = Path(save_dir)
         self.labels = labels
         self.max_cases = max_cases
+        self.channel = channel_names(modality)[0]
         self.remaining = 0
         self._reorient = Orientation(axcodes="RAS", labels=None)
 
@@ -190,7 +216,8 @@ class OverlayPictures:
             if isinstance(output.get("label"), torch.Tensor):
                 segmentations["label"] = self._label_map(output["label"])
             volume, spacing = image[0].numpy(), image.pixdim.tolist()
-            save_overlay(volume, spacing, segmentations, path, labels=self.labels, title=name)
+            title = f"{name}, {self.channel}" if self.channel else name
+            save_overlay(volume, spacing, segmentations, path, labels=self.labels, title=title)
 
     def _label_map(self, output: Any) -> np.ndarray:
         """Return the label map in RAS orientation, from one or from its one-hot form."""

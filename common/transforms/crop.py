@@ -9,6 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import CropForegroundd
 
 from common.cli import InputError
+from common.data import body_channel
 
 __all__ = ["CropBodyd", "padded_crop"]
 
@@ -16,12 +17,14 @@ __all__ = ["CropBodyd", "padded_crop"]
 class CropBodyd(CropForegroundd):
     """Crop to the bounding box of the voxels above air.
 
-    Zero is water in Hounsfield units, so cropping "to non-zero" would keep the air and cut into soft tissue.
+    Zero is water in Hounsfield units, so cropping "to non-zero" would keep the air and cut into soft tissue. Of several
+    channels a single one decides, since the units of the others may be any: see `body_channel`.
 
     Args:
         keys: items to crop, of shape `(C, H, W, D)`.
         source_key: the image whose voxels decide.
         air: intensity at or below which a voxel lies outside the body; `None` crops nothing.
+        modality: name of each channel of the image.
     """
 
     def __init__(
@@ -30,15 +33,23 @@ class CropBodyd(CropForegroundd):
         source_key: str = "image",
         air: float | None = -500.0,
         allow_missing_keys: bool = False,
+        modality: Sequence[str] = ("",),
     ) -> None:
-        super().__init__(keys, source_key, select_fn=self._is_body, allow_missing_keys=allow_missing_keys)
+        self.channel = body_channel(modality)
+        super().__init__(
+            keys,
+            source_key,
+            select_fn=self._is_body,
+            channel_indices=[self.channel],
+            allow_missing_keys=allow_missing_keys,
+        )
         self.air = air
 
     def _is_body(self, image: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(image, dtype=torch.bool) if self.air is None else image > self.air
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        image = data[self.source_key]
+        image = data[self.source_key][self.channel]
         if not self._is_body(image).any():
             name = getattr(image, "meta", {}).get("filename_or_obj", "image")
             raise InputError(

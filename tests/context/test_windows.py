@@ -55,7 +55,7 @@ def test_the_way_back_to_the_grid_of_the_scan_leads_through_the_windows():
 
 
 def test_several_channels_are_refused(scan):
-    with pytest.raises(ValueError, match="image must have one channel of Hounsfield units, got 3 channels"):
+    with pytest.raises(ValueError, match=r"image must have 1 channel, as modality in dataset\.json names them, got 3"):
         CTWindowsd("image", WINDOWS)({"image": scan.repeat(3, 1, 1, 1)})
 
 

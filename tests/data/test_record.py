@@ -43,7 +43,7 @@ def test_without_weights_nothing_is_compared(weights):
 def test_numbers_must_be_those_of_the_pretraining_but_not_modality_and_labels(tmp_path):
     weights = tmp_path / "pretrained" / "unet.pt"
     make_record(labels=LABELS, modality=["CT"], **NUMBERS).save_beside(weights)
-    make_record(weights, {0: "background", 1: "tumor"}, "MRI", **NUMBERS)
+    make_record(weights, {0: "background", 1: "tumor"}, ["MRI"], **NUMBERS)
     for name, value, found in (
         ("spacing", None, "None"),
         ("clip", (-100, 201), r"\[-100.0, 201.0\]"),

@@ -49,7 +49,7 @@ def test_reconstructions_are_found_by_name_and_drawn_with_their_levels(tmp_path,
     engine = Engine(lambda engine, batch: output)
     ReconstructionPicture(tmp_path, 1, "original", "reconstruction", (1, 2)).attach(engine)
     engine.run([0])
-    assert drawn[0] == (2, 3, tmp_path, (1, 2))
+    assert drawn[0] == (2, 3, tmp_path, (1, 2), ("",))
 
 
 @pytest.mark.parametrize(

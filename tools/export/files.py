@@ -59,7 +59,7 @@ def write_bundle(
     done = [f"{output}/{source.name}"]
 
     def write(root: Path) -> None:
-        _write_texts(root, source, configs, metadata, labels)
+        _write_texts(root, source, configs, metadata, labels, modality)
         for file in files:
             (root / "models" / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(weights / file, root / "models" / file)
@@ -79,7 +79,7 @@ def write_bundle(
 
 
 def _describe(
-    metadata: dict[str, Any], configs: Mapping[str, Any], labels: Mapping[str, str], modality: str
+    metadata: dict[str, Any], configs: Mapping[str, Any], labels: Mapping[str, str], modality: list[str]
 ) -> dict[str, Any]:
     """Return the metadata for the classes and the scans of the weights."""
     tensors = metadata["network_data_format"]
@@ -89,22 +89,28 @@ def _describe(
     pred["channel_def"] = dict(labels)  # of the label map: MONAI Label takes them for the values of its labels
     in_channels = configs["inference"]["network_def"].get("in_channels", image["num_channels"])
     in_channels = parse({**configs["inference"], "_in": in_channels}, "_in")
-    if in_channels != image["num_channels"]:
-        image["channel_def"] = {str(channel): f"channel {channel}" for channel in range(in_channels)}
+    if in_channels == len(modality) > 1 or in_channels != image["num_channels"]:
+        names = modality if in_channels == len(modality) else [""] * in_channels
+        image["channel_def"] = {str(channel): name or f"channel {channel}" for channel, name in enumerate(names)}
         image["num_channels"] = in_channels
-    if modality:
-        image["modality"] = modality
-        image["format"] = "hounsfield" if modality == "CT" else "magnitude"
+    if any(modality):
+        image["modality"] = ", ".join(modality)
+        image["format"] = "hounsfield" if {*modality} == {"CT"} else "magnitude"
     return metadata
 
 
 def _write_texts(
-    root: Path, source: Path, configs: Mapping[str, Any], metadata: Mapping[str, Any], labels: Mapping[str, str]
+    root: Path,
+    source: Path,
+    configs: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    labels: Mapping[str, str],
+    modality: list[str],
 ) -> None:
     texts = {f"configs/{name}.json": to_json(content) for name, content in relocate(configs).items()}
     texts["configs/metadata.json"] = to_json(metadata)
-    image = metadata["network_data_format"]["inputs"]["image"]
-    classes = {"name": source.name, "labels": dict(labels), "modality": image["modality"], "training": []}
+    channels = {str(channel): name for channel, name in enumerate(modality)}
+    classes = {"name": source.name, "labels": dict(labels), "modality": channels, "training": []}
     texts["dataset.json"] = to_json(classes)  # what MONAI Label's training, which lists its scans itself, knows of them
     names = sorted({_DESCRIBER, *(name for content in configs.values() for name in components(content))})
     texts.update({f"{PACKAGE}/{path}": text for path, text in used_modules(names).items()})

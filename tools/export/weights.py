@@ -20,13 +20,13 @@ __all__ = ["list_weights", "load_trained", "parse", "read_classes", "write_untra
 _FIELD_OF_VIEW = "field_of_view.nii.gz"  # of planar_heatmap_descriptor
 
 
-def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], str]:
-    """Return the names of the classes by their value, and the modality, that a training has left beside its weights."""
+def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the names of the classes by their value, and of the channels, that lie beside trained weights."""
     weights = ckpt_dir / "model.pt"
     if not weights.is_file() or find_record(ckpt_dir) is None:
         raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and record.json; train first")
     record = load_record(weights)
-    return {str(value): name for value, name in record.labels.items()}, ", ".join(record.modality)
+    return {str(value): name for value, name in record.labels.items()}, record.modality
 
 
 def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
@@ -67,8 +67,8 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
     record = find_record(pretrained.parent)
     if record is None:
         raise MissingFileError(f"{pretrained.parent}: record.json must lie beside pretrained weights; pretrain first")
-    labels = load_record(pretrained).labels
-    known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": labels}
+    stored = load_record(pretrained)
+    known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": stored.labels, "modality": stored.modality}
     try:
         network = parse({**train, **known}, "transfer")
     except RuntimeError as error:  # MONAI's, around what the library says

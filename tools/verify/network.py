@@ -83,13 +83,17 @@ def _draw(tensor: dict[str, Any]) -> torch.Tensor:
 
 
 def _options(bundle: Bundle, file: str, channels: list[str]) -> dict[str, Any]:
-    """Return what a network needs to know besides its config: the classes, which are written beside the weights."""
+    """Return what a network needs to know besides its config, which is written beside weights: classes and channels."""
     options: dict[str, Any] = {"bundle_root": str(bundle.root)}
-    if "labels" in reachable(bundle.merge(file), "network_def"):
-        if bundle.weights.is_file():
-            options["labels"] = _parser(bundle, file, options).get_parsed_content("labels")
-        else:
-            options["labels"] = dict(enumerate(dict.fromkeys(["background", *channels])))
+    image = (bundle.metadata or {})["network_data_format"]["inputs"]["image"]
+    described = {
+        "labels": dict(enumerate(dict.fromkeys(["background", *channels]))),
+        "modality": str(image.get("modality", "")).split(", "),
+    }
+    known = reachable(bundle.merge(file), "network_def")
+    for name in described.keys() & known:
+        has_weights = bundle.weights.is_file()
+        options[name] = _parser(bundle, file, options).get_parsed_content(name) if has_weights else described[name]
     return options
 
 

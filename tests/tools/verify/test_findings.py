@@ -134,12 +134,12 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         f"{TRAIN}: validate::preprocessing must give Orientationd of image the axcodes of inference, 'LPS', got 'RAS'",
     ),
     "a transform fewer": (
-        *(INFERENCE, "  - {_target_: common.transforms.CropBodyd, keys: image, air: $@record.air}\n", ""),
+        *(INFERENCE, "  - {_target_: Orientationd, keys: image, axcodes: RAS, labels: null}\n", ""),
         f"{TRAIN}: validate::preprocessing must do to image what inference does, ['common.transforms.LoadVolumesd', ",
     ),
     "network that cannot be built": (
-        *(INFERENCE, "in_channels: 1", "in_channels: one"),
-        f"{TRAIN}: network_def::in_channels must be that of inference, 'one', got 1",
+        *(INFERENCE, "in_channels: $len(@modality)", "in_channels: one"),
+        f"{TRAIN}: network_def::in_channels must be that of inference, 'one', got '$len(@modality)'",
         f"{INFERENCE}: network_def must be a network that can be built, got ",
     ),
     "input": (
