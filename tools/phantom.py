@@ -1,7 +1,7 @@
 """Write phantoms, synthetic abdomen-like CT volumes, as a data set for trying everything without a download.
 
 python -m tools.phantom OUTPUT_DIR [--num_training 12] [--num_test 4] [--num_unlabeled 16] [--size 64] [--seed 0]
-    [--lesions [--num_normal 16]]
+    [--num_channels 2] [--lesions [--num_normal 16]]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def phantom(
     num_unlabeled: int = 16,
     size: int = 64,
     seed: int = 0,
+    num_channels: int = 1,
     lesions: bool = False,
     num_normal: int | None = None,
 ) -> str:
@@ -30,6 +31,8 @@ def phantom(
         num_unlabeled: images only.
         size: voxels along the longest axis.
         seed: another one gives other patients.
+        num_channels: 2: with a second channel, a PET in a file of its own, in which alone the left kidney shows; with
+            `lesions`, in which alone the lesions show.
         lesions: with one to three lesions in the liver, which are the label, and the liver as the organ of every case.
         num_normal: with `lesions`, cases without one; 16 if not given.
     """
@@ -42,9 +45,9 @@ def phantom(
         raise InputError(f"num_normal must be given with lesions only, got {num_normal}")
     if lesions:
         options["num_normal"] = 16 if num_normal is None else num_normal
-    check_whole_numbers(**options, size=size, seed=seed)
+    check_whole_numbers(**options, size=size, seed=seed, num_channels=num_channels)
     write = write_lesion_phantoms if lesions else write_phantoms
-    folder = write(output_dir, **options, size=size, seed=seed)
+    folder = write(output_dir, **options, size=size, seed=seed, num_channels=num_channels)
     normal = f", and {options['num_normal']} without lesions" if lesions else ""
     return f"{folder}: {num_training} training, {num_test} test and {num_unlabeled} unlabeled phantoms{normal}"
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from .phantom import PHANTOM_LABELS, WATER, Volumes, make_phantom, write_drawn
+from common.cli import check_choice
+
+from .phantom import PHANTOM_LABELS, PHANTOM_MODALITY, WATER, Volumes, draw_uptake, make_phantom, write_drawn
 
 __all__ = ["LESION_LABELS", "make_lesion_phantom", "write_lesion_phantoms"]
 
@@ -25,19 +27,25 @@ _LEVEL = 0.5  # of the sum of blobs, at the border
 _CORE = 1.15  # of the sum of blobs, at the border of a necrotic core
 
 
-def make_lesion_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def make_lesion_phantom(
+    seed: int, size: int = 64, num_channels: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw one phantom with one to three lesions in its liver; but for them it is the one of `make_phantom`.
+
+    With two channels, the lesions show in the second one only.
 
     Args:
         seed: the same one gives the same phantom.
         size: voxels along the longest axis, see `make_phantom`.
+        num_channels: 1, or 2 for those of `PHANTOM_MODALITY`.
 
     Returns:
-        image: HU as int16, of three dimensions in any of the 48 orientations.
-        label: values as in `LESION_LABELS` as uint8, same shape.
-        organ: 1 inside the liver, lesions included, as uint8, same shape.
+        image: HU as int16, of three dimensions in any of the 48 orientations; two channels are stacked in front.
+        label: values as in `LESION_LABELS` as uint8, of the shape of a channel.
+        organ: 1 inside the liver, lesions included, as uint8, of the same shape.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
     """
+    check_choice("num_channels", num_channels, (1, 2))
     image, anatomy, affine = make_phantom(seed, size)
     organ = anatomy == _LIVER
     random = np.random.RandomState([seed, 1])  # not the draws of the phantom
@@ -51,6 +59,8 @@ def make_lesion_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarr
         painted += opacity * _draw_contrast(random, field, liver_intensity)
         label |= (field > _LEVEL) & organ
     painted = np.clip(np.rint(painted), -1024, 3071).astype(np.int16)
+    if num_channels == 2:
+        painted = np.stack([image, draw_uptake(np.random.RandomState([seed, 2]), image, label)])
     return painted, label.astype(np.uint8), organ.astype(np.uint8), affine
 
 
@@ -62,6 +72,7 @@ def write_lesion_phantoms(
     num_normal: int = 16,
     size: int = 64,
     seed: int = 0,
+    num_channels: int = 1,
 ) -> Path:
     """Write a data set of phantoms with lesions, and of `num_normal` without, see `write_phantoms`.
 
@@ -72,12 +83,16 @@ def write_lesion_phantoms(
     def draw(split: str, index: int) -> tuple[Volumes, np.ndarray]:
         if split == "No":
             image, anatomy, affine = make_phantom(seed * 100_000 + index, size)
+            if num_channels == 2:
+                random = np.random.RandomState([seed * 100_000 + index, 2])
+                image = np.stack([image, draw_uptake(random, image, np.zeros(image.shape, bool))])
             return {"image": image, "organ": (anatomy == _LIVER).astype(np.uint8)}, affine
-        image, label, organ, affine = make_lesion_phantom(seed * 100_000 + index, size)
+        image, label, organ, affine = make_lesion_phantom(seed * 100_000 + index, size, num_channels)
         return {"image": image, **({"label": label} if split in ("Tr", "Ts") else {}), "organ": organ}, affine
 
     description = "Synthetic abdomen-like CT with lesions of the liver, for trials; no patient's data."
-    return write_drawn(output_dir, counts, seed, draw, "lesion_phantoms", description, LESION_LABELS)
+    modality = PHANTOM_MODALITY[:num_channels]
+    return write_drawn(output_dir, counts, seed, draw, "lesion_phantoms", description, LESION_LABELS, modality)
 
 
 def _draw_blobs(random: np.random.RandomState, room: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Abdomen-like CT phantoms, for trying everything without a download.
 
 The anatomy is one table of ellipsoids in RAS millimeters; chance moves, scales, tilts, bends and recolors it. Organs
-share their intensities with vessels, stomach and bowel, so that place and shape decide, not a threshold.
+share their intensities with vessels, stomach and bowel, so that place and shape decide, not a threshold. A second
+channel, as of a PET, may show what the CT does not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,14 +18,16 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from common.cli import InputError
+from common.cli import InputError, check_choice
 
 from .datalist import write_datalist
 from .files import write_folder
 
-__all__ = ["PHANTOM_LABELS", "make_phantom", "write_drawn", "write_phantoms"]
+__all__ = ["PHANTOM_LABELS", "PHANTOM_MODALITY", "draw_uptake", "make_phantom", "write_drawn", "write_phantoms"]
 
 PHANTOM_LABELS = ("background", "liver", "spleen", "right kidney", "left kidney")
+
+PHANTOM_MODALITY = ("CT", "PET")
 
 Volumes = dict[str, np.ndarray]
 
@@ -60,29 +64,38 @@ _ANATOMY = (
 )
 
 _NUM_BOWEL_LOOPS = 16
+_HIDDEN = PHANTOM_LABELS.index("left kidney")  # in the CT of a phantom with two channels
+_SHIFT = ((-10.0, 0.0, -45.0), (70.0, 70.0, 45.0))  # mm by which it is out of place, so that its place tells nothing
 
 
-def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_phantom(seed: int, size: int = 64, num_channels: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one phantom: another patient, on another grid, for every seed.
+
+    With two channels, the left kidney lies anywhere in the abdomen and shows in the second one only: in the CT there is
+    what surrounds it.
 
     Args:
         seed: the same one gives the same phantom.
         size: voxels along the longest axis, at least 16; the others have 7/8 and 3/4 of it. The field of view stays
             the same, so that 64 voxels are 3.6 to 4.9 mm wide.
+        num_channels: 1, or 2 for those of `PHANTOM_MODALITY`.
 
     Returns:
-        image: HU as int16, of three dimensions in any of the 48 orientations.
-        label: values as in `PHANTOM_LABELS` as uint8, same shape.
+        image: HU as int16, of three dimensions in any of the 48 orientations; two channels are stacked in front.
+        label: values as in `PHANTOM_LABELS` as uint8, of the shape of a channel.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
     """
     if size < 16:
         raise InputError(f"size must be at least 16 voxels, got {size}")
+    check_choice("num_channels", num_channels, (1, 2))
     random = np.random.RandomState(seed)
     shape = (size, size * 7 // 8, size * 3 // 4)
     in_plane, between = random.uniform(4.4, 4.9), random.uniform(3.6, 4.3)
     spacing = np.array([in_plane, in_plane, between]) * 64 / size
 
-    image, label = _paint(random, *_make_coordinates(random, shape, spacing))
+    second = np.random.RandomState([seed, 2])  # not the draws of the first channel
+    shift = second.uniform(*_SHIFT) if num_channels == 2 else None
+    image, label = _paint(random, *_make_coordinates(random, shape, spacing), shift)
     image = gaussian_filter(image, 0.5)  # partial volume
     image += 6 * _smooth_noise(random, shape, 10 / spacing) + 14 * _smooth_noise(random, shape, (0.6, 0.6, 0.6))
     image = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
@@ -92,11 +105,26 @@ def make_phantom(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.
     flips = [ends[random.randint(2)] for ends in ("RL", "AP", "SI")]
     orientation = axcodes2ornt([flips[axis] for axis in random.permutation(3)])
     forward = nib.orientations.ornt_transform(axcodes2ornt("RAS"), orientation)
-    return (
-        np.ascontiguousarray(apply_orientation(image, forward)),
-        np.ascontiguousarray(apply_orientation(label, forward)),
-        affine @ inv_ornt_aff(forward, shape),
-    )
+    image, label = (np.ascontiguousarray(apply_orientation(volume, forward)) for volume in (image, label))
+    if num_channels == 2:
+        image = np.stack([image, draw_uptake(second, image, label == _HIDDEN)])
+    return image, label, affine @ inv_ornt_aff(forward, shape)
+
+
+def draw_uptake(random: np.random.RandomState, image: np.ndarray, hot: np.ndarray) -> np.ndarray:
+    """Draw a second channel in which a part of the body lights up and nothing else shows.
+
+    Args:
+        random: source of all chance.
+        image: HU of shape `(H, W, D)`.
+        hot: mask of the part, of the same shape.
+
+    Returns:
+        Uptake in any units, of about 20 in the body and 100 in that part, as int16.
+    """
+    uptake = gaussian_filter(20.0 * (image > -300) + 80.0 * hot, 0.5)  # partial volume
+    uptake += 6 * _smooth_noise(random, image.shape, (0.6, 0.6, 0.6))
+    return np.clip(np.rint(uptake), 0, None).astype(np.int16)
 
 
 def write_phantoms(
@@ -106,6 +134,7 @@ def write_phantoms(
     num_unlabeled: int = 16,
     size: int = 64,
     seed: int = 0,
+    num_channels: int = 1,
 ) -> Path:
     """Write a data set of phantoms with its `dataset.json`, as a whole or not at all.
 
@@ -116,15 +145,17 @@ def write_phantoms(
         num_unlabeled: images only.
         size: voxels along the longest axis.
         seed: data sets of different seeds share no phantom.
+        num_channels: see `make_phantom`; several are in a file each.
     """
     counts = {"Tr": num_training, "Ts": num_test, "Un": num_unlabeled}
 
     def draw(split: str, index: int) -> tuple[Volumes, np.ndarray]:
-        image, label, affine = make_phantom(seed * 100_000 + index, size)
+        image, label, affine = make_phantom(seed * 100_000 + index, size, num_channels)
         return ({"image": image} if split == "Un" else {"image": image, "label": label}), affine
 
     description = "Synthetic abdomen-like CT, for trials; no patient's data."
-    return write_drawn(output_dir, counts, seed, draw, "phantoms", description, PHANTOM_LABELS)
+    modality = PHANTOM_MODALITY[:num_channels]
+    return write_drawn(output_dir, counts, seed, draw, "phantoms", description, PHANTOM_LABELS, modality)
 
 
 def write_drawn(
@@ -135,8 +166,11 @@ def write_drawn(
     name: str,
     description: str,
     labels: Sequence[str],
+    modality: Sequence[str] = PHANTOM_MODALITY[:1],
 ) -> Path:
-    """Write a data set of drawn CT volumes with its `dataset.json`, as a whole or not at all.
+    """Write a data set of drawn volumes with its `dataset.json`, as a whole or not at all.
+
+    The channels of an image are in a file each, `..._0000` and so on, when there are several.
 
     Args:
         output_dir: folder to make; it may exist when it is empty.
@@ -147,25 +181,35 @@ def write_drawn(
         name: of the data set.
         description: of the data set, in a sentence.
         labels: names of the classes in the order of their values.
+        modality: name of each channel of an image.
     """
     if min(*counts.values(), seed) < 0:
         raise InputError(f"counts and seed must be 0 or more, got {[*counts.values(), seed]}")
 
     def write(root: Path) -> None:
-        listed: dict[str, list[dict[str, str]]] = {split: [] for split in counts}
+        listed: dict[str, list[dict[str, Any]]] = {split: [] for split in counts}
         for index, split in enumerate(split for split, count in counts.items() for _ in range(count)):
             volumes, affine = draw(split, index)
-            folders = {key: "organs" if key == "organ" else f"{key}s{split}" for key in volumes}
-            listed[split].append({key: f"{folder}/phantom_{index:03d}.nii.gz" for key, folder in folders.items()})
+            case: dict[str, Any] = {}
             for key, volume in volumes.items():
-                _save(volume, affine, root / listed[split][-1][key])
+                stem = f"{'organs' if key == 'organ' else f'{key}s{split}'}/phantom_{index:03d}"
+                channels = volume if volume.ndim == 4 else [volume]
+                suffixes = [f"_{channel:04d}" for channel in range(len(volume))] if volume.ndim == 4 else [""]
+                files = [f"{stem}{suffix}.nii.gz" for suffix in suffixes]
+                for file, channel in zip(files, channels, strict=True):
+                    _save(channel, affine, root / file)
+                case[key] = files if volume.ndim == 4 else files[0]
+            listed[split].append(case)
         names = {"Tr": "training", "Ts": "test", "Un": "unlabeled", "No": "normal"}
         lists = {
-            names[split]: [case["image"] if list(case) == ["image"] else case for case in cases]
+            names[split]: [
+                case["image"] if list(case) == ["image"] and isinstance(case["image"], str) else case for case in cases
+            ]
             for split, cases in listed.items()
         }
-        whole = {"name": name, "description": description, "modality": {"0": "CT"}}
-        write_datalist(root, {**whole, "labels": {str(value): text for value, text in enumerate(labels)}, **lists})
+        by_value, by_channel = ({str(key): text for key, text in enumerate(texts)} for texts in (labels, modality))
+        whole = {"name": name, "description": description, "modality": by_channel, "labels": by_value}
+        write_datalist(root, {**whole, **lists})
 
     return write_folder(output_dir, write)
 
@@ -188,8 +232,10 @@ def _make_coordinates(
     return world, np.tensordot(rotation, world, axes=1) + bend
 
 
-def _paint(random: np.random.RandomState, world: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return intensities in HU and labels, without blur and noise."""
+def _paint(
+    random: np.random.RandomState, world: np.ndarray, place: np.ndarray, shift: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return intensities in HU and labels, without blur and noise; with a shift in mm, `_HIDDEN` is a label only."""
     shape = world.shape[1:]
     semi_axes = np.array([random.uniform(122, 136), random.uniform(88, 98), np.inf])
     growth = semi_axes[:2].mean() / 111
@@ -215,6 +261,9 @@ def _paint(random: np.random.RandomState, world: np.ndarray, place: np.ndarray) 
         image[inside] = loop.intensity
     for organ in _ANATOMY:
         drawn = _vary(random, organ, phase, growth)
+        if shift is not None and organ.label == _HIDDEN:
+            label[_is_inside(replace(drawn, center=np.add(drawn.center, shift)), place) & cavity] = _HIDDEN
+            continue
         inside = _is_inside(drawn, place) & cavity
         image[inside], label[inside] = drawn.intensity, drawn.label
         if organ.has_gas:

@@ -61,6 +61,14 @@ def test_no_threshold_finds_the_lesions(drawn):
     assert dice_of_best_window(image[organ > 0], label[organ > 0] > 0) < 0.75
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_lesions_show_in_the_second_channel_only(seed):
+    (image, uptake), label, organ, _ = make_lesion_phantom(seed, 32, num_channels=2)
+    np.testing.assert_array_equal(image, make_phantom(seed, 32)[0])
+    np.testing.assert_array_equal(label, make_lesion_phantom(seed, 32)[1])
+    assert np.median(uptake[label > 0]) > 2 * np.median(uptake[(organ > 0) & (label == 0)])
+
+
 @pytest.mark.parametrize("size", [16, 24, 32])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_case_has_a_lesion_at_every_size(seed, size):

@@ -8,6 +8,7 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.ndimage import label as find_components
 
 from common.data import PHANTOM_LABELS, make_phantom, read_cases, write_phantoms
@@ -89,6 +90,28 @@ def test_one_case_takes_less_than_a_second():
     assert time.process_time() - start < 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_organ_shows_in_the_second_channel_only(seed):
+    (image, uptake), label, affine = make_phantom(seed, 48, num_channels=2)
+    alone, labels_alone, same = make_phantom(seed, 48)
+    np.testing.assert_array_equal(affine, same)
+    elsewhere = (label != LEFT_KIDNEY) & (labels_alone != LEFT_KIDNEY)
+    np.testing.assert_array_equal(label[elsewhere], labels_alone[elsewhere])
+    far = binary_erosion(elsewhere, iterations=3, border_value=1)
+    np.testing.assert_allclose(image[far], alone[far], atol=1)  # the blur reaches no further
+    around = binary_dilation(label == LEFT_KIDNEY, iterations=2) & (label != LEFT_KIDNEY) & (image > -300)
+    assert np.median(uptake[label == LEFT_KIDNEY]) > 3 * np.median(uptake[around])
+    assert abs(np.median(uptake[(label > 0) & (label < LEFT_KIDNEY)]) - np.median(uptake[around])) < 10
+    inside = image[(label == LEFT_KIDNEY) & (image > -300)]
+    assert abs(np.median(inside) - np.median(image[around])) < 60
+    assert uptake.dtype == image.dtype and uptake.min() >= 0
+
+
+def test_other_numbers_of_channels_are_refused():
+    with pytest.raises(ValueError, match="num_channels must be one of 1, 2, got 3"):
+        make_phantom(0, 16, num_channels=3)
+
+
 def test_refuses_a_size_too_small_for_an_anatomy():
     with pytest.raises(ValueError, match="size must be at least 16 voxels, got 8"):
         make_phantom(0, 8)
@@ -119,6 +142,16 @@ def test_written_voxels_are_those_that_were_made(tmp_path):
         written = nib.load(folder / listed[key])
         np.testing.assert_array_equal(np.asarray(written.dataobj), volume)
         np.testing.assert_allclose(written.affine, affine, atol=1e-4)
+
+
+def test_written_channels_are_in_a_file_each(tmp_path):
+    folder = write_phantoms(tmp_path / "new", num_training=1, num_test=0, num_unlabeled=1, size=16, num_channels=2)
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    assert content["modality"] == {"0": "CT", "1": "PET"}
+    for index, (split, case) in enumerate((("Tr", content["training"][0]), ("Un", content["unlabeled"][0]))):
+        assert case["image"] == [f"images{split}/phantom_{index:03d}_{channel:04d}.nii.gz" for channel in (0, 1)]
+        for file, channel in zip(case["image"], make_phantom(index, 16, num_channels=2)[0], strict=True):
+            np.testing.assert_array_equal(np.asarray(nib.load(folder / file).dataobj), channel)
 
 
 def test_refuses_a_folder_that_holds_something_and_leaves_it_alone(tmp_path):

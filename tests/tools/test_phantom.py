@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from common.data import read_cases
@@ -15,10 +18,22 @@ def test_phantoms_have_lesions_when_asked_to(tmp_path):
     assert len(read_cases(tmp_path / "new", num_folds=2).normal) == 2
 
 
+@pytest.mark.parametrize("lesions", [False, True])
+def test_phantoms_have_a_second_channel_when_asked_to(lesions, tmp_path):
+    counts = {"num_training": 1, "num_test": 0, "num_unlabeled": 1, "size": 16}
+    phantom(str(tmp_path / "new"), **counts, num_channels=2, lesions=lesions)
+    content = json.loads((tmp_path / "new" / "dataset.json").read_text(encoding="utf-8"))
+    assert content["modality"] == {"0": "CT", "1": "PET"}
+    for case in (*content["training"], *content["unlabeled"], *content.get("normal", [])):
+        assert [Path(file).name[-12:] for file in case["image"]] == ["_0000.nii.gz", "_0001.nii.gz"]
+        assert all((tmp_path / "new" / file).is_file() for file in case["image"])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"size": "big"}, TypeError, "size must be a whole number, got 'big'"),
+        ({"num_channels": 3}, ValueError, "num_channels must be one of 1, 2, got 3"),
         ({"num_normal": 2}, ValueError, "num_normal must be given with lesions only, got 2"),
         ({"lesions": "no"}, TypeError, "lesions must be True or False, got 'no'"),
         ({"lesions": True, "num_normal": 1.5}, TypeError, r"num_normal must be a whole number, got 1\.5"),
