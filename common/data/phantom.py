@@ -65,7 +65,7 @@ _ANATOMY = (
 
 _NUM_BOWEL_LOOPS = 16
 _HIDDEN = PHANTOM_LABELS.index("left kidney")  # in the CT of a phantom with two channels
-_SHIFT = ((-10.0, 0.0, -45.0), (70.0, 70.0, 45.0))  # mm by which it is out of place, so that its place tells nothing
+_SHIFT = ((-10.0, 0.0, -60.0), (110.0, 75.0, 60.0))  # mm by which it is out of place, so that its place tells nothing
 
 
 def make_phantom(seed: int, size: int = 64, num_channels: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
