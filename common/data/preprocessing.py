@@ -134,9 +134,10 @@ def _survey(
         image = loaded["image"].numpy()
         if len(image) != len(modality):
             names = f" ({', '.join(modality)})" if any(modality) else ""
+            path = ensure_tuple(case["image"])[0]
             raise InputError(
-                f"{ensure_tuple(case['image'])[0]}: number of channels must be {len(modality)}{names}, got {len(image)}; "
-                "name each channel in modality in dataset.json"
+                f"{path}: number of channels must be {len(modality)}{names}, got {len(image)}; name each channel in "
+                "modality in dataset.json"
             )
         if "label" in case:
             inside = image[:, loaded["label"].numpy()[0] > 0]
