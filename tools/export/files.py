@@ -49,9 +49,10 @@ def write_bundle(
     """
     labels, modality = read_classes(weights)
     files = list_weights(weights, configs.get("train", {}))
-    network = load_trained(configs["inference"] | {"labels": labels}, weights)
+    known = configs["inference"] | {"labels": labels, "modality": modality}
+    network = load_trained(known, weights)
     metadata = _describe(
-        json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8")), configs, labels, modality
+        json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8")), known, labels, modality
     )
     if "train" in configs:
         configs["train"]["dataset_dir"] = "@bundle_root"  # whose dataset.json names the classes; see _write_texts
@@ -79,7 +80,7 @@ def write_bundle(
 
 
 def _describe(
-    metadata: dict[str, Any], configs: Mapping[str, Any], labels: Mapping[str, str], modality: list[str]
+    metadata: dict[str, Any], inference: Mapping[str, Any], labels: Mapping[str, str], modality: list[str]
 ) -> dict[str, Any]:
     """Return the metadata for the classes and the scans of the weights."""
     tensors = metadata["network_data_format"]
@@ -87,8 +88,8 @@ def _describe(
     without_background = len(pred["channel_def"]) - (pred["channel_def"].get("0") == "background")
     pred["num_channels"] = len(labels) - (len(pred["channel_def"]) == without_background)
     pred["channel_def"] = dict(labels)  # of the label map: MONAI Label takes them for the values of its labels
-    in_channels = configs["inference"]["network_def"].get("in_channels", image["num_channels"])
-    in_channels = parse({**configs["inference"], "_in": in_channels}, "_in")
+    in_channels = inference["network_def"].get("in_channels", image["num_channels"])
+    in_channels = parse({**inference, "_in": in_channels}, "_in")
     if in_channels == len(modality) > 1 or in_channels != image["num_channels"]:
         names = modality if in_channels == len(modality) else [""] * in_channels
         image["channel_def"] = {str(channel): name or f"channel {channel}" for channel, name in enumerate(names)}
