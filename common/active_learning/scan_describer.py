@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError, MissingFileError, is_scratch
-from common.data import Record, load_record, write_atomically
+from common.data import Paths, Record, load_record, write_atomically
 from common.data.record import find_record
 from common.training import load_network
 
@@ -32,11 +33,11 @@ class ScanDescriber:
     """Describe scans by what a network sees in them, and remember it.
 
     A descriptor is kept under the path, the size and the time of change of its scan, so that a scan that was replaced
-    is described anew.
+    is described anew. A scan is the path of its file, or the paths of several with a channel in each.
 
     Args:
         network: moved nowhere.
-        preprocessing: takes `{"image": path}` and returns the image of shape `(C, H, W, D)` under the same key.
+        preprocessing: takes `{"image": scan}` and returns the image of shape `(C, H, W, D)` under the same key.
         cache_path: file of the descriptors, one for each network and preprocessing.
         axis: see `describe_scan`.
         device: of the network.
@@ -45,7 +46,7 @@ class ScanDescriber:
     def __init__(
         self,
         network: nn.Module,
-        preprocessing: Callable[[dict[str, str]], Mapping[str, Any]],
+        preprocessing: Callable[[dict[str, Any]], Mapping[str, Any]],
         cache_path: str | Path,
         axis: int = 2,
         device: str | torch.device = "cpu",
@@ -59,35 +60,37 @@ class ScanDescriber:
         if self.cache_path.is_file():
             self.known = torch.load(self.cache_path, weights_only=True)
 
-    def __call__(self, path: str | Path) -> torch.Tensor:
+    def __call__(self, scan: Paths) -> torch.Tensor:
         """Return the descriptor of a scan, of shape `(F,)`."""
-        file = Path(path).resolve()
-        state = file.stat()
-        key = f"{file}:{state.st_size}:{state.st_mtime_ns}"
+        paths = [str(path) for path in ensure_tuple(scan)]
+        states = [(Path(path).resolve(), Path(path).stat()) for path in paths]
+        key = "|".join(f"{file}:{state.st_size}:{state.st_mtime_ns}" for file, state in states)
         if key not in self.known:
-            image = self.preprocessing({"image": str(path)})["image"]
+            image = self.preprocessing({"image": paths if len(paths) > 1 else paths[0]})["image"]
             self.known[key] = describe_scan(self.network, image.to(self.device), self.axis)
             write_atomically(self.cache_path, lambda temporary: torch.save(self.known, temporary))
         return self.known[key]
 
     def choose(
-        self, labeled: Sequence[str], unlabeled: Sequence[str], count: int = 1, criterion: str = "k_medoids"
+        self, labeled: Sequence[Paths], unlabeled: Sequence[Paths], count: int = 1, criterion: str = "k_medoids"
     ) -> list[tuple[str, float]]:
         """Choose unlabeled scans to label, in that order.
 
         Args:
-            labeled: paths of scans. One that cannot be described is left out, with a warning.
+            labeled: scans. One that cannot be described is left out, with a warning.
             unlabeled: likewise.
             count: see `next_scans`, also for `criterion`.
 
         Returns:
-            Paths, none if no unlabeled scan can be described, and their distances as those of `next_scans`.
+            Paths, the first one of scans with several, none if no unlabeled scan can be described, and their distances
+            as those of `next_scans`.
         """
-        candidates = set(unlabeled)
+        scans = {str(ensure_tuple(scan)[0]): scan for scan in (*labeled, *unlabeled)}
+        candidates = {str(ensure_tuple(scan)[0]) for scan in unlabeled}
         descriptors: dict[str, torch.Tensor] = {}
-        for path in tqdm(sorted({*labeled, *unlabeled}), desc="describing scans", disable=None):
+        for path, scan in tqdm(sorted(scans.items()), desc="describing scans", disable=None):
             try:
-                descriptors[path] = self(path)
+                descriptors[path] = self(scan)
             except (OSError, RuntimeError, ValueError) as error:
                 logger.warning("%s cannot be described and is left out: %s", path, error)
         paths = list(descriptors)
