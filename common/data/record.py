@@ -211,7 +211,7 @@ def find_record(folder: str | Path) -> Path | None:
 
 def _check_numbers(record: Record) -> None:
     if record.clip is not None:
-        pairs: list[Any] = record.clip if isinstance(record.clip[0], list) else [record.clip]
+        pairs: list[Any] = record.clip if record.clip and isinstance(record.clip[0], list) else [record.clip]
         if len(pairs) not in (1, len(record.modality)):
             raise ValueError(f"{len(pairs)} pairs in clip for {_count_channels(record.modality)}")
         for low, high in pairs:

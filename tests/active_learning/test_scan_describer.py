@@ -10,6 +10,7 @@ import torch
 from monai.networks.nets import BasicUNet
 
 from common.active_learning import load_describer
+from common.active_learning.scan_describer import ScanDescriber
 
 NETWORK = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "features": [2, 2, 2, 2, 4, 2]}
 PREPROCESSING = [
@@ -97,3 +98,18 @@ def test_a_damaged_scan_is_left_out_by_name(bundle, scan, write_scan, caplog):
     assert [path for path, _ in describe.choose([other], [scan, str(damaged)], 5)] == [scan]
     assert f"{damaged} cannot be described and is left out" in caplog.text
     assert describe.choose([scan, other], [str(damaged)]) == []
+
+
+def test_a_scan_with_a_file_for_each_channel_is_read_whole_and_called_by_its_first(write_scan, tmp_path):
+    files = {name: [write_scan(f"{name}_{i:04d}.nii.gz", np.zeros((4, 4, 4))) for i in (0, 1)] for name in "abc"}
+    seen = []
+
+    def preprocess(data):
+        seen.append(data["image"])
+        return {"image": torch.rand(2, 16, 16, 16)}
+
+    network = BasicUNet(**{**NETWORK, "in_channels": 2})
+    describer = ScanDescriber(network, preprocess, tmp_path / "known.pt")
+    chosen = describer.choose([files["a"]], [files["b"], files["c"]], 2)
+    assert seen == list(files.values())
+    assert {path for path, _ in chosen} == {files["b"][0], files["c"][0]}

@@ -279,3 +279,14 @@ def test_text_and_fractions_are_no_whole_numbers(value):
 )
 def test_what_a_training_starts_from(pretrained, scratch, weights):
     assert (is_scratch(pretrained), has_weights(pretrained)) == (scratch, weights)
+
+
+@pytest.mark.parametrize("value", [None, [-155, 295], [[-155, 295]], [[-155, 295], [0, 10.5]]])
+def test_clip_values_are_a_pair_or_one_for_each_channel(value):
+    SHARED_OPTIONS["clip"].kind.check("clip", value)
+
+
+@pytest.mark.parametrize("value", [5, "fitted", [["a", 1]], [[0, 1], 5], [None, 1]])
+def test_other_clip_values_are_refused_by_name(value):
+    with pytest.raises((TypeError, ValueError), match="clip must be a list of two numbers, or a list of such pairs"):
+        SHARED_OPTIONS["clip"].kind.check("clip", value)

@@ -201,3 +201,13 @@ def test_the_rows_of_all_processes_come_together_once_and_only_the_first_writes(
     (tmp_path / "clinical_raw.csv").unlink()
     with pytest.raises(FileNotFoundError):
         run([make_case("a.nii")], tmp_path)
+
+
+@pytest.mark.parametrize(("modality", "is_measured"), [(["CT", "PET"], True), (["PET", "CT"], False)])
+def test_of_several_channels_the_first_gives_hounsfield_units_when_it_is_a_ct(
+    make_case, write_scan, tmp_path, modality, is_measured
+):
+    case, output = make_case("a_0000.nii")
+    case["image"] = [case["image"], write_scan("a_0001.nii", np.zeros((6, 5, 4), np.int16), affine=AFFINE)]
+    (row, _) = run([(case, output)], tmp_path, modality=modality)
+    assert row.get("mean_hu_pred") == ("100.000000" if is_measured else None)

@@ -284,3 +284,11 @@ def test_options_and_images_out_of_range_are_refused():
     transform(torch.zeros(1, 32, 32))
     with pytest.raises(ValueError, match=r"image must have the drawn size \(32, 32\), got \(32, 16\)"):
         transform(torch.zeros(1, 32, 16), randomize=False)
+
+
+@pytest.mark.parametrize("corruption", [RandContextPrediction, RandContextRestoration])
+def test_channels_of_a_place_are_corrupted_alike(corruption):
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) + 1
+    alone = corruption(4).corrupt_batch(images, [3, 4])
+    together = corruption(4).corrupt_batch(torch.cat([images, -images, 2 * images], dim=1), [3, 4])
+    assert torch.equal(together, torch.cat([alone, -alone, 2 * alone], dim=1)) and not torch.equal(alone, images)

@@ -126,3 +126,11 @@ def test_another_shape_is_refused():
 def test_text_is_no_flag():
     with pytest.raises(TypeError, match="softmax must be True or False"):
         DiceCrossEntropyLoss(softmax="false")
+
+
+def test_a_restoration_counts_in_every_channel_alike():
+    input, target = torch.rand(2, 3, 5, 4), torch.rand(2, 3, 5, 4)
+    channels = [InpaintingLoss()(input[:, index : index + 1], target[:, index : index + 1]) for index in range(3)]
+    torch.testing.assert_close(InpaintingLoss()(input, target), torch.stack(channels).mean())
+    order = [2, 0, 1]
+    torch.testing.assert_close(InpaintingLoss()(input[:, order], target[:, order]), InpaintingLoss()(input, target))

@@ -44,3 +44,15 @@ def test_the_patients_right_is_on_the_left_and_the_front_or_the_head_up(tmp_path
     RestorationPicture(tmp_path / "picture.png", axis=axis).attach(engine)
     engine.run([0])
     assert_seen_as_by_a_radiologist(figures[0], 3 * [axis])
+
+
+def test_of_several_channels_the_title_names_the_one_that_is_drawn(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("common.context.pictures.save_figure", lambda figure, path: figures.append(figure))
+    images = torch.rand(1, 2, 6, 5)
+    engine = Engine(lambda engine, batch: {"label": images, "image": images, "pred": images})
+    for modality in (["CT"], ["CT", "PET"]):
+        RestorationPicture(tmp_path / "picture.png", modality=modality).attach(engine)
+    engine.run([0])
+    titles = [[axes.get_title() for axes in figure.axes] for figure in figures]
+    assert titles == [["original", "corrupted", "restored"], ["original, CT", "corrupted, CT", "restored, CT"]]

@@ -63,3 +63,24 @@ def test_several_channels_are_refused(scan):
 def test_windows_that_are_none_are_refused(windows):
     with pytest.raises(ValueError, match="windows must be pairs of a positive width and a level in HU"):
         CTWindowsd("image", windows)
+
+
+@pytest.mark.parametrize("modality", [["CT", "PET"], ["PET", "CT"], ["T1w", "CT low dose", "T2w"], ["T1w"], ["", ""]])
+def test_each_channel_is_shown_as_it_would_be_alone(scan, modality):
+    """A CT, or what has no name, through the windows, others normalized as they are."""
+    image = torch.cat([scan * (index + 1) + index for index in range(len(modality))])
+    copy = image.clone()
+    windows = CTWindowsd("image", WINDOWS, modality)
+    out = windows({"image": image})["image"]
+    alone = [
+        CTWindowsd("image", WINDOWS, [name])({"image": image[index : index + 1]})["image"]
+        for index, name in enumerate(modality)
+    ]
+    assert torch.equal(out, torch.cat(alone)) and torch.equal(image, copy)
+    assert [len(part) for part in alone] == [1 if name in ("PET", "T1w", "T2w") else 3 for name in modality]
+    assert windows.num_channels == len(out)
+
+
+def test_a_channel_that_is_no_ct_is_normalized_without_a_window(scan):
+    normalized = CTWindowsd("image", WINDOWS, ["PET"])({"image": 1e4 * scan})["image"]
+    torch.testing.assert_close(normalized, (scan - scan.mean()) / scan.std(correction=0))

@@ -131,3 +131,68 @@ def test_the_normalization_is_that_of_the_pretraining(cases, tmp_path):
     assert fit_preprocessing(cases, weights, normalization="range").normalization == "range"
     with pytest.raises(ValueError, match=r"normalization must be that of the pretraining of .*, range, got zscore"):
         fit_preprocessing(cases, weights, normalization="zscore")
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def channels(write_scan):
+    """Three cases of two channels, each channel a file; what is 100 in the first channel lies outside the body."""
+    rng, cases = np.random.default_rng(0), []
+    for index in range(3):
+        body = rng.random((6, 7, 8)) < 0.5
+        volumes = [np.where(body, rng.normal(size=body.shape), 100), 1000 * rng.random(body.shape)]
+        files = [write_scan(f"case_{index}_{channel:04d}.nii.gz", volume) for channel, volume in enumerate(volumes)]
+        cases.append({"image": files, "label": write_scan(f"label_{index}.nii.gz", np.uint8(body))})
+    return cases
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_each_channel_is_fitted_as_it_would_be_alone(channels, has_labels):
+    cases = channels if has_labels else [{"image": case["image"]} for case in channels]
+    clip = fit_preprocessing(cases, modality=["T1w", "T2w"]).clip
+    alone = [
+        fit_preprocessing([{**case, "image": case["image"][channel]} for case in cases]).clip for channel in (0, 1)
+    ]
+    assert clip == alone
+    swapped = [{**case, "image": case["image"][::-1]} for case in cases]
+    assert fit_preprocessing(swapped, modality=["T2w", "T1w"]).clip == alone[::-1]
+
+
+def test_air_is_told_in_the_ct_and_holds_for_all_channels(write_scan):
+    uptake = np.arange(1.0, 211).reshape(5, 6, 7)
+    files = [write_scan("pet.nii.gz", uptake), write_scan("ct.nii.gz", -10 * uptake)]
+    fitted = fit_preprocessing([{"image": files}], air=-500, modality=["PET", "CT"], percentiles=(0, 100))
+    assert fitted.clip == [[1, 49], [-490, -10]]
+
+
+def test_given_clip_values_hold_for_all_channels_or_for_each(channels, tmp_path):
+    two = {"modality": ["CT", "PET"]}
+    assert fit_preprocessing(channels, clip=[-1, 1], **two).clip == [[-1, 1], [-1, 1]]
+    fitted = fit_preprocessing(channels, clip=[[-1, 1], [0, 5]], **two)
+    assert fitted.clip == [[-1, 1], [0, 5]]
+    fitted.save_beside(tmp_path / "wta.pt")
+    assert fit_preprocessing([], tmp_path / "wta.pt", clip=[[-1, 1], [0, 5]], **two).clip == fitted.clip
+    assert fit_preprocessing([], tmp_path / "wta.pt", **two).clip == fitted.clip
+    with pytest.raises(ValueError, match=r"clip must be that of the pretraining of .*wta.pt"):
+        fit_preprocessing([], tmp_path / "wta.pt", clip=[-1, 1], **two)
+    one = [{**case, "image": case["image"][0]} for case in channels]
+    assert fit_preprocessing(one, clip=[[-1, 1]]).clip == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"clip": [[0, 1], [0, 1], [0, 1]]},
+            "clip must be one pair of intensities, or one for each of 2 channels, got",
+        ),
+        ({"clip": [[0, 1], [2, 1]]}, r"clip of PET must be two increasing intensities, got \[2, 1\]"),
+        ({"modality": ["CT"]}, r"case_0_0000.nii.gz: number of channels must be 1 \(CT\), got 2; name each channel"),
+    ],
+    ids=str,
+)
+def test_clip_values_and_images_of_other_channels_are_refused(channels, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_preprocessing(channels, **{"modality": ["CT", "PET"], **options})

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data import Record, fingerprint, load_record, make_record
+from common.data import Record, body_channel, fingerprint, fit_preprocessing, load_record, make_record
 
 LABELS = {0: "background", 1: "Leber (ü)", 2: "$os.system('x')"}
 NUMBERS = {"spacing": (1, 1.5, 3), "clip": (-100, 200), "organ": "body"}
@@ -122,3 +122,58 @@ def test_the_record_knows_each_training_scan_by_its_voxels_in_any_format(tmp_pat
     itk.imwrite(itk.image_from_array(voxels.T.copy()), str(tmp_path / "copy.nrrd"))
     assert known == {"p1_image": fingerprint(tmp_path / "copy.nrrd"), "p2_image": fingerprint(cases[1]["image"])}
     assert known["p1_image"] != known["p2_image"]
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+CT_PET = {"modality": ["CT", "PET"], "clip": [[-100, 200], [0, 9]]}
+
+
+def test_a_clip_pair_for_each_channel_is_stored_compared_and_checked(tmp_path):
+    weights = tmp_path / "model.pt"
+    stored = make_record(**CT_PET)
+    assert stored.clip == [[-100.0, 200.0], [0.0, 9.0]]
+    stored.save_beside(weights)
+    assert load_record(weights) == stored
+    make_record(weights, **CT_PET)
+    for clip in ([[-100, 200], [0, 10]], [[-100, 200]], [-100, 200]):
+        with pytest.raises(ValueError, match=r"clip must be that of the pretraining of .*model.pt"):
+            make_record(weights, **{**CT_PET, "clip": clip})
+    text = (tmp_path / "record.json").read_text(encoding="utf-8")
+    for clip in ([[1, 2], [3, 3]], [[1, 2], [3, 4], [5, 6]], [[1, 2, 3], [4, 5, 6]], []):
+        (tmp_path / "record.json").write_text(json.dumps({**json.loads(text), "clip": clip}), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"record.json: must hold the record of the weights, got .*; train again"):
+            load_record(weights)
+
+
+def test_one_pair_of_an_earlier_version_holds_for_all_channels(tmp_path):
+    make_record(modality=["FLAIR", "T1w"], clip=[1, 2]).save_beside(tmp_path / "model.pt")
+    assert load_record(tmp_path / "model.pt").clip == [1.0, 2.0]
+
+
+def test_weights_of_another_number_or_order_of_channels_are_refused_in_a_sentence(tmp_path):
+    weights = tmp_path / "unet.pt"
+    make_record(modality=["CT", "PET"]).save_beside(weights)
+    for modality, found in (
+        (["CT"], r"images of 1 channel \(CT\), got 2 channels \(CT, PET\); pretrain on such images, or pass"),
+        (["", "", ""], r"images of 3 channels, got 2 channels \(CT, PET\); pretrain on such images, or pass"),
+        (["PET", "CT"], "the channels PET, CT in this order, got CT, PET; list them in dataset.json in that order"),
+    ):
+        for make in (make_record, lambda weights, modality: fit_preprocessing([], weights, modality=modality)):
+            with pytest.raises(ValueError, match=f"unet.pt: weights must be pretrained on {found}"):
+                make(weights, modality=modality)
+
+
+def test_channels_of_other_names_are_taken_with_a_warning_where_both_are_known(tmp_path, caplog):
+    make_record(modality=["T1w"]).save_beside(tmp_path / "unet.pt")
+    make_record(tmp_path / "unet.pt", modality=[""])
+    assert not caplog.text
+    make_record(tmp_path / "unet.pt", modality=["CT"])
+    assert "unet.pt: pretrained on 1 channel (T1w), not on 1 channel (CT)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("modality", "channel"), [(["MR"], 0), (["PET", "CT", "CT"], 1), (["FLAIR", "T1w"], 0), (["", "ct soft"], 1)]
+)
+def test_the_body_shows_in_the_first_ct_or_else_in_the_first_channel(modality, channel):
+    assert body_channel(modality) == channel

@@ -116,3 +116,15 @@ def test_names_of_the_weights_stay():
 def test_a_missing_level_is_refused():
     with pytest.raises(ValueError, match="inputs must be one patch for each of 2 levels, got 1"):
         WTAAutoencoders(1, (2, 2), 3)(torch.zeros(1, 1, 8, 8, 8))
+
+
+def test_channels_in_another_order_are_reconstructed_in_that_order():
+    torch.manual_seed(0)
+    autoencoder, order = WTAAutoencoder(3, 4, 3).double().eval(), [2, 0, 1]
+    image = torch.randn(2, 3, 12, 11, 10, dtype=torch.float64)
+    expected = autoencoder(image)
+    assert expected.shape == image.shape
+    first, decoder = autoencoder.encoder[0].conv, autoencoder.decoder
+    first.weight.data = first.weight.data[:, order]
+    decoder.weight.data, decoder.bias.data = decoder.weight.data[:, order], decoder.bias.data[order]
+    torch.testing.assert_close(autoencoder(image[:, order]), expected[:, order])

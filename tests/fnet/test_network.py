@@ -242,3 +242,25 @@ def test_a_missing_level_is_refused(settle):
     patch = torch.zeros(1, 1, 18, 18, 18)
     with pytest.raises(ValueError, match="inputs must be one patch for each of 3 levels, got 2"):
         small(settle, kernel_size=3)(patch, patch)
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+def test_channels_in_another_order_give_the_same_with_kernels_in_that_order(settle):
+    network, order = small(settle, in_channels=3).double(), [2, 0, 1]
+    image = torch.randn(1, 3, 17, 10, 9, dtype=torch.float64)
+    expected = network(image)
+    for level in range(3):
+        conv = network.pathway(level)[0].conv
+        conv.weight.data = conv.weight.data[:, order]
+    torch.testing.assert_close(network(image[:, order]), expected)
+
+
+def test_a_channel_whose_kernels_are_zero_changes_nothing(settle):
+    network = small(settle, in_channels=2).double()
+    for level in range(3):
+        network.pathway(level)[0].conv.weight.data[:, 1] = 0
+    image = torch.randn(1, 2, 17, 10, 9, dtype=torch.float64)
+    other = torch.cat([image[:, :1], torch.randn_like(image[:, 1:])], dim=1)
+    torch.testing.assert_close(network(other), network(image))

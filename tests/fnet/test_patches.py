@@ -19,6 +19,7 @@ from common.fnet import (
     PatchReconstruction,
     PatchRequest,
     PatchSegmentation,
+    RandAffineGrid,
 )
 from common.training import PrepareTask
 
@@ -292,3 +293,16 @@ def test_every_tensor_is_moved(task):
     image, target, context, _ = PrepareTask(task())(TASK_BATCH, torch.device("cpu"), dtype=torch.float64)
     targets = target if isinstance(target, list) else [target]
     assert {tensor.dtype for tensor in (image, *targets, *context)} == {torch.float64}
+
+
+@pytest.mark.parametrize("augmentation", [None, RandAffineGrid()], ids=["as it is", "augmented"])
+def test_the_channels_of_a_place_are_cut_and_transformed_alike(augmentation):
+    volume = coordinates()
+    alone = make([{"image": volume}], augmentation=augmentation)
+    together = make([{"image": torch.cat([volume, 2 * volume, volume / 2])}], augmentation=augmentation)
+    for seed in range(4):
+        first, second = (dataset[PatchRequest(0, seed, False)] for dataset in (alone, together))
+        for patch, channels in zip(
+            [first["image"], *first["context"]], [second["image"], *second["context"]], strict=True
+        ):
+            torch.testing.assert_close(channels, torch.cat([patch, 2 * patch, patch / 2]))

@@ -65,3 +65,28 @@ def test_the_patients_right_is_on_the_left_and_the_front_or_the_head_up(tmp_path
     monkeypatch.setattr("common.fnet.pictures.save_figure", lambda figure, path: figures.append(figure))
     draw(tmp_path / "picture.png")
     assert_seen_as_by_a_radiologist(figures[0], axes)
+
+
+def test_each_channel_has_a_row_of_kernels_and_of_reconstructions(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("common.fnet.pictures.save_figure", lambda figure, path: figures.append(figure))
+    network, modality = WTAAutoencoders(2, (2, 3), 3), ["CT", ""]
+    originals = [torch.rand(2, 2, 6, 5, 4), torch.rand(2, 2, 3, 3, 3)]
+    reconstructions = [-patch for patch in originals]
+    engine = Engine(lambda engine, batch: {"label": originals, "pred": reconstructions})
+    KernelPicture(tmp_path / "kernels.png", network, modality).attach(engine)
+    ReconstructionPicture(tmp_path / "reconstructions.png", modality=modality).attach(engine)
+    engine.run([0])
+    kernels, patches = figures
+    rows = [axes.texts[0].get_text() for axes in kernels.axes if axes.texts]
+    assert rows == [
+        f"level {level}\n{part}\n{name}"
+        for part in ("encoder", "decoder")
+        for level in (0, 1)
+        for name in ("CT", "channel 1")
+    ]
+    first = torch.as_tensor(kernels.axes[len(kernels.axes) // len(rows)].images[0].get_array())  # of the second row
+    torch.testing.assert_close(first, network.levels[0].encoder[0].conv.weight[0, 1, :, :, 1].detach().T)
+    titles = [axes.get_title().split("\n")[1] for axes in patches.axes[::4]]
+    assert titles == ["CT original", "CT reconstruction", "channel 1 original", "channel 1 reconstruction"]
+    assert len(patches.axes) == 4 * 4 and all(axes.images for axes in patches.axes)

@@ -73,3 +73,23 @@ def test_a_constant_image_and_missing_numbers_are_drawn_without_an_error(tmp_pat
     rows = [{"epoch": 1, "train_loss": 1.0, "lr_0": 0.1}, {"epoch": 2, "train_loss": float("nan"), "mean_dice": 0.5}]
     save_curves(rows, tmp_path / "curves.png")
     assert is_picture(tmp_path / "overlay.png") and is_picture(tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("modality", "title"),
+    [([""], "case"), (["CT"], "case"), (["CT", "PET"], "case, CT"), (["", "PET"], "case, channel 0")],
+)
+def test_of_several_channels_the_first_is_drawn_and_named(tmp_path, write_scan, monkeypatch, modality, title):
+    drawn = []
+    save = "common.training.pictures.save_overlay"
+    monkeypatch.setattr(save, lambda *arguments, **options: drawn.append((arguments[0], options["title"])))
+    volumes = [np.full((9, 8, 7), channel, np.float32) for channel in range(len(modality))]
+    files = [write_scan(f"case_{channel:04d}.nii.gz", volume) for channel, volume in enumerate(volumes)]
+    whole = write_scan("case.nii.gz", np.stack(volumes, axis=-1))
+    for path in (files[0], whole):
+        pred = MetaTensor(torch.zeros(1, 9, 8, 7), torch.eye(4), meta={"filename_or_obj": path, "case_id": "case"})
+        engine = Engine(lambda engine, batch: batch)
+        OverlayPictures(tmp_path, modality=modality).attach(engine)
+        engine.run([[{"pred": pred}]])
+        image, shown = drawn[-1]
+        assert image.shape == (9, 8, 7) and not image.any() and shown == title

@@ -41,3 +41,14 @@ def test_a_scan_of_nothing_but_air_is_refused_by_name(scan, value):
     message = rf"case_007.nii.gz: image must have voxels above air \(-500.0\), got at most {value:g}; .*set air to null"
     with pytest.raises(ValueError, match=message):
         CropBodyd("image")(scan)
+
+
+@pytest.mark.parametrize(("modality", "channel"), [(["CT", "PET"], 0), (["PET", "CT"], 1), (["T1w", "T2w"], 0)])
+def test_of_several_channels_one_tells_the_body_and_all_are_cropped(scan, modality, channel):
+    others = torch.full_like(scan["image"], 5.0)  # bright everywhere: no channel that tells where a body ends
+    channels = [others, others]
+    channels[channel] = scan["image"]
+    cropped = CropBodyd(["image", "label"], modality=modality)({**scan, "image": torch.cat(channels)})
+    assert cropped["image"].shape == (2, 6, 5, 7) and cropped["label"].shape == (1, 6, 5, 7)
+    alone = CropBodyd(["image", "label"])(scan)
+    assert torch.equal(cropped["image"][channel].as_tensor(), alone["image"][0].as_tensor())

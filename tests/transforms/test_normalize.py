@@ -60,3 +60,21 @@ def test_the_dictionary_version_keeps_metadata_and_other_keys():
 def test_options_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ClipAndNormalize(*arguments)
+
+
+@pytest.mark.parametrize("method", ["zscore", "range"])
+def test_each_channel_is_normalized_as_it_would_be_alone(method):
+    image = torch.randn(3, 9, 8, 7) * torch.tensor([10.0, 300.0, 1.0]).view(3, 1, 1, 1)
+    pairs = [[-5, 8], [-200, 300], [-1, 2]]
+    together = ClipAndNormalize(pairs, method)(image)
+    for channel, pair in enumerate(pairs):
+        alone = ClipAndNormalize(pair, method)(image[channel : channel + 1])
+        assert torch.equal(together[channel : channel + 1], alone)
+    order = [2, 0, 1]
+    assert torch.equal(ClipAndNormalize([pairs[channel] for channel in order], method)(image[order]), together[order])
+    assert torch.equal(ClipAndNormalize(3 * [[-5, 8]], method)(image), ClipAndNormalize([-5, 8], method)(image))
+
+
+def test_a_pair_for_each_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match="clip must be one pair for each of 3 channels, got 2"):
+        ClipAndNormalize([[0, 1], [0, 1]])(torch.zeros(3, 4, 4, 4))
