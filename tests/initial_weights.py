@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ def small_network(bundle: Path, weights: Path, **options) -> torch.nn.Module:
     return parser.get_parsed_content("network_def")
 
 
-def write_weights(bundle: Path, weights: Path) -> None:
+def write_weights(bundle: Path, weights: Path, modality: Sequence[str] = ("CT",)) -> None:
     """Write what a training leaves, with initial weights."""
     weights.mkdir()
     numbers = {"spacing": 6.0, "clip": [-160, 300], "air": -500, "normalization": "zscore", "fitted_on": 1}
@@ -32,7 +33,7 @@ def write_weights(bundle: Path, weights: Path) -> None:
         numbers = {}
     elif bundle.name == "layer_decomp_tumor":
         numbers = {"clip": [0, 200], "organ": "body"}
-    make_record(labels=LABELS, modality=["CT"], **numbers).save_beside(weights / "model.pt")
+    make_record(labels=LABELS, modality=modality, **numbers).save_beside(weights / "model.pt")
     if bundle.name == "planar_heatmap_descriptor":
         (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
         field = fit_field_of_view([{"image": str(scan)}], [270, 198, 198], clip=[-160, 300])

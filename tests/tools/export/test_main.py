@@ -122,6 +122,25 @@ def test_is_trained_and_evaluated_without_this_repository(bundle, learned, weigh
     assert len(rows) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "channels"), [("fnet_wtacae_stl", 2), ("fnet_wtacae_mtl", 2), ("context_restoration_unet", 3 + 1)]
+)
+def test_the_channels_of_the_weights_are_described_and_nothing_is_wrong_with_them(name, channels, weights, tmp_path):
+    bundle, modality = ROOT / "bundles" / name, ["CT", "PET"]
+    write_weights(bundle, weights, modality)
+    root = export_small(bundle, weights, tmp_path / "exported")
+    assert list(find_all([root])) == []
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert (image["num_channels"], image["modality"]) == (channels, "CT, PET")
+    assert len(image["channel_def"]) == channels
+    if channels == len(modality):
+        assert image["channel_def"] == {"0": "CT", "1": "PET"}
+    listed = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    assert listed["modality"] == {"0": "CT", "1": "PET"}, "which a training in MONAI Label reads"
+    assert load_record(root / "models" / "model.pt").modality == modality
+
+
 def test_what_segments_without_labels_is_exported_and_segments_as_before(scans, tmp_path, monkeypatch):
     bundle = ROOT / "bundles" / "layer_decomp_tumor"
     pretrained = tmp_path / "models" / "pretrained"
