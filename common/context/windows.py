@@ -22,14 +22,14 @@ class CTWindowsd(MapTransform):
     """Show Hounsfield units through several windows, one for each channel, each of mean 0 and standard deviation 1.
 
     Mean and deviation are those of the whole volume after clipping. A constant channel becomes 0. Of a scan with
-    several channels, each CT becomes one channel for each window; any other channel, which has no Hounsfield units,
-    stays one channel and is normalized as it is. They keep their order.
+    several channels, each CT becomes one channel for each window; any other, which has no Hounsfield units, stays one
+    channel and is normalized as it is. They keep their order.
 
     Args:
         keys: images of shape `(len(modality), H, W, D)`, a CT in HU; they become ones of shape `(num_channels, H, W,
             D)`.
         windows: width and level of each window in HU.
-        modality: name of each channel of a scan; one that begins with CT, or is empty, is a CT.
+        modality: name of each channel of a scan; one that begins with CT, or is empty, or is the only one, is a CT.
         allow_missing_keys: skip the keys that an item lacks.
     """
 
@@ -45,7 +45,10 @@ class CTWindowsd(MapTransform):
             raise InputError(f"windows must be pairs of a positive width and a level in HU, got {list(windows)}")
         of_ct = [ClipAndNormalize((level - width / 2, level + width / 2)) for width, level in windows]
         of_others = [ClipAndNormalize((-math.inf, math.inf))]
-        self.views = [of_ct if not name or name.upper().startswith("CT") else of_others for name in modality]
+        is_alone = len(modality) == 1
+        self.views = [
+            of_ct if is_alone or not name or name.upper().startswith("CT") else of_others for name in modality
+        ]
 
     @property
     def num_channels(self) -> int:
