@@ -25,7 +25,7 @@ _MASKS = ("organ", "label")
 
 
 class KeepOnDeviced(MapTransform):
-    """Move a preprocessed volume of shape `(1, H, W, D)` to the device where it stays.
+    """Move a preprocessed volume of shape `(C, H, W, D)` to the device where it stays.
 
     Its `organ` and `label`, where it has them, are kept as whole numbers, and the edges of its voxels in mm as
     `spacing`. Its values must be finite in the precision in which it is kept.
@@ -40,10 +40,9 @@ class KeepOnDeviced(MapTransform):
         image = data[self.keys[0]]
         case = str(getattr(image, "meta", {}).get("filename_or_obj", ""))
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
-        if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
+        if volume.ndim != 4 or min(volume.shape[1:]) < 2:
             raise InputError(
-                f"{case}: image must have one channel and 2 voxels or more along each of 3 axes, got "
-                f"{tuple(volume.shape)}"
+                f"{case}: image must be (C, H, W, D) with 2 voxels or more along each axis, got {tuple(volume.shape)}"
             )
         volume = volume.to(self.device, self.dtype)
         if not volume.isfinite().all():
@@ -51,10 +50,9 @@ class KeepOnDeviced(MapTransform):
         read = [key for key in _MASKS if not isinstance(data.get(key), str | Path | None)]  # others stay paths
         masks = {key: torch.as_tensor(np.asarray(data[key])) for key in read}
         for key, mask in masks.items():
-            if mask.shape != volume.shape:
-                raise InputError(
-                    f"{case}: {key} must be on the grid of the image {tuple(volume.shape)}, got {mask.shape}"
-                )
+            expected = (1, *volume.shape[1:])
+            if mask.shape != expected:
+                raise InputError(f"{case}: {key} must be on the grid of the image {expected}, got {tuple(mask.shape)}")
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
         out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}
         return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
@@ -63,7 +61,7 @@ class KeepOnDeviced(MapTransform):
 class DeviceCacheDataset(CacheDataset):
     """Data set of volumes that are read and preprocessed once and stay on a device; their sizes may differ.
 
-    An item has `image`, of shape `(1, H, W, D)`; `organ` and `label` of the same shape, where the case has them;
+    An item has `image`, of shape `(C, H, W, D)`; `organ` and `label` of shape `(1, H, W, D)`, where the case has them;
     `spacing`, the edges of a voxel in mm; and `case`, its file.
 
     Args:

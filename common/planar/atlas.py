@@ -112,14 +112,13 @@ class PlanarAtlas(AtlasStorage):
         surround a voxel, the vote is for the background.
 
         Args:
-            image: normalized intensities of shape `(B, 1, H, W, D)`.
+            image: normalized intensities of shape `(B, C, H, W, D)`.
 
         Returns:
             Votes of shape `(B, num_classes, H, W, D)`, which add up to 1 in each voxel: the largest one tells its
             class, see also `vote_confidence`.
         """
-        if image.ndim != 5 or image.shape[1] != 1:
-            raise InputError(f"image must have shape (B, 1, H, W, D), got {tuple(image.shape)}")
+        self._check_shape(image, "B")
         image = convert_to_tensor(image)
         if not len(self.labels):
             logger.warning("atlas is empty: all voxels are background")
@@ -136,8 +135,8 @@ class PlanarAtlas(AtlasStorage):
         """Add a labeled volume, in place of the one of the same identifier if there is one.
 
         Args:
-            image: normalized intensities of shape `(1, H, W, D)`.
-            label: classes of the same shape.
+            image: normalized intensities of shape `(C, H, W, D)`.
+            label: classes of shape `(1, H, W, D)`.
             volume_id: by which the volume is known.
 
         Returns:
@@ -170,7 +169,7 @@ class PlanarAtlas(AtlasStorage):
         """Describe places that are evenly spread over a volume, as many in every volume.
 
         Args:
-            image: normalized intensities of shape `(1, H, W, D)`.
+            image: normalized intensities of shape `(C, H, W, D)`.
 
         Returns:
             Tensor of shape `(out_channels, 9, 9, 9)`, of what the descriptor, not the atlas, makes of them.
@@ -194,7 +193,7 @@ class PlanarAtlas(AtlasStorage):
             logger.warning("image is in the atlas: it finds itself, which tells nothing about other images")
 
     def _segment(self, volume: torch.Tensor, space: FeatureSpace, features: torch.Tensor) -> torch.Tensor:
-        """Return the votes on a volume of shape `(1, H, W, D)`, given the features of the atlas."""
+        """Return the votes on a volume of shape `(C, H, W, D)`, given the features of the atlas."""
         grid = VoxelGrid(volume.shape[1:], self.step)
         centers = grid.centers(grid.indices()).to(self.centers)
         is_near = within_radius(centers, self.centers[self.labels > 0], self.search_radius)
@@ -210,16 +209,23 @@ class PlanarAtlas(AtlasStorage):
 
     def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return an image and its classes as whole numbers, refusing what is neither."""
-        if image.ndim != 4 or image.shape[0] != 1:
-            raise InputError(f"image must have shape (1, H, W, D), got {tuple(image.shape)}")
-        if label.shape != image.shape:
-            raise InputError(f"label must have the shape of image {tuple(image.shape)}, got {tuple(label.shape)}")
+        self._check_shape(image)
+        expected = (1, *image.shape[1:])
+        if label.shape != expected:
+            raise InputError(f"label must have the shape of image {expected}, got {tuple(label.shape)}")
         classes = label.long()
         is_wrong = (label != classes) | (classes < 0) | (classes >= self.num_classes)
         if is_wrong.any():
             found = label[is_wrong].unique().tolist()
             raise InputError(f"label must have classes from 0 to {self.num_classes - 1}, got {found}")
         return image, classes
+
+    def _check_shape(self, image: torch.Tensor, *batch: str) -> None:
+        """Refuse an image of other channels than the descriptor takes, or of other axes than `batch` and four."""
+        channels = self.descriptor.in_channels
+        axes = (*batch, "C" if channels is None else channels, "H", "W", "D")
+        if image.ndim != len(axes) or channels not in (None, image.shape[-4]):
+            raise InputError(f"image must have shape ({', '.join(map(str, axes))}), got {tuple(image.shape)}")
 
     def _choose(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return coordinates and labels of the voxels of a volume that the atlas takes."""

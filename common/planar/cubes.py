@@ -33,16 +33,16 @@ def sample_cubes(
     """Sample the cubes around centers, 25 samples a side.
 
     Args:
-        volume: tensor of shape `(1, H, W, D)`, each axis of which runs from -1 to 1.
+        volume: tensor of shape `(C, H, W, D)`, each axis of which runs from -1 to 1.
         centers: tensor of shape `(N, 3)`.
         half_width: normalized length from the center to the outermost samples along each axis.
         mode: `bilinear` or `nearest`, see `sample_patches`.
         padding_mode: `zeros` or `border`, see `sample_patches`.
 
     Returns:
-        Tensor of shape `(N, 1, 25, 25, 25)`.
+        Tensor of shape `(N, C, 25, 25, 25)`.
     """
-    return sample_patches([volume], centers.unsqueeze(0), _cube_lattice(half_width), mode, padding_mode).movedim(0, 1)
+    return sample_patches([volume], centers.unsqueeze(0), _cube_lattice(half_width), mode, padding_mode).squeeze(0)
 
 
 class RandCubePair(RandPatchPair):
@@ -51,7 +51,7 @@ class RandCubePair(RandPatchPair):
     Each coordinate of the neighbor's center is jittered uniformly by up to 0.05, which keeps the network from following
     edges from one cube into the other.
 
-    Called with `N` volumes, it returns the cubes, of shape `(N, 2, 1, 25, 25, 25)`, and the neighbors' classes, of
+    Called with `N` volumes, it returns the cubes, of shape `(N, 2, C, 25, 25, 25)`, and the neighbors' classes, of
     shape `(N,)`: `2 * axis` for the neighbor further along an axis and `2 * axis + 1` for the one on the other side. In
     an RAS volume these are right, left, anterior, posterior, superior, inferior.
 
@@ -97,7 +97,7 @@ class RandCubePair(RandPatchPair):
         self.neighbors = self.neighbors[share]
 
     def _sample(self, volumes: Sequence[torch.Tensor], centers: torch.Tensor) -> torch.Tensor:
-        return sample_patches(volumes, centers, self.lattice, self.mode, self.padding_mode).unsqueeze(2)
+        return sample_patches(volumes, centers, self.lattice, self.mode, self.padding_mode)
 
     def _target(self) -> torch.Tensor:
         return torch.from_numpy(self.neighbors)

@@ -21,12 +21,12 @@ _NUM_PROBES = 8  # places that are described to tell the descriptor from others
 class DescriptorCache:
     """Cache of descriptors of voxels in files, one for each volume and descriptor.
 
-    A file is found by the intensities of the volume and the descriptors of a few places in it: another network,
-    geometry or preprocessing has files of its own.
+    A file is found by the shape and the intensities of the volume and the descriptors of a few places in it: another
+    network, geometry, preprocessing or set of channels has files of its own.
 
     Args:
         cache_dir: folder for the files.
-        describe: returns descriptors of shape `(N, F)` for a volume of shape `(1, H, W, D)` and centers of shape
+        describe: returns descriptors of shape `(N, F)` for a volume of shape `(C, H, W, D)` and centers of shape
             `(N, 3)`.
     """
 
@@ -61,7 +61,7 @@ class DescriptorCache:
 
     def _key(self, volume: torch.Tensor, centers: torch.Tensor) -> str:
         places = torch.linspace(-0.5, 0.5, _NUM_PROBES).to(centers).unsqueeze(1).expand(-1, 3)
-        content = hashlib.blake2b(digest_size=12)
+        content = hashlib.blake2b(str(tuple(volume.shape)).encode(), digest_size=12)
         for part in (volume, self.describe(volume, places)):
             content.update(part.cpu().contiguous().numpy().data)
         return content.hexdigest()

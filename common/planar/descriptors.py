@@ -47,10 +47,12 @@ class VoxelDescriptor(nn.Module):
     """Base class of descriptors of voxels: `out_channels` numbers for a place in a volume.
 
     Attributes:
+        in_channels: channels of a volume; `None`: any number.
         out_channels: numbers for each place.
         settings: what else must be the same for descriptors to be comparable, by the names of the bundle's options.
     """
 
+    in_channels: int | None = None
     out_channels: int
     settings: Mapping[str, float | str] = MappingProxyType({})
 
@@ -58,7 +60,7 @@ class VoxelDescriptor(nn.Module):
         """Describe places of a volume.
 
         Args:
-            volume: normalized intensities of shape `(1, H, W, D)`.
+            volume: normalized intensities of shape `(in_channels, H, W, D)`.
             centers: coordinates of shape `(N, 3)`; along each axis of the volume they run from -1 to 1.
 
         Returns:
@@ -76,6 +78,7 @@ class LearnedDescriptor(VoxelDescriptor):
     Args:
         out_channels: numbers from each of the three networks.
         features: see `PlanarDescriptor`.
+        in_channels: channels of a volume.
     """
 
     def __init__(
@@ -86,9 +89,12 @@ class LearnedDescriptor(VoxelDescriptor):
         half_depth: float = 0.05,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.descriptors = nn.ModuleList(PlanarDescriptor(3, out_channels, features) for _ in range(3))
+        num_planes = PlanarDescriptor.num_planes * in_channels
+        self.descriptors = nn.ModuleList(PlanarDescriptor(num_planes, out_channels, features) for _ in range(3))
+        self.in_channels = in_channels
         self.out_channels = 3 * out_channels
         self.slab = (half_width, half_depth, mode, padding_mode)
         widths = {"half_width": float(half_width), "half_depth": float(half_depth)}
@@ -110,6 +116,7 @@ class LearnedCubeDescriptor(VoxelDescriptor):
     Args:
         out_channels: numbers for each place.
         features: see `CubicDescriptor`.
+        in_channels: channels of a volume.
     """
 
     def __init__(
@@ -119,9 +126,11 @@ class LearnedCubeDescriptor(VoxelDescriptor):
         half_width: float = 0.2,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.descriptor = CubicDescriptor(out_channels=out_channels, features=features)
+        self.descriptor = CubicDescriptor(in_channels, out_channels, features)
+        self.in_channels = in_channels
         self.out_channels = out_channels
         self.cube = (half_width, mode, padding_mode)
         self.settings = {"cube_half_width": float(half_width), "sampling": mode, "padding": padding_mode}
@@ -134,12 +143,13 @@ class GrayValueDifference(VoxelDescriptor):
     """Differences of gray values between two places near a voxel, which the paper calls GVDIFF.
 
     Args:
-        out_channels: number of differences.
+        out_channels: number of differences in each channel.
         sigma: standard deviation of the offsets from the voxel, which are normally distributed, along each axis.
         centered: take differences to the voxel itself; otherwise, both places have random offsets.
         seed: of the offsets.
         mode: `bilinear` or `nearest`, see `sample_patches`.
         padding_mode: `zeros` or `border`, see `sample_patches`.
+        in_channels: channels of a volume, whose differences are taken at the same places and come one after the other.
     """
 
     offsets: torch.Tensor
@@ -152,11 +162,13 @@ class GrayValueDifference(VoxelDescriptor):
         seed: int = 0,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
-        check_each(POSITIVE_INT, out_channels=out_channels)
+        check_each(POSITIVE_INT, out_channels=out_channels, in_channels=in_channels)
         check_each(POSITIVE, sigma=sigma)
-        self.out_channels = out_channels
+        self.in_channels = in_channels
+        self.out_channels = in_channels * out_channels
         self.mode = mode
         self.padding_mode = padding_mode
         offsets = sigma * torch.randn(out_channels, 2, 3, generator=torch.Generator().manual_seed(seed))
@@ -168,8 +180,8 @@ class GrayValueDifference(VoxelDescriptor):
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         places = (centers.view(-1, 1, 1, 3) + self.offsets).view(1, -1, 3)
         values = sample_patches([volume], places, _POINT, self.mode, self.padding_mode)
-        first, second = values.view(-1, self.out_channels, 2).unbind(2)
-        return first - second
+        first, second = values.reshape(-1, len(self.offsets), 2, len(volume)).unbind(2)
+        return (first - second).transpose(1, 2).flatten(1)
 
 
 class PositionDescriptor(VoxelDescriptor):
@@ -193,6 +205,7 @@ class JointDescriptor(VoxelDescriptor):
     def __init__(self, parts: Sequence[VoxelDescriptor]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
+        self.in_channels = next((part.in_channels for part in parts if part.in_channels is not None), None)
         self.out_channels = sum(part.out_channels for part in parts)
         self.settings = dict(item for part in parts for item in part.settings.items())
 
@@ -209,7 +222,7 @@ def extract_descriptors(
     pass over the whole volume at once would be another descriptor.
 
     Args:
-        volume: normalized intensities of shape `(1, H, W, D)`.
+        volume: normalized intensities of shape `(C, H, W, D)`.
         descriptor: moved nowhere; the volume and the centers are on its device.
         centers: coordinates of shape `(N, 3)`; along each axis of the volume they run from -1 to 1.
         batch_size: places at once; if not given, as many as the caches of a CPU hold, or keep a GPU busy.

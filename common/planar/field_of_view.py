@@ -1,6 +1,7 @@
 """Field of view that the scans of a data set have in common: found without labels, stored, and cropped to.
 
 Position is a strong cue for anatomy, as long as it is measured from the patient and not from where the scanner began.
+Of scans with several channels, which show one place, the first channel tells where the field of view lies.
 
 Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision).
 The paper's scans have a common crop around the organs; here such a box is found by aligning the scans.
@@ -66,7 +67,7 @@ class FieldOfView:
 
     Attributes:
         size: of the box in mm along each axis; `None`: scans are taken whole, and there is nothing else.
-        clip: intensities to which scans are clipped before their edges are found.
+        clip: intensities to which the first channel of scans is clipped before its edges are found.
         step: size of a voxel of the template in mm.
         similarity: median correlation of scans with the template.
         template: edges on a coarse grid that fills the box, of shape `(H, W, D)`.
@@ -88,7 +89,8 @@ class FieldOfView:
         It may reach beyond the scan, whose edges are then taken for absent, but its center lies inside.
 
         Args:
-            image: scan in RAS orientation, in its own intensities, of shape `(1, H, W, D)`.
+            image: scan in RAS orientation, in its own intensities, of shape `(C, H, W, D)`, of which the first channel
+                counts.
             spacing: size of its voxels in mm.
         """
         if self.template is None:
@@ -100,9 +102,9 @@ class FieldOfView:
 
 
 def fit_field_of_view(
-    data: Sequence[Mapping[str, str]],
+    data: Sequence[Mapping[str, Any]],
     size: float | Sequence[float] | None,
-    clip: Sequence[float],
+    clip: Sequence[float] | Sequence[Sequence[float]],
     step: float = 8.0,
     from_weights: str | Path | None = None,
 ) -> FieldOfView:
@@ -114,10 +116,10 @@ def fit_field_of_view(
     that were not aligned may show two bodies at once, and the scans gather around either.
 
     Args:
-        data: cases, each with `image`.
+        data: cases, each with `image`, one file or one for each channel.
         size: of the box in mm, one number or one for each axis; `None`: scans are taken whole, as suits those that were
             cropped alike.
-        clip: lower and upper intensity, in the units of the scans.
+        clip: lower and upper intensity, in the units of the scans, or such a pair for each channel.
         step: size of a voxel of the template in mm.
         from_weights: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`,
             `null` or `random`: fit.
@@ -136,7 +138,10 @@ def fit_field_of_view(
         return field
     if not data:
         raise InputError("data must hold at least one case, got none")
-    return FieldOfView(None) if size is None else _align(data, _check_size(size, step), step, (clip[0], clip[1]))
+    if size is None:
+        return FieldOfView(None)
+    first: Any = clip[0] if isinstance(clip[0], Sequence) else clip
+    return _align([_first_file(case["image"]) for case in data], _check_size(size, step), step, tuple(first))
 
 
 def load_field_of_view(weights: str | Path) -> FieldOfView:
@@ -184,14 +189,16 @@ def _check_size(size: float | Sequence[float], step: float) -> tuple[float, ...]
     return edges
 
 
-def _align(
-    data: Sequence[Mapping[str, str]], size: tuple[float, ...], step: float, clip: tuple[float, float]
-) -> FieldOfView:
+def _first_file(image: str | Sequence[str]) -> str:
+    """Return the file of the first channel."""
+    return image if isinstance(image, str) else image[0]
+
+
+def _align(images: Sequence[str], size: tuple[float, ...], step: float, clip: tuple[float, float]) -> FieldOfView:
     num_voxels = [round(edge / step) for edge in size]
     load = Compose([LoadVolume(), Orientation(axcodes="RAS", labels=None)])
     scans, steps = [], []
-    images = sorted((case["image"] for case in data), key=str)
-    for path in images[:: math.ceil(len(images) / _MAX_SCANS)]:
+    for path in sorted(images)[:: math.ceil(len(images) / _MAX_SCANS)]:
         image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
         if edges.max() < _LEAST_EDGE:
@@ -245,8 +252,8 @@ def _align_with_one(scans: Sequence[_Scan], middles: np.ndarray) -> np.ndarray:
 def _edges(
     image: torch.Tensor, spacing: Sequence[float], step: float, clip: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the length of the gradient on a coarse grid, clipped intensities being 0 to 1, and the grid's steps."""
-    volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+    """Return the length of the gradient of the first channel, 0 to 1 when clipped, on a coarse grid, and its steps."""
+    volume = torch.as_tensor(np.asarray(image[:1]), dtype=torch.float32)
     volume = (volume.clamp(*clip) - clip[0]) / (clip[1] - clip[0])
     fine = np.array(volume.shape[1:])
     coarse = np.maximum(np.round(fine * np.array(spacing) / step), 1).astype(int)

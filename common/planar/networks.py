@@ -39,14 +39,15 @@ class PlanarDescriptor(nn.Sequential):
     by pixel: the norms would take their statistics from all of it.
 
     Args:
-        in_channels: planes of a slab.
+        in_channels: planes of a slab, those of all channels of a scan together.
         out_channels: numbers that describe it; a multiple of 4.
         features: feature maps of the first two convolutions; a multiple of 4.
     """
 
     size = 42
+    num_planes = 3  # of a slab, in each channel of a scan
 
-    def __init__(self, in_channels: int = 3, out_channels: int = 64, features: int = 32) -> None:
+    def __init__(self, in_channels: int = num_planes, out_channels: int = 64, features: int = 32) -> None:
         widths = (in_channels, features, features, *[out_channels] * 4)
         super().__init__(
             *(
@@ -69,7 +70,7 @@ class CubicDescriptor(nn.Sequential):
     """Convolutional descriptor of a cube of 25 x 25 x 25 samples.
 
     Args:
-        in_channels: channels of the cube.
+        in_channels: channels of the cube, those of a scan.
         out_channels: numbers that describe it; a multiple of 4.
         features: feature maps of the convolutions but the first, which has half as many, and the last; a multiple of 8.
     """
@@ -177,27 +178,30 @@ class TriplanarPretext(nn.Module):
         target: what the heads predict: `heatmap` or `displacement`.
         out_channels: numbers that describe a slab; a multiple of 4.
         features: see `PlanarDescriptor`.
+        in_channels: channels of a scan, each of which has its planes in a slab.
 
     Attributes:
         descriptors: by axis, `"0"` to `"2"`; afterwards, only they are needed.
         heads: by axis.
     """
 
-    def __init__(self, target: str = "heatmap", out_channels: int = 64, features: int = 32) -> None:
+    def __init__(
+        self, target: str = "heatmap", out_channels: int = 64, features: int = 32, in_channels: int = 1
+    ) -> None:
         super().__init__()
         check_choice("target", target, ("heatmap", "displacement"))
         head = HeatmapDecoder if target == "heatmap" else OffsetRegressor
         self.descriptors = nn.ModuleDict()
         self.heads = nn.ModuleDict()
         for axis in "012":
-            self.descriptors[axis] = PlanarDescriptor(3, out_channels, features)
+            self.descriptors[axis] = PlanarDescriptor(PlanarDescriptor.num_planes * in_channels, out_channels, features)
             self.heads[axis] = head(2 * out_channels)
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
         """Return heatmaps of shape `(B, 3, 1, 19, 19)` or displacements of `(B, 3, 2)`.
 
         Args:
-            pairs: of slabs, of shape `(B, 3, 2, 3, 42, 42)`, the normal axis first.
+            pairs: of slabs, of shape `(B, 3, 2, 3 * in_channels, 42, 42)`, the normal axis first.
         """
         networks = zip(self.descriptors.values(), self.heads.values(), pairs.unbind(1), strict=True)
         return torch.stack([_compare(*network) for network in networks], dim=1)

@@ -61,7 +61,7 @@ def sample_patches(
     center of its last one. They are ordered as the axes are.
 
     Args:
-        volumes: tensors of shape `(1, H, W, D)`, which need not be of one size.
+        volumes: tensors of shape `(C, H, W, D)`, of one number of channels, which need not be of one size.
         centers: `K` positions in each of the volumes, of shape `(N, K, 3)`, in single precision or better.
         lattice: points of a patch.
         mode: `bilinear` between voxels, or the `nearest` one, and halfway between two the later one. On a CPU, the
@@ -69,14 +69,16 @@ def sample_patches(
         padding_mode: outside of the volume are `zeros`, or the values of its `border`.
 
     Returns:
-        Tensor of shape `(N, K, *lattice.num_points)`, on the device of the volumes, of the type of the centers.
+        Tensor of shape `(N, K, C, *lattice.num_points)`, on the device of the volumes, of the type of the centers.
 
     Raises:
-        ValueError: when the volumes have not one channel and at least 2 voxels along each axis.
+        ValueError: when the volumes have not as many channels and at least 2 voxels along each axis.
     """
     for volume in volumes:
-        if volume.ndim != 4 or volume.shape[0] != 1 or min(volume.shape[1:]) < 2:
-            raise InputError(f"volumes must be (1, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}")
+        if volume.ndim != 4 or len(volume) != len(volumes[0]) or min(volume.shape[1:]) < 2:
+            raise InputError(
+                f"volumes must be ({len(volumes[0])}, H, W, D) with 2 voxels or more a side, got {tuple(volume.shape)}"
+            )
     if mode == "nearest":
         centers = centers + _HALFWAY
         if all(_can_slice(volume, lattice) for volume in volumes):
@@ -87,7 +89,7 @@ def sample_patches(
         F.grid_sample(volume.to(grid.dtype).unsqueeze(0), grid.flatten(0, 1).unsqueeze(0), mode, padding_mode, True)
         for volume, grid in zip(volumes, grids, strict=True)
     ]
-    return torch.cat(patches).view(grids.shape[:-1])
+    return torch.cat(patches).unflatten(2, grids.shape[1:3]).transpose(1, 2)
 
 
 class RandPatchPair(Randomizable, Transform):
@@ -123,7 +125,7 @@ class RandPatchPair(Randomizable, Transform):
         """Return a pair of patches of each volume, and what is to be predicted from it, on the volumes' device.
 
         Args:
-            volumes: tensors of shape `(1, H, W, D)`, which need not be of one size; the same one may come repeatedly.
+            volumes: tensors of shape `(C, H, W, D)`, which need not be of one size; the same one may come repeatedly.
             progress: share of the training that is done, from 0 to 1.
             randomize: draw the patches anew.
         """
@@ -234,7 +236,7 @@ def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice
     steps = [round(step) for step in lattice.steps(spatial_size)]
     corners = centers.double() - torch.tensor(lattice.half_widths, dtype=torch.float64)
     starts = ((corners + 1) / 2 * (torch.tensor(spatial_size) - 1)).round().long().tolist()
-    patches = volume.new_zeros((len(centers), *lattice.num_points))
+    patches = volume.new_zeros((len(centers), len(volume), *lattice.num_points))
     for patch, corner in zip(patches, starts, strict=True):
         inside: list[slice] = []
         outside: list[slice] = []
@@ -245,9 +247,10 @@ def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice
             outside.append(slice(start + low * step, max(start + high * step, 0), step))
         is_whole = inside == [slice(0, num) for num in lattice.num_points]
         if padding_mode == "border" and not is_whole:
-            numbers = zip(corner, steps, patch.shape, spatial_size, strict=True)
+            numbers = zip(corner, steps, lattice.num_points, spatial_size, strict=True)
             voxels = [(start + step * torch.arange(num)).clamp(0, size - 1) for start, step, num, size in numbers]
-            patch.copy_(volume[0][torch.meshgrid(*voxels, indexing="ij")])
+            first, second, third = torch.meshgrid(*voxels, indexing="ij")
+            patch.copy_(volume[:, first, second, third])
         else:
-            patch[tuple(inside)] = volume[0][tuple(outside)]
+            patch[(slice(None), *inside)] = volume[(slice(None), *outside)]
     return patches

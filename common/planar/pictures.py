@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from common.data import is_main_process
 from common.training import PLANES, OutputPicture, save_figure, show_slice
 
 from .atlas import PlanarAtlas
+from .networks import PlanarDescriptor
 from .slabs import displacement_heatmap
 
 __all__ = ["CubePicture", "EmbeddingPicture", "SlabPicture"]
@@ -31,24 +32,28 @@ class SlabPicture(OutputPicture):
     """Picture of pairs of slabs of the last minibatch: where the second one lies, and where the network puts it.
 
     The trainer's output has `image`, `label` and `pred` as `RandSlabPair` and `TriplanarPretext` return them. The
-    middle planes are drawn of the pairs with the highest contrast, beside the heatmaps, which extend over the field of
-    view.
+    middle planes are drawn of the first channel of the pairs with the highest contrast, beside the heatmaps, which
+    extend over the field of view.
 
     Args:
         path: PNG file.
         interval: epochs between two drawings; the last epoch is always drawn.
         target: what is predicted, `heatmap` or `displacement`.
+        modality: names of the channels; where there are several, the title has the first one.
     """
 
-    def __init__(self, path: str | Path, interval: int = 10, target: str = "heatmap") -> None:
+    def __init__(
+        self, path: str | Path, interval: int = 10, target: str = "heatmap", modality: Sequence[str] = ("",)
+    ) -> None:
         super().__init__(path, interval)
         self.target = target
+        self.modality = modality
 
     def _save(self, output: Mapping[str, Any]) -> None:
         image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
         if self.target == "displacement":
             label, pred = displacement_heatmap(label), displacement_heatmap(pred)
-        middle = image[:, :, :, image.shape[3] // 2]
+        middle = image[:, :, :, PlanarDescriptor.num_planes // 2]
         contrast = middle.flatten(3).std(dim=3).amin(dim=2)
         chosen = contrast.argsort(dim=0, descending=True)[:_NUM_SLABS].T.tolist()
         rows = [(sample, axis) for axis, samples in enumerate(chosen) for sample in samples]
@@ -62,6 +67,7 @@ class SlabPicture(OutputPicture):
                 show_slice(panel, picture, low, high, axis)
                 panel.set_title(f"{title}, {list(PLANES)[axis]}", fontsize=8)
                 panel.set_axis_off()
+        _name_channel(figure, self.modality)
         save_figure(figure, self.path)
 
 
@@ -69,28 +75,40 @@ class CubePicture(OutputPicture):
     """Picture of pairs of cubes of the last minibatch: on which side the second one lies, and where it is put.
 
     The trainer's output has `image`, `label` and `pred` as `RandCubePair` and `SiameseNetwork` return them. The middle
-    axial slices are drawn of the pairs with the highest contrast.
+    axial slices are drawn of the first channel of the pairs with the highest contrast.
 
     Args:
         path: PNG file.
         interval: epochs between two drawings; the last epoch is always drawn.
+        modality: see `SlabPicture`.
     """
+
+    def __init__(self, path: str | Path, interval: int = 10, modality: Sequence[str] = ("",)) -> None:
+        super().__init__(path, interval)
+        self.modality = modality
 
     def _save(self, output: Mapping[str, Any]) -> None:
         image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
         sides = ("right", "left", "front", "back", "above", "below")
         targets, predictions = label.long(), pred.argmax(1)
-        contrast = image.flatten(2).std(dim=2).amin(dim=1)
+        first = image[:, :, 0]
+        contrast = first.flatten(2).std(dim=2).amin(dim=1)
         chosen = contrast.argsort(descending=True)[:_NUM_CUBES].tolist()
         figure = Figure(figsize=(4.4, 2.3 * len(chosen)), layout="constrained")
         for sample, row in zip(chosen, figure.subplots(len(chosen), 2, squeeze=False), strict=True):
             titles = ("first cube", f"{sides[targets[sample]]}, predicted {sides[predictions[sample]]}")
-            cubes = image[sample, :, 0]
+            cubes = first[sample]
             for panel, cube, title in zip(row, cubes, titles, strict=True):
                 show_slice(panel, cube[:, :, cube.shape[2] // 2], float(cubes.min()), float(cubes.max()))
                 panel.set_title(title, fontsize=8)
                 panel.set_axis_off()
+        _name_channel(figure, self.modality)
         save_figure(figure, self.path)
+
+
+def _name_channel(figure: Figure, modality: Sequence[str]) -> None:
+    if len(modality) > 1:
+        figure.suptitle(modality[0], fontsize=10)
 
 
 class EmbeddingPicture:

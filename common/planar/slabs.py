@@ -1,6 +1,7 @@
 """Pretext tasks of planar descriptors, HEATMAP and REG2D: where does a slab of a volume lie, seen from another one?
 
-A slab is a stack of a few parallel planes, seen as an image whose channels are the planes.
+A slab is a stack of a few parallel planes, seen as an image whose channels are the planes. Of a scan with several
+channels, they are the planes of the first channel, then those of the second one, and so on.
 
 Source: M. Blendowski et al., MICCAI 2019 (https://github.com/multimodallearning/miccai19_self_supervision).
 As in the paper, the gap between two slabs lies along their normal; in the authors' code, which mixes the orders of axes
@@ -26,8 +27,6 @@ __all__ = ["RandSlabPair", "displacement_heatmap", "sample_slabs"]
 
 logger = logging.getLogger(__name__)
 
-_NUM_PLANES = 3  # of a slab
-
 _PEAK = 10.0  # of a heatmap, at the displacement
 
 _SHARPNESS = 15.0  # of the peak, per squared normalized length
@@ -50,7 +49,7 @@ def sample_slabs(
     Lengths are normalized: each axis of a volume runs from -1 to 1, see `sample_patches`.
 
     Args:
-        volume: tensor of shape `(1, H, W, D)`.
+        volume: tensor of shape `(C, H, W, D)`.
         centers: tensor of shape `(N, 3)`.
         axis: of the volume, to which the planes are perpendicular.
         half_width: from the center to the outermost samples along the axes in the plane.
@@ -61,11 +60,13 @@ def sample_slabs(
         padding_mode: `zeros` or `border`, see `sample_patches`.
 
     Returns:
-        Tensor of shape `(N, 3, 42, 42)`; rows and columns run along the axes in the plane, in the order of the volume.
+        Tensor of shape `(N, 3 * C, 42, 42)`, the planes of one channel after the other; rows and columns run along the
+        axes in the plane, in the order of the volume.
     """
     lattice = _slab_lattice(axis, half_width, half_depth)
     _check_evenness([volume], lattice, mode)
-    return sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0).movedim(axis + 1, 1)
+    patches = sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0)
+    return patches.movedim(axis + 2, 2).flatten(1, 2)
 
 
 def displacement_heatmap(displacements: torch.Tensor) -> torch.Tensor:
@@ -91,8 +92,8 @@ class RandSlabPair(RandPatchPair):
     displacement have absolute values that are uniform between two bounds. During the training these go from 0.25 and
     0.3 to 0 and 0.7, and displacements become more diverse.
 
-    Called with `N` volumes, it returns the slabs, of shape `(N, 3, 2, 3, 42, 42)` with the normal axis first, and the
-    target: heatmaps of shape `(N, 3, 1, 19, 19)`, or displacements of `(N, 3, 2)`.
+    Called with `N` volumes, it returns the slabs, of shape `(N, 3, 2, 3 * C, 42, 42)` with the normal axis first, and
+    the target: heatmaps of shape `(N, 3, 1, 19, 19)`, or displacements of `(N, 3, 2)`.
 
     Args:
         target: `heatmap`, see `displacement_heatmap`, or `displacement`.
@@ -143,7 +144,7 @@ class RandSlabPair(RandPatchPair):
         for axis, lattice in enumerate(self.lattices):
             _check_evenness(volumes, lattice, self.mode)
             slabs = sample_patches(volumes, centers[:, axis], lattice, self.mode, self.padding_mode)
-            pairs.append(slabs.movedim(axis + 2, 2))
+            pairs.append(slabs.movedim(axis + 3, 3).flatten(2, 3))
         return torch.stack(pairs, dim=1)
 
     def _target(self) -> torch.Tensor:
@@ -155,7 +156,7 @@ class RandSlabPair(RandPatchPair):
 
 def _slab_lattice(axis: int, half_width: float, half_depth: float) -> Lattice:
     widths, numbers = [half_width] * 3, [PlanarDescriptor.size] * 3
-    widths[axis], numbers[axis] = half_depth, _NUM_PLANES
+    widths[axis], numbers[axis] = half_depth, PlanarDescriptor.num_planes
     return Lattice((widths[0], widths[1], widths[2]), (numbers[0], numbers[1], numbers[2]))
 
 

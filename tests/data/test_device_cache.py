@@ -35,8 +35,7 @@ def test_a_mask_that_is_not_read_changes_nothing(unequal_cases, volumes):
 @pytest.mark.parametrize(
     ("scan", "half", "message"),
     [
-        (np.zeros((4, 4, 4, 2), "float32"), False, r"image must have one channel and 2 voxels .* got \(2, 4, 4, 4\)"),
-        (np.zeros((4, 4, 1), "float32"), False, r"image must have one channel and 2 voxels .* got \(1, 4, 4, 1\)"),
+        (np.zeros((4, 4, 1), "float32"), False, r"image must be \(C, H, W, D\) with 2 voxels .* got \(1, 4, 4, 1\)"),
         (np.full((4, 4, 4), np.nan, "float32"), False, "image must be finite in torch.float32, got 64 voxels"),
         (np.full((4, 4, 4), 1e5, "float32"), True, "image must be finite in torch.float16, got 64 voxels"),
     ],
@@ -56,3 +55,12 @@ def test_a_scan_that_cannot_be_sampled_is_refused_by_name(write_scan, scan, half
 def test_no_cases_are_refused():
     with pytest.raises(ValueError, match="data must hold at least one case, got none"):
         DeviceCacheDataset([], READ)
+
+
+def test_all_channels_stay_beside_one_mask(write_scan):
+    scan = np.random.default_rng(0).normal(size=(5, 4, 3, 2)).astype("float32")  # the channels come last in the file
+    case = {"image": write_scan("scan.nii.gz", scan), "label": write_scan("label.nii.gz", (scan[..., 0] > 0).astype("uint8"))}
+    read = LoadImaged(["image", "label"], image_only=True, ensure_channel_first=True)
+    (item,) = DeviceCacheDataset([case], read)
+    assert torch.equal(item["image"], torch.from_numpy(scan).movedim(-1, 0))
+    assert item["label"].shape == (1, 5, 4, 3)

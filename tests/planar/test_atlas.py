@@ -265,3 +265,49 @@ def test_an_empty_atlas_votes_for_background_with_a_warning(volume, caplog):
     votes = make_atlas()(volume[None])
     assert "atlas is empty" in caplog.text
     assert votes.shape == (1, 3, *SIZE) and (votes[:, 0] == 1).all() and not votes[:, 1:].any()
+
+
+def test_a_class_that_shows_in_the_second_channel_alone_is_found_with_both(volume, label):
+    """The label moves with the second channel, so that the first one tells nothing."""
+    seen = torch.cat((volume, label))
+    moved = label.roll(2, dims=2)
+    unseen = torch.cat((volume, moved))
+    scores = []
+    for channels in (slice(0, 1), slice(0, 2)):
+        descriptor = GrayValueDifference(32, 0.3, in_channels=len(seen[channels]), padding_mode="border")
+        atlas = make_atlas(descriptor)
+        atlas.add(seen[channels], label, "case")
+        found = atlas(unseen[None, channels]).argmax(dim=1)
+        scores.append(float((found == moved)[moved > 0].double().mean()))  # the share of the organs that is found
+    assert scores[1] > 0.8 and scores[0] < 0.65
+
+
+def test_the_order_of_the_channels_does_not_matter(volume, label):
+    image = torch.cat((volume, volume.flip(1), volume.flip(2)))
+    votes = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        atlas = make_atlas(GrayValueDifference(16, in_channels=3), step=2, num_neighbors=3)
+        atlas.add(image[order], label, "case")
+        votes.append(atlas(image[None, order].roll(1, dims=2)))
+    torch.testing.assert_close(*votes)
+
+
+def test_a_channel_that_is_there_twice_changes_no_neighbor(volume, label):
+    votes = []
+    for count in (1, 2):
+        atlas = make_atlas(GrayValueDifference(16, in_channels=count), step=2, num_neighbors=3)
+        image = volume.expand(count, -1, -1, -1)
+        atlas.add(image, label, "case")
+        votes.append(atlas(image[None].flip(2)))
+    assert torch.equal(*votes)
+
+
+def test_other_channels_than_those_of_the_descriptor_are_refused(volume, label):
+    atlas = make_atlas(GrayValueDifference(16, in_channels=2))
+    with pytest.raises(ValueError, match=r"image must have shape \(2, H, W, D\), got \(1, 14, 11, 9\)"):
+        atlas.add(volume, label, "case")
+    with pytest.raises(ValueError, match=r"image must have shape \(B, 2, H, W, D\), got \(1, 3, 14, 11, 9\)"):
+        atlas(volume.expand(1, 3, -1, -1, -1))
+    with pytest.raises(ValueError, match=r"label must have the shape of image \(1, 14, 11, 9\), got \(2, 14, 11, 9\)"):
+        atlas.add(volume.expand(2, -1, -1, -1), label.expand(2, -1, -1, -1), "case")
+    assert make_atlas(PositionDescriptor()).add(volume.expand(2, -1, -1, -1), label, "case")  # any number

@@ -60,3 +60,13 @@ def test_the_same_seed_gives_the_same_pairs():
 def test_cubes_that_could_overlap_are_refused():
     with pytest.raises(ValueError, match=r"distance must exceed the width of a cube 0.4 by the jitter 0.05, got 0.44"):
         RandCubePair(distance=0.44)
+
+
+def test_cubes_have_the_channels_of_their_volume():
+    volume = torch.randn(2, 24, 22, 20, generator=torch.Generator().manual_seed(0))
+    cubes, classes = RandCubePair().set_random_state(0)([volume])
+    for channel in range(2):
+        alone, same = RandCubePair().set_random_state(0)([volume[channel, None]])
+        assert torch.equal(cubes[:, :, channel, None], alone) and torch.equal(classes, same)
+    centers = torch.rand(3, 3) - 0.5
+    assert torch.equal(sample_cubes(volume, centers)[:, 1:], sample_cubes(volume[1:], centers))

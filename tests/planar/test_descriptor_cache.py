@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.planar import DescriptorCache, GrayValueDifference, JointDescriptor, PlanarAtlas, VoxelGrid
+from common.planar import (
+    DescriptorCache,
+    GrayValueDifference,
+    JointDescriptor,
+    PlanarAtlas,
+    PositionDescriptor,
+    VoxelGrid,
+)
 
 SIZE = (14, 11, 9)
 
@@ -80,3 +87,16 @@ def test_the_description_of_a_whole_volume_leaves_no_trace(volume, tmp_path):
     atlas = PlanarAtlas(GrayValueDifference(8), 2, cache_dir=tmp_path)
     atlas.describe(volume)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_channels_have_files_of_their_own(volume, tmp_path):
+    """The values of one channel, of double length, are those of two."""
+    label = (volume > 0).float()
+    both, longer = torch.zeros(2, 14, 11, 9), torch.zeros(1, 28, 11, 9)
+    for image in (both, longer):
+        atlas, fresh = (PlanarAtlas(PositionDescriptor(), 2, step=2, cache_dir=folder) for folder in (tmp_path, None))
+        shape = (1, *image.shape[1:])
+        for kept in (atlas, fresh):
+            kept.add(image, label.repeat(1, shape[1] // 14, 1, 1), "case")
+        assert torch.equal(atlas.descriptors, fresh.descriptors)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -213,3 +213,32 @@ def test_half_of_the_weights_are_not_carried_over(tmp_path):
 def test_options_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         GrayValueDifference(**arguments)
+
+
+def test_gray_values_of_every_channel_differ_at_the_same_places(volume, centers):
+    other = torch.randn(1, *volume.shape[1:])
+    both = GrayValueDifference(7, in_channels=2)
+    assert both.out_channels == 14 and both.offsets.shape == (7, 2, 3)
+    alone = GrayValueDifference(7)
+    expected = torch.cat((alone(volume, centers), alone(other, centers)), dim=1)
+    assert torch.equal(both(torch.cat((volume, other)), centers), expected)
+
+
+@pytest.mark.parametrize("kind", [LearnedDescriptor, LearnedCubeDescriptor])
+def test_a_channel_without_weights_changes_nothing(kind, volume, centers):
+    alone, both = kind(**SIZES), kind(**SIZES, in_channels=2)
+    weights = alone.state_dict()
+    for name, value in both.state_dict().items():
+        if value.shape != weights[name].shape:  # the first convolutions
+            weights[name] = torch.cat((weights[name], torch.zeros_like(weights[name])), dim=1)
+    both.load_state_dict(weights)
+    with torch.no_grad():
+        expected, found = alone(volume, centers), both(torch.cat((volume, torch.randn_like(volume))), centers)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_parts_of_a_joint_descriptor_see_all_channels(volume, centers):
+    parts = [PositionDescriptor(), GrayValueDifference(5, in_channels=2), LearnedDescriptor(**SIZES, in_channels=2)]
+    joint = JointDescriptor(parts)
+    assert joint.in_channels == 2
+    assert joint(torch.cat((volume, volume)), centers).shape == (35, 4 + 10 + 96)

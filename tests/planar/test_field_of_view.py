@@ -233,3 +233,28 @@ def test_a_scan_of_something_else_is_warned_of(field, caplog):
         noise = torch.from_numpy(np.random.default_rng(0).random((1, 30, 30, 30), np.float32))
         crop({"image": as_item(noise)["image"]})
     assert "looks unlike the scans of the training" in caplog.text
+
+
+def test_the_first_channel_tells_where_the_field_of_view_lies(cases, anatomy, write_scan):
+    field = fit_field_of_view(cases, 48.0, CLIP, step=STEP)
+    other = write_scan("other.nii.gz", np.zeros((2, 2, 2), np.float32))  # is not read
+    listed = [{"image": [case["image"], other]} for case in cases]
+    same = fit_field_of_view(listed, 48.0, [[*CLIP], [-5.0, 5.0]], step=STEP)
+    np.testing.assert_array_equal(same.template, field.template)
+    assert same.clip == field.clip
+    scan = torch.from_numpy(scan_of(anatomy, *BORDERS[0]))[None]
+    both = torch.cat((scan, torch.rand_like(scan)))
+    assert field.locate(both, SPACING) == field.locate(scan, SPACING)
+    item = {"image": MetaTensor(both, affine=np.diag([*SPACING, 1]))}
+    cropped = CropFieldOfViewd("image", field)(item)["image"]
+    alone = CropFieldOfViewd("image", field)({"image": MetaTensor(scan, affine=np.diag([*SPACING, 1]))})["image"]
+    assert cropped.shape[0] == 2 and torch.equal(cropped[:1], alone)
+
+
+def test_all_channels_of_a_file_share_the_field_of_view(cases, write_scan):
+    field = fit_field_of_view(cases, 48.0, CLIP, step=STEP)
+    stacked = []
+    for index, case in enumerate(cases):
+        scan = np.asarray(nib.load(case["image"]).dataobj)
+        stacked.append({"image": write_scan(f"both_{index}.nii.gz", np.stack((scan, 1 - scan), -1), SPACING)})
+    np.testing.assert_array_equal(fit_field_of_view(stacked, 48.0, CLIP, step=STEP).template, field.template)

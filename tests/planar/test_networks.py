@@ -211,3 +211,23 @@ def test_contiguous_and_channels_last_slabs_have_the_same_descriptor():
 def test_an_unknown_target_is_refused():
     with pytest.raises(ValueError, match="target must be one of heatmap, displacement, got 'offset'"):
         TriplanarPretext("offset")
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (TriplanarPretext(in_channels=2), (2, 3, 2, 6, 42, 42)),
+        (SiameseNetwork(CubicDescriptor(2), NeighborClassifier()), (2, 2, 2, 25, 25, 25)),
+    ],
+)
+def test_channels_may_change_places_together_with_the_weights_that_see_them(network, shape):
+    pairs = torch.randn(shape)
+    channels = -3 if len(shape) == 6 and shape[1] == 3 else 2
+    expected = network(pairs)
+    for module in network.modules():
+        if isinstance(module, CubicDescriptor | PlanarDescriptor):
+            kernel = next(module.parameters())  # of the first convolution
+            kernel.data = torch.cat(kernel.chunk(2, dim=1)[::-1], dim=1)
+    exchanged = torch.cat(pairs.chunk(2, dim=channels)[::-1], dim=channels)
+    torch.testing.assert_close(network(exchanged), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(network(pairs), expected, atol=1e-3)

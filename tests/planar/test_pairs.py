@@ -29,7 +29,7 @@ def volume():
 def test_points_on_voxels_have_the_intensities_of_the_voxels(volume):
     for mode in ("bilinear", "nearest"):
         patches = sample_patches([volume], torch.zeros(1, 1, 3), Lattice((1, 1, 1), SIZE), mode)
-        torch.testing.assert_close(patches[0], volume, atol=1e-4, rtol=0)
+        torch.testing.assert_close(patches[0, 0], volume, atol=1e-4, rtol=0)
 
 
 def test_between_voxels_intensities_are_interpolated_along_each_axis(volume):
@@ -40,7 +40,7 @@ def test_between_voxels_intensities_are_interpolated_along_each_axis(volume):
         place = (coordinate + 1) / 2 * (size - 1)
         low, share = int(place), place - int(place)
         block = (1 - share) * block[low] + share * block[low + 1]
-    torch.testing.assert_close(patch, block.view(1, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(patch, block.view(1, 1, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_points", [100, 34])  # a voxel apart, and three
@@ -53,7 +53,7 @@ def test_halfway_between_voxels_the_nearest_one_is_the_later_one(num_points, is_
     else:
         monkeypatch.setattr(patch_pairs, "_can_slice", lambda volume, lattice: False)
     patches = sample_patches([volume], torch.zeros(1, 1, 3), lattice, "nearest")
-    assert patches[0, 0, :, 1, 1].tolist() == list(range(1, 101, 99 // (num_points - 1)))
+    assert patches[0, 0, 0, :, 1, 1].tolist() == list(range(1, 101, 99 // (num_points - 1)))
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
@@ -69,7 +69,7 @@ def test_slices_are_what_grid_sample_says_the_nearest_voxels_are(monkeypatch, st
     expected = F.grid_sample(volumes, torch.stack(points, dim=-1), "nearest", padding_mode, align_corners=True)
     monkeypatch.delattr(F, "grid_sample")  # slices do without it
     patches = sample_patches([volume], centers, lattice, "nearest", padding_mode)
-    assert torch.equal(patches[0], expected[:, 0])
+    assert torch.equal(patches[0], expected)
     share = (patches == 0).float().mean()
     assert share == 0 if padding_mode == "border" else 0.1 < share < 0.9  # some are inside, some across, some outside
 
@@ -78,7 +78,7 @@ def test_many_volumes_of_several_sizes_are_sampled_as_each_one_alone(volume):
     other = torch.randn(1, 4, 12, 3)
     centers = torch.rand(2, 3, 3) * 2 - 1
     patches = sample_patches([volume, other], centers, LATTICE)
-    assert patches.shape == (2, 3, 4, 2, 3)
+    assert patches.shape == (2, 3, 1, 4, 2, 3)
     for index, alone in enumerate((volume, other)):
         for place in range(3):
             expected = sample_patches([alone], centers[index, place].view(1, 1, 3), LATTICE)
@@ -91,9 +91,9 @@ def test_outside_are_zeros_or_the_border(volume, mode):
     lattice = Lattice((0.4, 0.4, 0.4), (2, 2, 2))
     zeros = sample_patches([volume], beyond, lattice, mode)
     border = sample_patches([volume], beyond, lattice, mode, "border")
-    torch.testing.assert_close(zeros[0, 0, 0, 0, 0], volume[0, -1, -1, -1], atol=1e-3, rtol=0)
+    torch.testing.assert_close(zeros[0, 0, 0, 0, 0, 0], volume[0, -1, -1, -1], atol=1e-3, rtol=0)
     assert zeros.count_nonzero() == 1
-    torch.testing.assert_close(border, volume[0, -1, -1, -1].expand(1, 1, 2, 2, 2))
+    torch.testing.assert_close(border, volume[0, -1, -1, -1].expand(1, 1, 1, 2, 2, 2))
 
 
 @pytest.mark.parametrize("lattice", [LATTICE, Lattice((1 / 3, 0.5, 0.25), (3, 3, 3))])  # not on voxels, and on voxels
@@ -105,12 +105,25 @@ def test_volumes_in_half_precision_are_sampled_in_single_precision(volume, latti
     torch.testing.assert_close(patches, sample_patches([volume.half().float()], centers, lattice, mode))
 
 
-def test_volumes_that_are_flat_or_have_channels_are_refused():
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("lattice", [LATTICE, Lattice((1 / 3, 0.5, 0.25), (3, 3, 3))])  # not on voxels, and on voxels
+def test_every_channel_is_sampled_at_the_same_places_as_alone(volume, lattice, mode, padding_mode):
+    channels = [volume, torch.randn(1, *SIZE)]
+    centers = torch.rand(1, 6, 3) * 3 - 1.5
+    patches = sample_patches([torch.cat(channels)], centers, lattice, mode, padding_mode)
+    assert patches.shape == (1, 6, 2, *lattice.num_points)
+    for index, channel in enumerate(channels):
+        alone = sample_patches([channel], centers, lattice, mode, padding_mode)
+        torch.testing.assert_close(patches[:, :, index, None], alone, atol=0, rtol=0)
+
+
+def test_volumes_that_are_flat_or_of_other_channels_are_refused():
     for shape in ((2, 4, 4, 4), (1, 4, 4, 1)):
         with pytest.raises(
-            ValueError, match=rf"volumes must be .* 2 voxels or more a side, got {re.escape(str(shape))}"
+            ValueError, match=rf"volumes must be \(1, .* 2 voxels or more a side, got {re.escape(str(shape))}"
         ):
-            sample_patches([torch.zeros(shape)], torch.zeros(1, 1, 3), LATTICE)
+            sample_patches([torch.zeros(1, 4, 4, 4), torch.zeros(shape)], torch.zeros(2, 1, 3), LATTICE)
 
 
 # ---- the loader ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Engine
 from picture_checks import is_picture
@@ -18,14 +19,14 @@ from common.planar import (
 )
 
 
-def draw_pairs(path, target):
-    """Run a step of the pretext task `target` on noise."""
-    volumes = [torch.randn(1, 24, 22, 20, generator=torch.Generator().manual_seed(0))] * 2
+def draw_pairs(path, target, volume=None, **options):
+    """Run a step of the pretext task `target`, on noise if no volume is given."""
+    volumes = [torch.randn(1, 24, 22, 20, generator=torch.Generator().manual_seed(0)) if volume is None else volume] * 2
     pairs = RandCubePair() if target == "neighbor" else RandSlabPair(target=target)
     image, label = pairs.set_random_state(0)(volumes)
     pred = torch.eye(6)[(label + 1) % 6] if target == "neighbor" else label + 0.1
     engine = Engine(lambda engine, batch: {"image": image, "label": label, "pred": pred})
-    picture = CubePicture(path) if target == "neighbor" else SlabPicture(path, target=target)
+    picture = CubePicture(path, **options) if target == "neighbor" else SlabPicture(path, target=target, **options)
     picture.attach(engine)
     engine.run([0])
     return image, label
@@ -80,3 +81,19 @@ def test_the_embedding_shows_what_varies_most(tmp_path, monkeypatch):
     assert {name: len(places) for name, places in points.items()} == {"background": 1250, "liver": 500}
     spread = np.abs(np.corrcoef(points["liver"].T, descriptors[2500:, [1, 3]].numpy().T)[:2, 2:])
     np.testing.assert_allclose(spread, np.eye(2), atol=0.1)
+
+
+@pytest.mark.parametrize("target", ["heatmap", "neighbor"])
+def test_the_first_of_several_channels_is_drawn_and_named(target, tmp_path, monkeypatch):
+    drawn, titles = [], []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axes, image, **options: drawn.append(np.asarray(image)))
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda figure, title, **options: titles.append(title))
+    first, second = torch.randn(2, 1, 24, 22, 20, generator=torch.Generator().manual_seed(0))
+    draw_pairs(tmp_path / "alone.png", target, first)
+    assert not titles
+    alone = drawn.copy()
+    drawn.clear()
+    draw_pairs(tmp_path / "both.png", target, torch.cat((first, 0.1 * second)), modality=["FLAIR", "T1w"])
+    assert titles == ["FLAIR"]
+    for shown, expected in zip(drawn, alone, strict=True):
+        np.testing.assert_array_equal(shown, expected)

@@ -202,3 +202,15 @@ def test_pairs_of_the_bundle_share_no_voxel_across_the_gap(task):
                 first, second = patches[index]
             shared = set(first.unique().tolist()) & set(second.unique().tolist())
             assert not shared - {0.0, 102.0}  # beyond the volume its border is repeated
+
+
+def test_channels_are_planes_one_channel_after_the_other():
+    volume = torch.randn(2, 24, 22, 20, generator=torch.Generator().manual_seed(0))
+    slabs, heatmaps = RandSlabPair().set_random_state(0)([volume])
+    assert slabs.shape == (1, 3, 2, 6, 42, 42)
+    for channel, planes in enumerate(slabs.split(3, dim=3)):
+        alone, same = RandSlabPair().set_random_state(0)([volume[channel, None]])
+        assert torch.equal(planes, alone) and torch.equal(heatmaps, same)
+    for axis in range(3):
+        parts = [sample_slabs(volume[channel, None], torch.zeros(2, 3), axis) for channel in range(2)]
+        assert torch.equal(sample_slabs(volume, torch.zeros(2, 3), axis), torch.cat(parts, dim=1))
