@@ -1,7 +1,8 @@
+from .augmentation import EachChannel, EachChanneld
 from .collapse import DelayComposition, StopOnCollapsedMask
 from .inferer import MaskInferer, SplitLayersd
 from .losses import LayerDecompositionLoss, selection_loss
-from .network import EncoderClassifier, LayerEncoder, LayerUNet
+from .network import EncoderClassifier, LayerEncoder, LayerUNet, num_layers
 from .options import LAYERS_OPTIONS, check_options
 from .organ import ORGAN_FINDERS, FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
 from .patches import PatchLoader
@@ -15,5 +16,5 @@ from .pretext import (
     RotationPrediction,
 )
 from .shape import RandStarShape, draw_permutation, fractal_noise, simplex_noise
-from .simulation import LAYERS, RandTumorLayers, TumorParameters, compose_layers
+from .simulation import LAYERS, Layers, RandTumorLayers, TumorParameters, compose_layers, split_layers
 from .transfer import transfer_unet

@@ -18,7 +18,7 @@ from common.cli import DivergenceError
 from common.training import register_state, registered_states
 
 from .losses import LayerDecompositionLoss
-from .simulation import LAYERS
+from .simulation import split_layers
 
 __all__ = ["DelayComposition", "StopOnCollapsedMask"]
 
@@ -79,9 +79,9 @@ class StopOnCollapsedMask:
         self.volumes = torch.zeros(2, dtype=torch.float64)  # predicted and simulated
 
     def _add(self, engine: Engine) -> None:
-        mask = engine.state.output["label"][:, LAYERS.index("mask")]
+        mask = split_layers(engine.state.output["label"]).mask
         is_simulated = mask.flatten(1).amin(1) >= 0
-        predicted = engine.state.output["pred"][is_simulated, LAYERS.index("mask")].detach() > 0
+        predicted = engine.state.output["pred"][is_simulated, -1].detach() > 0
         self.volumes += torch.stack((predicted.sum(), (mask[is_simulated] > 0.5).sum())).cpu()
 
     def _check(self, engine: Engine) -> None:

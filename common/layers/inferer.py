@@ -6,12 +6,11 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
+from monai.config import KeysCollection
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
 from common.cli import InputError
-
-from .simulation import LAYERS
 
 __all__ = ["MaskInferer", "SplitLayersd"]
 
@@ -24,7 +23,7 @@ class MaskInferer(Inferer):
 
     Args:
         inferer: such as MONAI's sliding window.
-        with_layers: append the organ without its tumor and the tumor, as two more channels.
+        with_layers: append the organ without its tumor and the tumor, each with the channels of the scan.
     """
 
     def __init__(self, inferer: Inferer, with_layers: bool = False) -> None:
@@ -33,30 +32,40 @@ class MaskInferer(Inferer):
         self.with_layers = with_layers
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return logits of shape `(B, 2, H, W, D)` for scans of shape `(B, 1, H, W, D)`."""
+        """Return logits of shape `(B, 2, H, W, D)` for scans of shape `(B, C, H, W, D)`."""
         layers = self.inferer(inputs, network, *args, **kwargs)
-        mask = layers[:, LAYERS.index("mask"), None]
+        mask = layers[:, -1:]
         logits = torch.cat((torch.zeros_like(mask), mask), dim=1)
-        return torch.cat((logits, layers[:, :2]), dim=1) if self.with_layers else logits
+        return torch.cat((logits, layers[:, :-1]), dim=1) if self.with_layers else logits
 
 
 class SplitLayersd(MapTransform):
-    """Split of what `MaskInferer` returns with layers, of shape `(4, H, W, D)`.
+    """Split of what `MaskInferer` returns with layers, of shape `(2 + 2 * in_channels, H, W, D)`.
 
     The logits of background and tumor stay under their key. The organ without its tumor becomes `restored`, and the
-    tumor `tumor`, both of shape `(1, H, W, D)` and in units of the organ's median.
+    tumor `tumor`, both of shape `(in_channels, H, W, D)` and in units of the organ's median in each channel.
+
+    Args:
+        keys: of what is split.
+        in_channels: channels of a scan.
 
     Raises:
         ValueError: when there are no layers.
     """
 
+    def __init__(self, keys: KeysCollection, in_channels: int = 1) -> None:
+        super().__init__(keys)
+        self.in_channels = in_channels
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             layers = out[key]
-            if len(layers) != 4:
+            count = 2 + 2 * self.in_channels
+            if len(layers) != count:
                 raise InputError(
-                    f"layers must be those of a pretraining, four channels, got {len(layers)}; add zero_shot.yaml"
+                    f"layers must be those of a pretraining, {count} channels, got {len(layers)}; add zero_shot.yaml"
                 )
-            out.update({key: layers[:2], "restored": layers[2:3], "tumor": layers[3:]})
+            restored, tumor = layers[2:].split(self.in_channels)
+            out.update({key: layers[:2], "restored": restored, "tumor": tumor})
         return out

@@ -14,7 +14,8 @@ from torch import nn
 
 from common.cli import InputError
 
-from .simulation import LAYERS, compose_layers
+from .network import num_layers
+from .simulation import compose_layers, split_layers
 
 __all__ = ["LayerDecompositionLoss", "selection_loss"]
 
@@ -23,7 +24,7 @@ class LayerDecompositionLoss(nn.Module):
     """Loss of the predicted organ, tumor and mask beside the simulated ones, and of their composition beside the scan.
 
     Real scans have no layers to compare with: where the mask of the target is negative, only their composition counts,
-    with opacity 1 (adaptation, section 3.3).
+    with opacity 1 (adaptation, section 3.3). Errors are means over the channels of a scan, which share the mask.
 
     Args:
         organ_weight: of the mean absolute error of the organ without its tumor (L0).
@@ -60,17 +61,18 @@ class LayerDecompositionLoss(nn.Module):
         """Return the loss of layers beside the simulated ones, a scalar.
 
         Args:
-            input: organ, tumor and logit of the mask, of shape `(B, 3, H, W, D)`.
-            target: the layers of a simulation, of shape `(B, 5, H, W, D)`, see `LAYERS`.
+            input: organ, tumor and logit of the mask, of shape `(B, 2 * C + 1, H, W, D)`.
+            target: the layers of a simulation, of shape `(B, 3 * C + 2, H, W, D)`, see `Layers`.
         """
-        if input.shape[1] != 3 or target.shape[1] != len(LAYERS) or input.shape[2:] != target.shape[2:]:
+        true_organ, true_tumor, true_mask, alpha, image = split_layers(target)
+        channels = image.shape[1]
+        if input.shape[1] != num_layers(channels) or input.shape[2:] != target.shape[2:]:
             raise InputError(
-                f"input and target must have 3 and {len(LAYERS)} channels of one size, got {tuple(input.shape)} and "
-                f"{tuple(target.shape)}"
+                f"input must have {num_layers(channels)} channels of the size of target {tuple(target.shape)}, got "
+                f"{tuple(input.shape)}"
             )
-        known = target[:, 2].flatten(1).amin(1) >= 0
-        organ, tumor, logit = input.unbind(1)
-        true_organ, true_tumor, true_mask, alpha, image = target.unbind(1)
+        known = true_mask.flatten(1).amin(1) >= 0
+        organ, tumor, logit = input.split([channels, channels, 1], dim=1)
         organ_weight, tumor_weight, mask_weight, composition_weight, cross_entropy_weight = self.weights
         loss = input.new_zeros(())
         if known.any():
@@ -79,7 +81,7 @@ class LayerDecompositionLoss(nn.Module):
             if tumor_weight:
                 loss = loss + tumor_weight * (tumor[known] - true_tumor[known]).abs().mean()
             if mask_weight:
-                loss = loss + mask_weight * self.dice(logit[known].unsqueeze(1), true_mask[known].unsqueeze(1))
+                loss = loss + mask_weight * self.dice(logit[known], true_mask[known])
             if cross_entropy_weight:
                 cross_entropy = F.binary_cross_entropy_with_logits(logit[known], true_mask[known])
                 loss = loss + cross_entropy_weight * cross_entropy

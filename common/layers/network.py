@@ -22,9 +22,7 @@ from torch import nn
 from common.cli import InputError, check_each
 from common.cli.options import POSITIVE_INT
 
-__all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet"]
-
-NUM_LAYERS = 3  # organ, tumor and logit of the mask
+__all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet", "num_layers"]
 
 _Size = tuple[int, int, int]
 
@@ -68,12 +66,17 @@ class LayerEncoder(nn.ModuleList):
         return maps
 
 
+def num_layers(in_channels: int) -> int:
+    """Return the number of layers of a scan: its channels of the organ, those of the tumor, and one mask."""
+    return 2 * in_channels + 1
+
+
 class LayerUNet(nn.Module):
-    """3D U-Net whose voxels are the intensity of the organ, that of the tumor, and a logit of belonging to the tumor.
+    """3D U-Net whose voxels are intensities of the organ, those of the tumor, and a logit of belonging to the tumor.
 
     Args:
         in_channels: channels of the scan.
-        out_channels: `NUM_LAYERS` for the layers above.
+        out_channels: that of the layers above, see `num_layers`, if not given.
         features: feature maps that leave each block of the encoder, finest first; its first convolution has half as
             many.
         norm: of MONAI, such as `batch`, `instance` or `["group", {"num_groups": 8}]`.
@@ -89,7 +92,7 @@ class LayerUNet(nn.Module):
     def __init__(
         self,
         in_channels: int = 1,
-        out_channels: int = NUM_LAYERS,
+        out_channels: int | None = None,
         features: Sequence[int] = (64, 128, 256, 512),
         norm: str | Sequence[Any] = "batch",
         kernel_sizes: Sequence[int | Sequence[int]] | None = None,
@@ -112,7 +115,7 @@ class LayerUNet(nn.Module):
                 itertools.pairwise(reversed(features)), kernels[-2::-1], steps[::-1], strict=True
             )
         )
-        self.head = nn.Conv3d(features[0], out_channels, 1)
+        self.head = nn.Conv3d(features[0], num_layers(in_channels) if out_channels is None else out_channels, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the layers of a scan, of shape `(B, out_channels, H, W, D)`.

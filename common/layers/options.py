@@ -10,6 +10,13 @@ from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, PATH, POS
 
 __all__ = ["LAYERS_OPTIONS", "check_options"]
 
+_RANGES = NON_NEGATIVE.list.list
+
+INTENSITY_RATIO = Kind(
+    f"{_RANGES.wanted}, or one such list for each channel",
+    lambda value: _RANGES.fits(value) or _RANGES.list.fits(value),
+).or_null
+
 LAYERS_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
     "save_dir": Option(PATH, "folder of the pretrained weights", "/data/models/adapted", False),
@@ -32,8 +39,8 @@ LAYERS_OPTIONS: Mapping[str, Option] = {
     "tumor_prob": Option(FRACTION, "of a patch", 0.5),
     "alpha": Option(POSITIVE.list, "lowest and highest opacity", [0.2, 0.5]),
     "intensity_ratio": Option(
-        NON_NEGATIVE.list.list.or_null,
-        "ranges of the mean over the organ's; null: the donor's",
+        INTENSITY_RATIO,
+        "ranges of the mean over the organ's, of all channels or of each; null: the donor's",
         [[0.5, 0.8], [1.2, 1.5]],
     ),
     "elastic": Option(NON_NEGATIVE, "mm, of the displacements that deform the texture", 0.0),

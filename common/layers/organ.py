@@ -85,10 +85,10 @@ ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain
 class FindOrgand(MapTransform):
     """Mask of the organ for every scan: the one that it came with, or else one found by a method.
 
-    It is `organ` of an item; where an item has it already, all values above 0 belong to it.
+    It is `organ` of an item, of shape `(1, H, W, D)`; where an item has it already, all values above 0 belong to it.
 
     Args:
-        keys: the image, of shape `(1, H, W, D)` in RAS orientation.
+        keys: the image, of shape `(C, H, W, D)` in RAS orientation, in whose first channel the organ is found.
         method: `body` (CT), `brain` (MR of the head) or `given`, which refuses scans without a mask.
 
     Raises:
@@ -121,34 +121,49 @@ class FindOrgand(MapTransform):
 class NormalizeByOrgand(MapTransform):
     """Normalization of intensities: 0 is nothing, and 1 the median of the organ, whose mask is `organ`.
 
+    Each channel is normalized by its own median.
+
     Args:
-        keys: images of shape `(1, H, W, D)`.
-        clip: lower and upper intensity; the lower one becomes 0. `None`: intensities are not clipped and 0 stays 0
-            (MR). The median is that of what lies above the lower one, since fat may be most of a body.
+        keys: images of shape `(C, H, W, D)`.
+        clip: lower and upper intensity, of all channels, or a list of such pairs, one for each; the lower one becomes
+            0. `None`: intensities are not clipped and 0 stays 0 (MR). The median is that of what lies above the lower
+            one, since fat may be most of a body.
 
     Raises:
-        ValueError: when the clip values do not increase, the median of the organ is not above 0, or all of the organ
-            lies below the clip values.
+        ValueError: when the clip values do not increase or are not those of the channels, the median of the organ is
+            not above 0, or all of the organ lies below the clip values.
     """
 
-    def __init__(self, keys: KeysCollection, clip: Sequence[float] | None = None) -> None:
+    def __init__(self, keys: KeysCollection, clip: Sequence[Any] | None = None) -> None:
         super().__init__(keys)
-        if clip is not None and (len(clip) != 2 or not clip[0] < clip[1]):
-            raise InputError(f"clip must be two increasing intensities, got {list(clip)}")
-        self.clip = clip
+        self.pairs: list[Any] = [clip]
+        if clip is not None:
+            self.pairs = [*clip] if clip and isinstance(clip[0], Sequence) else [clip]
+            for pair in self.pairs:
+                if len(pair) != 2 or not pair[0] < pair[1]:
+                    raise InputError(f"clip must be two increasing intensities, got {list(pair)}")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key].float()
-            inside = out["organ"] > 0
-            if self.clip is not None:
-                image = image.clamp(*self.clip) - self.clip[0]
-                inside = inside & (image > 0)
-            median = float(image[inside].median()) if inside.any() else 0.0
-            if not median > 0:
-                raise InputError(f"{_name(image)}: organ must have a median above 0, got {median:g}; look at clip")
-            out[key] = image / median
+            pairs = self.pairs if len(self.pairs) > 1 else self.pairs * len(image)
+            if len(pairs) != len(image):
+                raise InputError(f"clip must be one pair for each of {len(image)} channels, got {len(pairs)}")
+            channels = []
+            for index, (channel, pair) in enumerate(zip(image.split(1), pairs, strict=True)):
+                inside = out["organ"] > 0
+                if pair is not None:
+                    channel = channel.clamp(*pair) - pair[0]
+                    inside = inside & (channel > 0)
+                median = float(channel[inside].median()) if inside.any() else 0.0
+                if not median > 0:
+                    where = f" in channel {index}" if len(pairs) > 1 else ""
+                    raise InputError(
+                        f"{_name(image)}: organ must have a median above 0{where}, got {median:g}; look at clip"
+                    )
+                channels.append(channel / median)
+            out[key] = torch.cat(channels)
         return out
 
 

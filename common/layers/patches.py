@@ -23,11 +23,11 @@ _KEYS = ("image", "organ", "label")
 class PatchLoader(VolumeLoader):
     """Minibatches of random patches, one of each of several volumes.
 
-    A minibatch has `image`, of shape `(B, 1, *patch_size)`; `organ` and `label` of the same shape, where the volumes
-    have them; `donor`, if asked for; `seed`, a whole number for each patch; `spacing`, the edges of a voxel in mm, of
-    shape `(B, 3)`; and `case`, the files. A random voxel of the organ, or of the whole volume when there is none, lies
-    anywhere in the patch, which stays inside the volume; volumes smaller than a patch are padded with 0 on all sides.
-    See `VolumeLoader` for seeds, epochs and processes.
+    A minibatch has `image`, of shape `(B, C, *patch_size)`; `organ` and `label`, of shape `(B, 1, *patch_size)`, where
+    the volumes have them; `donor`, if asked for, of the shape of `image`; `seed`, a whole number for each patch;
+    `spacing`, the edges of a voxel in mm, of shape `(B, 3)`; and `case`, the files. A random voxel of the organ, or of
+    the whole volume when there is none, lies anywhere in the patch, which stays inside the volume; volumes smaller than
+    a patch are padded with 0 on all sides. See `VolumeLoader` for seeds, epochs and processes.
 
     Args:
         volumes: from which the patches are taken.

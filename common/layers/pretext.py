@@ -24,8 +24,9 @@ from torch import nn
 from common.cli import InputError, check_whole_numbers
 from common.training import PretextTask
 
+from .augmentation import EachChannel
 from .network import EncoderClassifier, LayerUNet
-from .simulation import LAYERS, RandTumorLayers
+from .simulation import Layers, RandTumorLayers, split_layers
 
 __all__ = [
     "JigsawPuzzle",
@@ -66,7 +67,7 @@ class LayerDecomposition(PretextTask):
         self.simulation = simulation
 
     def make_batch(self, batch: Mapping[str, Any], move: _Move) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scans of shape `(B, 1, H, W, D)` and layers of shape `(B, 5, H, W, D)`, see `LAYERS`.
+        """Return scans of shape `(B, C, H, W, D)` and layers of shape `(B, 3 * C + 2, H, W, D)`, see `Layers`.
 
         Args:
             batch: with donors; or the `normal` one, which is such, and the `real` one of a `CombinedLoader`.
@@ -75,12 +76,10 @@ class LayerDecomposition(PretextTask):
         target = _simulate(self.simulation, batch.get("normal", batch), move)
         if "real" in batch:
             scans = move(batch["real"]["image"])
-            layers = target.new_zeros((len(scans), *target.shape[1:]))
-            layers[:, LAYERS.index("mask")] = -1
-            layers[:, LAYERS.index("alpha")] = 1
-            layers[:, LAYERS.index("image"), None] = scans
-            target = torch.cat((target, layers))
-        return target[:, -1:].clone(), target
+            absent, mask = torch.zeros_like(scans), -torch.ones_like(scans[:, :1])
+            layers = Layers(organ=absent, tumor=absent, mask=mask, alpha=-mask, image=scans)
+            target = torch.cat((target, torch.cat(layers, dim=1)))
+        return split_layers(target).image.clone(), target
 
 
 class JointSegmentation:
@@ -102,16 +101,15 @@ class JointSegmentation:
         self.simulation = simulation
 
     def make_batch(self, batch: Mapping[str, Any], move: _Move) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scans and their labels, both of shape `(B, 1, H, W, D)`; the labeled ones come first.
+        """Return scans of shape `(B, C, H, W, D)` and their labels, `(B, 1, H, W, D)`; the labeled ones come first.
 
         Args:
             batch: of a `CombinedLoader`: `labeled`, and `normal` with donors.
             move: brings a tensor to the device of the network.
         """
-        layers = _simulate(self.simulation, batch["normal"], move)
+        layers = split_layers(_simulate(self.simulation, batch["normal"], move))
         image, label = (move(batch["labeled"][key]) for key in ("image", "label"))
-        mask = layers[:, LAYERS.index("mask"), None].gt(0.5).to(label)
-        return torch.cat((image, layers[:, -1:])), torch.cat((label, mask))
+        return torch.cat((image, layers.image)), torch.cat((label, layers.mask.gt(0.5).to(label)))
 
 
 def _simulate(simulation: RandTumorLayers, batch: Mapping[str, Any], move: _Move) -> torch.Tensor:
@@ -123,7 +121,8 @@ class Restoration(PretextTask):
     """Restoration of scans that were distorted as Models Genesis does it.
 
     Intensities are changed by a monotone curve, voxels shuffled within small boxes, and boxes, or all but boxes, are
-    filled with noise.
+    filled with noise. All channels of a scan have the same curve, between the extremes of each, and what lies at one
+    place stays together.
 
     Args:
         network: returns an image.
@@ -136,8 +135,8 @@ class Restoration(PretextTask):
         outer = RandCoarseDropout(holes=3, max_holes=6, spatial_size=(48, 48, 12), prob=0.9, dropout_holes=False)
         self.transform = Compose(
             [
-                RandHistogramShift(num_control_points=(4, 8), prob=0.9),
-                RandCoarseShuffle(holes=100, spatial_size=(4, 4, 2), prob=0.5),
+                EachChannel(RandHistogramShift(num_control_points=(4, 8), prob=0.9)),
+                _RandCoarseShuffle(holes=100, spatial_size=(4, 4, 2), prob=0.5),
                 OneOf([inner, outer], weights=[0.8, 0.2]),
             ]
         )
@@ -150,6 +149,16 @@ class Restoration(PretextTask):
             self.transform.set_random_state(int(seed))
             distorted.append(torch.as_tensor(self.transform(image.clone()), dtype=image.dtype))
         return torch.stack(distorted).to(images.device), images
+
+
+class _RandCoarseShuffle(RandCoarseShuffle):
+    """MONAI's shuffle within boxes, which has an order of the voxels for each channel, with one order for all."""
+
+    def _transform_holes(self, img: np.ndarray) -> np.ndarray:
+        for box in self.hole_coords:
+            voxels = img[box].reshape(len(img), -1)
+            img[box] = voxels[:, self.R.permutation(voxels.shape[1])].reshape(img[box].shape)
+        return img
 
 
 class _Classification(PretextTask):

@@ -22,11 +22,10 @@ from monai.transforms import RandomizableTransform
 from common.cli import InputError, check_choice, check_each
 from common.cli.options import INT, NON_NEGATIVE
 
+from .options import INTENSITY_RATIO
 from .shape import RandStarShape, check_ranges, keep_joined
 
-__all__ = ["LAYERS", "RandTumorLayers", "TumorParameters", "compose_layers"]
-
-LAYERS = ("organ", "tumor", "mask", "alpha", "image")  # channels of what a simulation returns
+__all__ = ["LAYERS", "Layers", "RandTumorLayers", "TumorParameters", "compose_layers", "split_layers"]
 
 # placement
 _NUM_PLACES = 16  # voxels that are tried as the center of a body
@@ -41,13 +40,26 @@ _REACH = 3.0  # standard deviations, of a blur
 _CONTROL_POINTS = 5  # of the deformation, along each axis of the box
 
 
+class Layers(NamedTuple):
+    """Layers of scans, each a tensor with channels, in the order in which a simulation returns them side by side."""
+
+    organ: torch.Tensor  # the scan without a tumor, of as many channels as the scan
+    tumor: torch.Tensor  # likewise
+    mask: torch.Tensor  # of the tumor, from 0 to 1; this and the opacity have one channel
+    alpha: torch.Tensor  # opacity
+    image: torch.Tensor  # the scan with the tumor, of its channels
+
+
+LAYERS = Layers._fields
+
+
 class TumorParameters(NamedTuple):
     """Parameters that were drawn for one tumor."""
 
     center: tuple[int, int, int]  # voxel of the patch
     volume_mm3: float  # of the whole body; less may lie in the patch, or in the organ
     alpha: float  # opacity
-    intensity_ratio: float  # mean intensity of the texture inside the tumor over the mean of the organ
+    intensity_ratio: tuple[float, ...]  # mean intensity of the texture inside the tumor over the organ's, by channel
     blur: float  # standard deviation in mm by which the texture was blurred
     edge_blur: float  # standard deviation in mm by which the mask was blurred
 
@@ -55,12 +67,16 @@ class TumorParameters(NamedTuple):
 class RandTumorLayers(RandomizableTransform):
     """Simulated tumors in a patch of a scan without any.
 
+    All channels of a scan have the same bodies, masks and opacities, and their texture comes from the same place of the
+    donor, deformed and blurred alike. Its intensity is that of each channel.
+
     Args:
         shape: draws the bodies; `RandStarShape()` if not given.
         alpha: smallest and largest opacity.
         intensity_ratio: ranges of the mean intensity of a tumor over that of the organ, one of which is chosen each
             time, such as `[[0.5, 0.8], [1.2, 1.5]]`; intensities are 0 where there is nothing, see `NormalizeByOrgand`.
-            `None`: the texture keeps its intensities.
+            Each channel draws on its own, from these ranges or, of a list of such lists, from those of its own:
+            `[[[1.2, 3.0]], [[0.5, 0.8], [1.2, 1.5]]]`. `None`: the texture keeps its intensities.
         elastic: standard deviation in mm of the displacements that deform the texture; 0: none.
         blur: smallest and largest standard deviation in mm by which the texture is blurred.
         edge_blur: smallest and largest standard deviation in mm by which the border of a tumor is softened; at most
@@ -81,7 +97,7 @@ class RandTumorLayers(RandomizableTransform):
         self,
         shape: RandStarShape | None = None,
         alpha: Sequence[float] = (0.2, 0.8),
-        intensity_ratio: Sequence[Sequence[float]] | None = ((1.0, 3.0),),
+        intensity_ratio: Sequence[Any] | None = ((1.0, 3.0),),
         elastic: float = 5.0,
         blur: Sequence[float] = (0.0, 2.0),
         edge_blur: Sequence[float] = (0.0, 0.0),
@@ -91,18 +107,15 @@ class RandTumorLayers(RandomizableTransform):
     ) -> None:
         super().__init__(prob)
         check_each(NON_NEGATIVE, elastic=elastic)
-        check_each(NON_NEGATIVE.list.list.or_null, intensity_ratio=intensity_ratio)
+        check_each(INTENSITY_RATIO, intensity_ratio=intensity_ratio)
         check_choice("target", target, ("texture", "blended"))
-        if intensity_ratio is not None and not len(intensity_ratio):
-            raise InputError("intensity_ratio must have a range or be None, got none")
+        self.intensity_ratio = None if intensity_ratio is None else _ranges_by_channel(intensity_ratio)
         check_ranges(INT, num_tumors=num_tumors)
-        ratios = {f"intensity_ratio[{index}]": bounds for index, bounds in enumerate(intensity_ratio or ())}
-        check_ranges(NON_NEGATIVE, alpha=alpha, blur=blur, edge_blur=edge_blur, **ratios)
+        check_ranges(NON_NEGATIVE, alpha=alpha, blur=blur, edge_blur=edge_blur)
         if not 0 < alpha[0] <= alpha[1] <= 1:
             raise InputError(f"alpha must be above 0 and at most 1, got {list(alpha)}")
         self.shape = RandStarShape() if shape is None else shape
         self.alpha = alpha
-        self.intensity_ratio = intensity_ratio
         self.elastic = elastic
         self.blur = blur
         self.edge_blur = edge_blur
@@ -121,43 +134,53 @@ class RandTumorLayers(RandomizableTransform):
         """Return the layers of a simulated patch.
 
         Args:
-            img: patch of a scan without a tumor, of shape `(1, H, W, D)`; 0 where there is nothing.
-            organ: where tumors may lie, same shape.
-            donor: patch of another scan, same shape, in the middle of which the texture is taken.
+            img: patch of a scan without a tumor, of shape `(C, H, W, D)`; 0 where there is nothing.
+            organ: where tumors may lie, of shape `(1, H, W, D)`.
+            donor: patch of another scan, of the shape of `img`, in the middle of which the texture is taken.
             spacing: edges of a voxel in mm.
 
         Returns:
-            Tensor of shape `(5, H, W, D)`, see `LAYERS`: the scan without a tumor, the tumor (0 outside of its mask),
-            the mask (from 0 to 1 where its border is soft), the opacity, and the scan with the tumor.
+            Tensor of shape `(3 * C + 2, H, W, D)`, see `Layers`: the scan without a tumor, the tumor (0 outside of its
+            mask), the mask (from 0 to 1 where its border is soft), the opacity, and the scan with the tumor.
         """
-        if img.shape != organ.shape or img.shape != donor.shape or img.ndim != 4 or img.shape[0] != 1:
+        if img.ndim != 4 or img.shape != donor.shape or organ.shape != (1, *img.shape[1:]):
             shapes = [tuple(volume.shape) for volume in (img, organ, donor)]
-            raise InputError(f"img, organ and donor must be of one shape (1, H, W, D), got {shapes}")
+            raise InputError(
+                f"img, organ and donor must be of one shape (C, H, W, D), organ of one channel, got {shapes}"
+            )
+        if self.intensity_ratio is not None and len(self.intensity_ratio) not in (1, len(img)):
+            raise InputError(
+                f"intensity_ratio must have ranges for all channels, or for each of {len(img)}, got them for "
+                f"{len(self.intensity_ratio)}"
+            )
         inside = organ[0] > 0
         self.randomize(None)
         count = int(self.R.randint(self.num_tumors[0], self.num_tumors[1] + 1))
-        layers = torch.zeros((len(LAYERS), *inside.shape), device=img.device)
-        layers[0] = layers[4] = img[0]
-        layers[3] = self.R.uniform(*self.alpha)  # beyond all tumors
+        stacked = torch.zeros((3 * len(img) + 2, *inside.shape), device=img.device)
+        layers = split_layers(stacked, dim=0)
+        layers.organ.copy_(img)
+        layers.image.copy_(img)
+        layers.alpha.fill_(self.R.uniform(*self.alpha))  # beyond all tumors
         self.parameters = []
         if self._do_transform and bool(inside.any()):
-            mean = float(layers[0][inside].mean())
+            means = [float(channel[inside].mean()) for channel in layers.organ]
             for _ in range(count):
-                self._add(layers, inside & (layers[2] == 0), donor[0].float(), spacing, mean)
+                self._add(layers, inside & (layers.mask[0] == 0), donor.float(), spacing, means)
         if self.target == "blended":
-            layers[1] = torch.lerp(*layers[[0, 1, 3]]) * (layers[2] > 0)
-            layers[3] = 1
-        return layers
+            blended = torch.lerp(layers.organ, layers.tumor, layers.alpha)
+            layers.tumor.copy_(blended * (layers.mask > 0))
+            layers.alpha.fill_(1)
+        return stacked
 
     def make_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Simulate each patch of a batch on its own, as if it had been alone and this transform had had its seed.
 
         Args:
-            batch: `image`, `organ` and `donor` of shape `(B, 1, H, W, D)`, on any device; `seed`, a whole number for
-                each; `spacing` of shape `(B, 3)`, in mm.
+            batch: `image` and `donor` of shape `(B, C, H, W, D)` and `organ` of shape `(B, 1, H, W, D)`, on any device;
+                `seed`, a whole number for each; `spacing` of shape `(B, 3)`, in mm.
 
         Returns:
-            Tensor of shape `(B, 5, H, W, D)`.
+            Tensor of shape `(B, 3 * C + 2, H, W, D)`.
         """
         layers = []
         for index, seed in enumerate(batch["seed"]):
@@ -167,16 +190,19 @@ class RandTumorLayers(RandomizableTransform):
         return torch.stack(layers)
 
     def _add(
-        self, layers: torch.Tensor, inside: torch.Tensor, donor: torch.Tensor, spacing: Sequence[float], mean: float
+        self,
+        layers: Layers,
+        inside: torch.Tensor,
+        donor: torch.Tensor,
+        spacing: Sequence[float],
+        means: Sequence[float],
     ) -> None:
-        """Draw one tumor into the layers, where the organ is still free."""
+        """Draw one tumor into the layers, where the organ is still free, whose mean intensities are given."""
         self.shape.randomize()
         places = self.R.uniform(size=_NUM_PLACES)
         opacity = self.R.uniform(*self.alpha)
         blur, edge_blur = self.R.uniform(*self.blur), self.R.uniform(*self.edge_blur)
-        ratio = math.nan
-        if self.intensity_ratio is not None:
-            ratio = self.R.uniform(*self.intensity_ratio[self.R.randint(len(self.intensity_ratio))])
+        ratios = self._draw_ratios(len(means))
         displacements = self.R.normal(size=(3, *[_CONTROL_POINTS] * 3)) * self.elastic
 
         place = self._place(inside, spacing, places)
@@ -194,18 +220,27 @@ class RandTumorLayers(RandomizableTransform):
         if edge_blur > 0:
             smooth = partial(_smooth, sigma=edge_blur, spacing=spacing)
             # softened along the organ only: half of what lies at its border would be lost
-            soft = smooth(soft) / smooth(free.float()).clamp(min=1e-6) * free
+            soft = (smooth(soft[None]) / smooth(free[None].float()).clamp(min=1e-6))[0] * free
             soft = soft * keep_joined(soft >= _MIN_MASK * soft.max())
         texture = self._texture(donor, body.shape, spacing, displacements, blur)
-        hard, soft, texture = hard[part], soft[part], texture[part]
+        hard, soft, texture = hard[part], soft[part], texture[(slice(None), *part)]
         if self.intensity_ratio is not None:
-            texture = texture * (ratio * mean / float(texture[hard].mean().clamp(min=1e-3)))
-        organ, tumor, mask, alpha, image = layers[(slice(None), *box)]
+            for channel, ratio, mean in zip(texture, ratios, means, strict=True):
+                channel *= ratio * mean / float(channel[hard].mean().clamp(min=1e-3))
+        organ, tumor, mask, alpha, image = (layer[(slice(None), *box)] for layer in layers)
         support = soft > 0
-        for layer, values in ((tumor, texture), (mask, soft), (alpha, opacity)):
-            layer[support] = values[support] if torch.is_tensor(values) else values
-        image[support] = compose_layers(organ, tumor, mask, alpha)[support]
-        self.parameters.append(TumorParameters(center, volume, opacity, ratio, blur, edge_blur))
+        tumor[:, support] = texture[:, support]
+        mask[:, support] = soft[support]
+        alpha[:, support] = opacity
+        image[:, support] = compose_layers(organ, tumor, mask, alpha)[:, support]
+        self.parameters.append(TumorParameters(center, volume, opacity, ratios, blur, edge_blur))
+
+    def _draw_ratios(self, num_channels: int) -> tuple[float, ...]:
+        """Draw the intensity ratio of each channel; they are NaN where the texture keeps its intensities."""
+        if self.intensity_ratio is None:
+            return (math.nan,) * num_channels
+        ranges = self.intensity_ratio if len(self.intensity_ratio) > 1 else [*self.intensity_ratio] * num_channels
+        return tuple(self.R.uniform(*own[self.R.randint(len(own))]) for own in ranges)
 
     def _place(
         self, inside: torch.Tensor, spacing: Sequence[float], places: np.ndarray
@@ -242,26 +277,52 @@ class RandTumorLayers(RandomizableTransform):
         displacements: np.ndarray,
         blur: float,
     ) -> torch.Tensor:
-        """Return the middle of the donor, deformed and blurred, in a box of an odd size."""
+        """Return the middle of the donor, deformed and blurred, in a box of an odd size, in all channels alike."""
         margins = _reach(blur, spacing)
         size = [length + 2 * margin for length, margin in zip(size, margins, strict=True)]
         coarse = torch.from_numpy(displacements).to(donor)[None]
         moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0]
         coordinates = []
-        for axis, (count, length, edge) in enumerate(zip(size, donor.shape, spacing, strict=True)):
+        for axis, (count, length, edge) in enumerate(zip(size, donor.shape[1:], spacing, strict=True)):
             voxels = torch.arange(count, device=donor.device).view(-1, *[1] * (2 - axis)) - count // 2 + length // 2
             coordinates.append((2 * (voxels + moves[axis] / edge) + 1) / length - 1)
         grid = torch.stack(coordinates[::-1], dim=-1)[None]  # grid_sample counts axes from the last one
         # beyond the donor its texture is mirrored, since border voxels would be drawn out to lines
-        texture = F.grid_sample(donor[None, None], grid, padding_mode="reflection", align_corners=False)[0, 0]
+        texture = F.grid_sample(donor[None], grid, padding_mode="reflection", align_corners=False)[0]
         if blur > 0:
             texture = _smooth(texture, blur, spacing)
-        return texture[tuple(slice(margin, length - margin) for length, margin in zip(size, margins, strict=True))]
+        inner = [slice(margin, length - margin) for length, margin in zip(size, margins, strict=True)]
+        return texture[(slice(None), *inner)]
+
+
+def split_layers(stacked: torch.Tensor, dim: int = 1) -> Layers:
+    """Return the layers of scans of `C` channels as views of a tensor that has them side by side.
+
+    Args:
+        stacked: of `3 * C + 2` channels.
+        dim: axis of the channels.
+    """
+    channels, rest = divmod(stacked.shape[dim] - 2, 3)
+    if rest or channels < 1:
+        raise InputError(f"layers must have 3 * C + 2 channels for scans of C, got {stacked.shape[dim]}")
+    return Layers(*stacked.split([channels, channels, 1, 1, channels], dim))
 
 
 def compose_layers(organ: torch.Tensor, tumor: torch.Tensor, mask: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Compose a tumor over an organ (equation 5): `(1 - alpha * mask) * organ + alpha * mask * tumor`."""
     return torch.lerp(organ, tumor, alpha * mask)
+
+
+def _ranges_by_channel(intensity_ratio: Sequence[Any]) -> list[Sequence[Sequence[float]]]:
+    """Return the ranges of each channel, or once those of all channels, and refuse what is none."""
+    is_by_channel = any(ranges and isinstance(ranges[0], Sequence) for ranges in intensity_ratio)
+    by_channel = [*intensity_ratio] if is_by_channel else [intensity_ratio]
+    if not all(by_channel):
+        raise InputError("intensity_ratio must have a range or be None, got none")
+    for channel, ranges in enumerate(by_channel):
+        name = f"intensity_ratio[{channel}]" if is_by_channel else "intensity_ratio"
+        check_ranges(NON_NEGATIVE, **{f"{name}[{index}]": bounds for index, bounds in enumerate(ranges)})
+    return by_channel
 
 
 def _overlap(
@@ -300,6 +361,6 @@ def _reach(sigma: float, spacing: Sequence[float]) -> list[int]:
 
 
 def _smooth(volume: torch.Tensor, sigma: float, spacing: Sequence[float]) -> torch.Tensor:
-    """Blur a volume, beyond which all is 0, by a standard deviation in mm."""
+    """Blur a volume of shape `(C, H, W, D)`, beyond which all is 0, by a standard deviation in mm."""
     kernels = [gaussian_1d(torch.tensor(sigma / edge), _REACH, normalize=True).to(volume) for edge in spacing]
-    return separable_filtering(volume[None, None], kernels)[0, 0]
+    return separable_filtering(volume[None], kernels)[0]

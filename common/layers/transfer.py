@@ -7,21 +7,24 @@ arXiv 2021 (https://arxiv.org/abs/2109.03230), section 3.4.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from common.cli import InputError, has_weights
-from common.training import copy_weights, load_weights, match_parts
+from common.training import check_modality, copy_weights, load_weights, match_parts
 
-from .network import NUM_LAYERS, LayerUNet
+from .network import LayerUNet, num_layers
 
 __all__ = ["transfer_unet"]
 
 logger = logging.getLogger(__name__)
 
 
-def transfer_unet(network: LayerUNet, path: str | Path | None, part: str = "encoder") -> LayerUNet:
+def transfer_unet(
+    network: LayerUNet, path: str | Path | None, part: str = "encoder", modality: Sequence[str] | None = None
+) -> LayerUNet:
     """Copy pretrained weights into a network, all of a part or none.
 
     Args:
@@ -30,6 +33,7 @@ def transfer_unet(network: LayerUNet, path: str | Path | None, part: str = "enco
             `random` likewise keeps the initial weights.
         part: `encoder`, beside which the decoder stays fresh (section 3.4); or `network`: the decoder, too, and when
             the weights give layers, a head of two classes that begins as the segmentation of their mask.
+        modality: name of each channel of a scan, of which the weights must know as many; not compared if not given.
 
     Returns:
         The network.
@@ -43,10 +47,13 @@ def transfer_unet(network: LayerUNet, path: str | Path | None, part: str = "enco
     if not has_weights(path):
         logger.info("network: initial weights, nothing transferred")
         return network
+    if modality is not None:
+        check_modality(path, modality)
     weights = load_weights(path)
     prefixes = ("encoder.",) if part == "encoder" else ("encoder.", "decoder.")
     source = match_parts(network, weights, prefixes, path)
-    if part == "network" and len(weights.get("head.bias", ())) == NUM_LAYERS and network.head.out_channels == 2:
+    has_layers = len(weights.get("head.bias", ())) == num_layers(network.in_channels)
+    if part == "network" and has_layers and network.head.out_channels == 2:
         for name in ("head.weight", "head.bias"):
             mask = weights[name][-1]  # the softmax of 0 and a logit is its sigmoid
             source[name] = torch.stack((torch.zeros_like(mask), mask))

@@ -265,10 +265,12 @@ class PlanarAtlas(AtlasStorage):
         return descriptors
 
 
-def transfer_descriptors(atlas: PlanarAtlas, path: str | Path | None) -> PlanarAtlas:
+def transfer_descriptors(
+    atlas: PlanarAtlas, path: str | Path | None, modality: Sequence[str] | None = None
+) -> PlanarAtlas:
     """Copy pretrained descriptors into an atlas, see `load_descriptors`, unless its kind has nothing to learn."""
     if list(atlas.descriptor.parameters()):
-        load_descriptors(atlas.descriptor, path)
+        load_descriptors(atlas.descriptor, path, modality)
     return atlas
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from common.cli import check_each, has_weights
 from common.cli.options import POSITIVE, POSITIVE_INT
-from common.training import copy_weights, load_weights, match_parts
+from common.training import check_modality, copy_weights, load_weights, match_parts
 
 from .cubes import sample_cubes
 from .networks import CubicDescriptor, PlanarDescriptor
@@ -240,13 +240,16 @@ def extract_descriptors(
     return output
 
 
-def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> VoxelDescriptor:
+def load_descriptors(
+    descriptor: VoxelDescriptor, path: str | Path | None, modality: Sequence[str] | None = None
+) -> VoxelDescriptor:
     """Copy the descriptors of a pretext task's networks, without their heads; all of their tensors or none.
 
     Args:
         descriptor: of the same sizes as the pretrained one; changed in place. Of a `JointDescriptor`, every part that
             learns is loaded.
         path: state dict of the pretext task's network; `None`, `null` or `random` keeps the initial weights.
+        modality: name of each channel, of which the weights must know as many; not compared if not given.
 
     Returns:
         The descriptor.
@@ -258,6 +261,8 @@ def load_descriptors(descriptor: VoxelDescriptor, path: str | Path | None) -> Vo
     if not has_weights(path):
         logger.info("descriptors: initial weights, nothing transferred")
         return descriptor
+    if modality is not None:
+        check_modality(path, modality)
     if isinstance(descriptor, JointDescriptor):
         for part in descriptor.parts:
             if list(part.parameters()):

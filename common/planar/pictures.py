@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from common.data import is_main_process
-from common.training import PLANES, OutputPicture, save_figure, show_slice
+from common.training import PLANES, OutputPicture, channel_names, save_figure, show_slice
 
 from .atlas import PlanarAtlas
 from .networks import PlanarDescriptor
@@ -39,7 +39,7 @@ class SlabPicture(OutputPicture):
         path: PNG file.
         interval: epochs between two drawings; the last epoch is always drawn.
         target: what is predicted, `heatmap` or `displacement`.
-        modality: names of the channels; where there are several, the title has the first one.
+        modality: name of each channel of a scan; where there are several, the title has the first one.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SlabPicture(OutputPicture):
     ) -> None:
         super().__init__(path, interval)
         self.target = target
-        self.modality = modality
+        self.channel = channel_names(modality)[0]
 
     def _save(self, output: Mapping[str, Any]) -> None:
         image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
@@ -67,7 +67,7 @@ class SlabPicture(OutputPicture):
                 show_slice(panel, picture, low, high, axis)
                 panel.set_title(f"{title}, {list(PLANES)[axis]}", fontsize=8)
                 panel.set_axis_off()
-        _name_channel(figure, self.modality)
+        figure.suptitle(self.channel, fontsize=10)
         save_figure(figure, self.path)
 
 
@@ -85,7 +85,7 @@ class CubePicture(OutputPicture):
 
     def __init__(self, path: str | Path, interval: int = 10, modality: Sequence[str] = ("",)) -> None:
         super().__init__(path, interval)
-        self.modality = modality
+        self.channel = channel_names(modality)[0]
 
     def _save(self, output: Mapping[str, Any]) -> None:
         image, label, pred = (output[name].detach().float().cpu() for name in ("image", "label", "pred"))
@@ -102,13 +102,8 @@ class CubePicture(OutputPicture):
                 show_slice(panel, cube[:, :, cube.shape[2] // 2], float(cubes.min()), float(cubes.max()))
                 panel.set_title(title, fontsize=8)
                 panel.set_axis_off()
-        _name_channel(figure, self.modality)
+        figure.suptitle(self.channel, fontsize=10)
         save_figure(figure, self.path)
-
-
-def _name_channel(figure: Figure, modality: Sequence[str]) -> None:
-    if len(modality) > 1:
-        figure.suptitle(modality[0], fontsize=10)
 
 
 class EmbeddingPicture:

@@ -16,8 +16,18 @@ from monai.networks import copy_model_state
 from torch import nn
 
 from common.cli import InputError, MissingFileError
+from common.data import check_channels, load_record
+from common.data.record import find_record
 
-__all__ = ["LoadWeights", "copy_weights", "load_network", "load_weights", "match_parts", "match_weights"]
+__all__ = [
+    "LoadWeights",
+    "check_modality",
+    "copy_weights",
+    "load_network",
+    "load_weights",
+    "match_parts",
+    "match_weights",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +100,17 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
     network.load_state_dict(weights)
     logger.info("loaded %d tensors from %s", len(weights), path)
     return network
+
+
+def check_modality(path: Any, modality: Sequence[str]) -> None:
+    """Refuse weights that were pretrained on other channels, as the record beside them tells, if there is one.
+
+    Args:
+        path: file of the weights.
+        modality: name of each channel of the images that are to be learned from.
+    """
+    if find_record(Path(path).parent) is not None:
+        check_channels(load_record(path), modality, str(path))
 
 
 def match_weights(

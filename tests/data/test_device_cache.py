@@ -59,7 +59,10 @@ def test_no_cases_are_refused():
 
 def test_all_channels_stay_beside_one_mask(write_scan):
     scan = np.random.default_rng(0).normal(size=(5, 4, 3, 2)).astype("float32")  # the channels come last in the file
-    case = {"image": write_scan("scan.nii.gz", scan), "label": write_scan("label.nii.gz", (scan[..., 0] > 0).astype("uint8"))}
+    case = {
+        "image": write_scan("scan.nii.gz", scan),
+        "label": write_scan("label.nii.gz", (scan[..., 0] > 0).astype("uint8")),
+    }
     read = LoadImaged(["image", "label"], image_only=True, ensure_channel_first=True)
     (item,) = DeviceCacheDataset([case], read)
     assert torch.equal(item["image"], torch.from_numpy(scan).movedim(-1, 0))
