@@ -2,7 +2,7 @@ from .augmentation import EachChannel, EachChanneld
 from .collapse import DelayComposition, StopOnCollapsedMask
 from .inferer import MaskInferer, SplitLayersd
 from .losses import LayerDecompositionLoss, selection_loss
-from .network import EncoderClassifier, LayerEncoder, LayerUNet, num_layers
+from .network import EncoderClassifier, LayerEncoder, LayerUNet
 from .options import LAYERS_OPTIONS, check_options
 from .organ import ORGAN_FINDERS, FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
 from .patches import PatchLoader

@@ -22,7 +22,7 @@ from torch import nn
 from common.cli import InputError, check_each
 from common.cli.options import POSITIVE_INT
 
-__all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet", "num_layers"]
+__all__ = ["EncoderClassifier", "LayerEncoder", "LayerUNet"]
 
 _Size = tuple[int, int, int]
 
