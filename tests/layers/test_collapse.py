@@ -104,3 +104,19 @@ def test_the_learning_rate_does_not_fall_because_the_composition_begins(resumed)
         engine.run([0], max_epochs=last)
         state = scheduler.state_dict()
     assert rates[:8] == [1.0] * 8 and rates[8] == pytest.approx(0.1), "falls until epoch 6, and waits for two more"
+
+
+def test_the_mask_of_several_channels_is_the_one_that_counts():
+    one = output(0.5)
+    label, pred = one["label"], one["pred"]
+    both = {
+        "label": torch.cat((label[:, :1], label[:, :4], label[:, 4:], label[:, 4:]), 1)[:, [0, 1, 2, 2, 3, 4, 5, 6]]
+    }
+    both["pred"] = torch.cat((pred[:, :2], pred), dim=1)
+    ratios = []
+    for step in (one, both):
+        engine = Engine(lambda engine, batch, step=step: step)
+        StopOnCollapsedMask().attach(engine)
+        engine.run([0])
+        ratios.append(engine.state.metrics["mask_ratio"])
+    assert ratios == [0.5, 0.5]

@@ -15,6 +15,7 @@ from common.layers import (
     RandTumorLayers,
     compose_layers,
     selection_loss,
+    split_layers,
 )
 
 NAMES = ("organ_weight", "tumor_weight", "mask_weight", "composition_weight", "cross_entropy_weight")
@@ -237,10 +238,10 @@ def test_weights_that_make_no_loss_are_refused(weights):
 
 @pytest.mark.parametrize(
     ("pred", "target"),
-    [((2, 2, 4, 4, 4), (2, 5, 4, 4, 4)), ((2, 3, 4, 4, 4), (2, 1, 4, 4, 4)), ((2, 3, 4, 4, 4), (2, 5, 4, 4, 3))],
+    [((2, 2, 4, 4, 4), (2, 5, 4, 4, 4)), ((2, 3, 4, 4, 4), (2, 8, 4, 4, 4)), ((2, 3, 4, 4, 4), (2, 5, 4, 4, 3))],
 )
 def test_other_shapes_are_refused(pred, target):
-    with pytest.raises(ValueError, match=r"input and target must have 3 and 5 channels of one size, got \(2, "):
+    with pytest.raises(ValueError, match=r"input must have [35] channels of the size of target \(2, .* got \(2, "):
         LayerDecompositionLoss()(torch.zeros(pred), torch.zeros(target))
 
 
@@ -264,3 +265,39 @@ def test_where_the_mask_alone_is_learned_weights_are_chosen_by_its_loss(weights)
     error = selection_loss(loss)
     assert error(pred, target) == error(other, target) == loss(pred, target)
     assert error(-pred, target) > error(pred, target)
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+def two_channels(alpha=0.4):
+    """Return a prediction and a target of scans of two channels, and those of each channel alone."""
+    target, pred = split_layers(make_target(alpha)), torch.randn(2, 5, 6, 5, 4)
+    other = target._replace(organ=target.organ.flip(2), tumor=target.tumor * 0.5)
+    other = other._replace(image=compose_layers(*other[:4]))
+    stacked = [torch.cat(pair, dim=1) for pair in zip(target, other, strict=True)]
+    stacked[2:4] = [target.mask, target.alpha]
+    alone = [
+        (pred[:, [channel, 2 + channel, 4]], torch.cat(layers, dim=1)) for channel, layers in enumerate((target, other))
+    ]
+    return pred, torch.cat(stacked, dim=1), alone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_the_mean_of_those_of_each_channel(name):
+    pred, target, alone = two_channels()
+    expected = torch.stack([only(name)(*pair) for pair in alone]).mean()
+    torch.testing.assert_close(only(name)(pred, target), expected)
+
+
+def test_the_true_layers_of_all_channels_have_no_loss():
+    _, target, _ = two_channels()
+    layers = split_layers(target)
+    true = torch.cat((layers.organ, layers.tumor, 200 * layers.mask - 100), dim=1)
+    assert LayerDecompositionLoss()(true, target).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_order_of_the_channels_does_not_matter():
+    pred, target, _ = two_channels()
+    exchanged = LayerDecompositionLoss()(pred[:, [1, 0, 3, 2, 4]], target[:, [1, 0, 3, 2, 4, 5, 7, 6]])
+    torch.testing.assert_close(exchanged, LayerDecompositionLoss()(pred, target))

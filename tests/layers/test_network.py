@@ -118,3 +118,16 @@ def test_a_classifier_tells_the_order_of_its_patches():
     classifier = EncoderClassifier(LayerUNet(**SMALL), num_classes=4, num_patches=2).eval()
     pair = torch.randn(1, 2, 1, 8, 8, 8)
     assert not torch.allclose(classifier(pair), classifier(pair.flip(1)))
+
+
+def test_channels_may_change_places_together_with_the_weights_that_see_and_give_them(settle):
+    network = settle(LayerUNet(2, **SMALL))
+    image = torch.randn(1, 2, 8, 8, 8)
+    expected = network(image)
+    assert expected.shape == (1, 5, 8, 8, 8)
+    order = [1, 0, 3, 2, 4]  # of organ, tumor and mask
+    kernel = network.encoder[0][0].weight
+    kernel.data = kernel.data[:, [1, 0]]
+    for parameter in network.head.parameters():
+        parameter.data = parameter.data[order]
+    torch.testing.assert_close(network(image.flip(1)), expected[:, order], atol=1e-5, rtol=1e-4)

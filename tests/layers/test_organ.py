@@ -231,3 +231,45 @@ def test_with_an_empty_organ_there_are_no_findings(margin):
     """With a margin, a corner of the scan was kept: SciPy measures no distance to nothing."""
     item: dict = {"given_organ": torch.zeros(1, 5, 5, 5), "pred": torch.ones(1, 5, 5, 5)}
     assert not KeepOrgand("pred", Compose([]), margin=margin)(item)["pred"].any()
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+def test_every_channel_is_normalized_by_its_own_median_within_its_own_clip():
+    first, second = make_item(0.0), make_item(-150.0)
+    image = MetaTensor(torch.cat((first["image"], second["image"])), meta={"filename_or_obj": "a.nii"})
+    both = {**first, "image": image}
+    for clip, clips in (
+        (None, [None, None]),
+        ([-100, 100], [[-100, 100]] * 2),
+        ([[0, 50], [-100, 100]], [[0, 50], [-100, 100]]),
+    ):
+        if clip is None:
+            both["image"] = image + 150
+        out = NormalizeByOrgand("image", clip)(both)["image"]
+        assert out.meta["filename_or_obj"] == "a.nii"
+        for channel, own in enumerate(clips):
+            alone = NormalizeByOrgand("image", own)({**first, "image": both["image"][channel, None]})["image"]
+            assert torch.equal(out[channel, None], alone)
+        both["image"] = image
+
+
+def test_clips_of_other_channels_and_channels_without_an_organ_are_refused():
+    item: dict = {"image": scan(np.full((3, 3, 3), 5.0)), "organ": torch.ones(1, 3, 3, 3)}
+    item["image"] = torch.cat((item["image"], 0 * item["image"]))
+    with pytest.raises(ValueError, match="clip must be one pair for each of 2 channels, got 3"):
+        NormalizeByOrgand("image", [[0, 1]] * 3)(item)
+    with pytest.raises(ValueError, match=r"a.nii: organ must have a median above 0 in channel 1, got 0; look"):
+        NormalizeByOrgand("image")(item)
+    with pytest.raises(ValueError, match=r"clip must be two increasing intensities, got \[2, 1\]"):
+        NormalizeByOrgand("image", [[0, 1], [2, 1]])
+
+
+def test_the_organ_is_found_in_the_first_channel():
+    image, _, _ = make_head()
+    alone = FindOrgand("image", "brain")({"image": scan(image, (2.0, 2.0, 5.0))})["organ"]
+    other = scan(np.random.default_rng(0).normal(size=image.shape), (2.0, 2.0, 5.0))
+    both = torch.cat((scan(image, (2.0, 2.0, 5.0)), other))
+    found = FindOrgand("image", "brain")({"image": both})["organ"]
+    assert found.shape == (1, *image.shape) and torch.equal(found, alone)

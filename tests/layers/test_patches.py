@@ -225,3 +225,18 @@ def test_it_is_a_stream_beside_others(volumes):
 def test_options_out_of_range_are_refused(volumes, options, error, match):
     with pytest.raises(error, match=match):
         loader(volumes, **options)
+
+
+def test_all_channels_of_a_patch_are_of_the_same_place():
+    cases = [make_case(index, size) for index, size in enumerate(SIZES)]
+    for case in cases:
+        case["image"] = torch.cat((case["image"], -2 * case["image"]))
+    volumes = DeviceCacheDataset(cases, Compose([]))
+    flips = [RandFlipd(("image", "organ", "label"), prob=0.5, spatial_axis=axis) for axis in range(3)]
+    batches = [*loader(volumes, patch_size=(11, 4, 3), with_donor=True, augmentation=Compose(flips))]
+    alone = [*loader(make_volumes(), patch_size=(11, 4, 3), with_donor=True, augmentation=Compose(flips))]
+    for batch, single in zip(batches, alone, strict=True):
+        for key in ("image", "donor"):
+            assert torch.equal(batch[key], torch.cat((single[key], -2 * single[key]), dim=1))
+        for key in ("organ", "label"):
+            assert torch.equal(batch[key], single[key])

@@ -81,3 +81,31 @@ def test_the_first_simulated_tumor_of_a_training_is_drawn_once(stream, tmp_path,
     ((image, spacing, segmentations, path),) = drawn
     assert (image == target[1, 4].numpy()).all() and spacing == [1, 2, 3] and path == tmp_path / "simulation.png"
     assert (segmentations["simulated tumor"] == target[1, 2].numpy()).all()
+
+
+def test_the_first_of_several_channels_is_drawn_and_named(tmp_path, monkeypatch):
+    drawn, titles, overlays = [], [], []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axes, image, **options: drawn.append(image))
+    monkeypatch.setattr("matplotlib.axes.Axes.contour", lambda *values, **options: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda figure, title, **options: titles.append(title))
+    monkeypatch.setattr(
+        "common.layers.pictures.save_overlay", lambda *args, **options: overlays.append((args, options))
+    )
+    target, pred = make_layers()
+    noise = torch.rand(2, 1, 8, 7, 6)
+    outputs = [
+        {"label": target, "pred": pred},
+        {
+            "label": torch.cat((target[:, :1], noise, target[:, 1:2], noise, target[:, 2:], noise), dim=1),
+            "pred": torch.cat((pred[:, :1], noise, pred[:, 1:2], noise, pred[:, 2:]), dim=1),
+        },
+    ]
+    for output, modality in zip(outputs, (["FLAIR"], ["FLAIR", "T1w"]), strict=True):
+        engine = Engine(lambda engine, batch, output=output: output)
+        LayerPicture(tmp_path / "layers.png", modality=modality).attach(engine)
+        SimulationPicture(tmp_path / "simulation.png", modality=modality).attach(engine)
+        engine.run([{"spacing": torch.ones(2, 3)}])
+    assert len(drawn) == 24 and all(map(torch.equal, drawn[:12], drawn[12:]))
+    assert titles[1] == f"FLAIR; {titles[0]}"
+    assert [options["title"] for _, options in overlays] == ["", "FLAIR"]
+    assert (overlays[0][0][0] == overlays[1][0][0]).all()

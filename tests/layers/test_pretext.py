@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.transforms import RandCoarseShuffle
 
 from common.layers import (
     LAYERS,
@@ -18,7 +19,9 @@ from common.layers import (
     RelativeLocation,
     Restoration,
     RotationPrediction,
+    split_layers,
 )
+from common.layers.pretext import _RandCoarseShuffle
 from common.training import PrepareTask
 
 FEATURES = (4, 8)
@@ -258,3 +261,60 @@ def test_the_network_tells_as_many_classes_as_there_are_and_its_encoder_is_that_
 def test_what_cannot_be_cut_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+def two_channels(batch, factor=2.0):
+    """Return a minibatch whose second channel is the first one, but for its unit."""
+    return {**batch, **{key: torch.cat((batch[key], factor * batch[key]), dim=1) for key in ("image", "donor")}}
+
+
+@every_task
+def test_channels_of_a_place_are_treated_alike(task, batch):
+    image, target = TASKS[task]().make_batch(batch, stay)
+    both, same = TASKS[task]().make_batch(two_channels(batch), stay)
+    axis = image.ndim - 4
+    first, second = both.chunk(2, dim=axis)
+    if task == "restoration":  # noise of its own is filled into the same boxes of each channel
+        shown = first == image
+        assert 0.1 < shown.float().mean() < 1
+        torch.testing.assert_close(second[shown], 2 * image[shown])
+        assert torch.equal(same, two_channels(batch)["image"])
+    elif task == "layers":
+        layers, alone = split_layers(same), split_layers(target)
+        torch.testing.assert_close(first, image)
+        torch.testing.assert_close(second, 2 * first)
+        assert torch.equal(layers.mask, alone.mask) and torch.equal(layers.alpha, alone.alpha)
+    else:
+        assert torch.equal(same, target)
+        assert torch.equal(first, image) and torch.equal(second, 2 * image)
+
+
+def test_shuffled_voxels_keep_their_channels_together():
+    shuffle = _RandCoarseShuffle(holes=5, spatial_size=(4, 4, 2), prob=1.0).set_random_state(0)
+    image = torch.arange(12.0 * 12 * 6).view(1, 12, 12, 6)
+    shuffled = torch.as_tensor(shuffle(torch.cat((image, -image))))
+    assert torch.equal(shuffled[0], -shuffled[1]) and not torch.equal(shuffled[:1], image)
+    plain = RandCoarseShuffle(holes=5, spatial_size=(4, 4, 2), prob=1.0).set_random_state(0)
+    assert torch.equal(shuffled[:1], torch.as_tensor(plain(image.clone())))
+
+
+def test_real_scans_of_several_channels_follow_as_their_own_target(batch):
+    both = two_channels(batch)
+    task = LayerDecomposition(LayerUNet(2, features=FEATURES), simulation(), LayerDecompositionLoss())
+    image, target = task.make_batch({"normal": both, "real": both}, stay)
+    real = split_layers(target[4:])
+    assert torch.equal(real.image, both["image"]) and torch.equal(image[4:], both["image"])
+    assert (real.mask == -1).all() and (real.alpha == 1).all() and not real.organ.any() and not real.tumor.any()
+    assert task.loss(task.network(image), target).isfinite()
+
+
+def test_masks_of_simulations_of_several_channels_are_labels(batch):
+    both = two_channels(batch)
+    labeled = {"image": both["image"], "label": torch.zeros(4, 1, 12, 12, 6, dtype=torch.uint8)}
+    task = JointSegmentation(simulation(), {0: "background", 1: "tumor"})
+    image, label = task.make_batch({"labeled": labeled, "normal": both}, stay)
+    assert image.shape == (8, 2, 12, 12, 6) and label.shape == (8, 1, 12, 12, 6)
+    assert label[4:].any() and torch.equal(image[:4], both["image"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from common.layers import LAYERS, RandStarShape, RandTumorLayers, compose_layers
+from common.layers import LAYERS, RandStarShape, RandTumorLayers, compose_layers, split_layers
 
 SIZE = (24, 26, 22)
 SPACING = (1.0, 1.25, 1.5)
@@ -179,11 +179,12 @@ def test_the_texture_has_the_reported_share_of_the_organs_mean(scans, options):
     for seed in range(12):
         layers, parameters = simulate(scans, seed, intensity_ratio=ranges, **options)
         for tumor in parameters:
-            (index,) = [number for number, (low, high) in enumerate(ranges) if low <= tumor.intensity_ratio <= high]
+            (share,) = tumor.intensity_ratio
+            (index,) = [number for number, (low, high) in enumerate(ranges) if low <= share <= high]
             seen.add(index)
         if len(parameters) == 1 and tumor.edge_blur == 0:
             ratio = layers["tumor"][layers["mask"] > 0].mean() / mean
-            assert ratio.item() == pytest.approx(tumor.intensity_ratio, rel=1e-4)
+            assert ratio.item() == pytest.approx(share, rel=1e-4)
     assert seen == {0, 1}
 
 
@@ -210,7 +211,7 @@ def test_without_any_transform_the_texture_is_the_middle_of_the_donor_as_it_is(s
         where = near & (layers["mask"] > 0)
         assert where.sum() > 100
         torch.testing.assert_close(layers["tumor"][where], expected[where], atol=1e-5, rtol=0)
-        assert math.isnan(tumor.intensity_ratio)
+        assert all(map(math.isnan, tumor.intensity_ratio))
 
 
 def test_beyond_a_small_donor_the_texture_is_mirrored(scans):
@@ -358,7 +359,7 @@ def test_parameters_are_distributed_as_they_are_said_to_be(scans):
     drawn = [simulate(scans, seed, volume=(0.01, 1.0), edge_blur=(0.0, 0.02))[1][0] for seed in range(100)]
     for values, low, high in (
         ([math.log(tumor.volume_mm3) for tumor in drawn], math.log(0.01), 0),
-        ([tumor.intensity_ratio for tumor in drawn], 1, 3),
+        ([tumor.intensity_ratio[0] for tumor in drawn], 1, 3),
         ([tumor.alpha for tumor in drawn], 0.2, 0.8),
         ([tumor.blur for tumor in drawn], 0, 2),
         ([tumor.edge_blur for tumor in drawn], 0, 0.02),
@@ -479,6 +480,12 @@ def test_a_gpu_simulates_the_same_tumors_where_the_scans_are(scans, target, opti
         ({"edge_blur": (2, 1)}, ValueError, r"edge_blur must be two numbers .* got \[2, 1\]"),
         ({"edge_blur": (0, math.inf)}, ValueError, r"edge_blur must be .* a number from 0, got \(0, inf\)"),
         ({"intensity_ratio": [(1, 2), (3,)]}, ValueError, r"intensity_ratio\[1\] must be two numbers .* got \[3\]"),
+        ({"intensity_ratio": [[(1, 2)], []]}, ValueError, "intensity_ratio must have a range or be None, got none"),
+        (
+            {"intensity_ratio": [[(1, 2)], [(1, 2), (2, 1)]]},
+            ValueError,
+            r"intensity_ratio\[1\]\[1\] must be two numbers .* got \[2, 1\]",
+        ),
         ({"intensity_ratio": []}, ValueError, "intensity_ratio must have a range or be None, got none"),
         ({"num_tumors": (1, 1.5)}, ValueError, r"num_tumors must be .* a whole number from 0, got \(1, 1.5\)"),
         ({"num_tumors": (2, 1)}, ValueError, r"num_tumors must be two numbers .* got \[2, 1\]"),
@@ -495,8 +502,86 @@ def test_options_out_of_range_are_refused(options, error, match):
 def test_scans_of_different_shapes_are_refused(scans):
     image, organ, donor = scans
     for volumes in ((image, organ[:, 1:], donor), (image, organ, donor[:, 1:]), (image[0], organ[0], donor[0])):
-        with pytest.raises(ValueError, match=r"img, organ and donor must be of one shape \(1, H, W, D\), got \["):
+        with pytest.raises(ValueError, match=r"img, organ and donor must be of one shape \(C, H, W, D\), .*, got \["):
             simulation()(*volumes)
     two = [torch.cat((scan, scan)) for scan in scans]
-    with pytest.raises(ValueError, match=r"must be of one shape \(1, H, W, D\), got \[\(2, "):
+    with pytest.raises(ValueError, match=r"organ of one channel, got \[\(2, "):
         simulation()(*two)
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_channels(scans):
+    """Return scans of two channels, the second three times as bright, and one organ."""
+    image, organ, donor = scans
+    return torch.cat((image, 3 * image.flip(1))), organ, torch.cat((donor, donor.flip(2)))
+
+
+@every_target
+@every_kind
+def test_channels_have_one_mask_and_one_opacity_that_compose_each_of_them(two_channels, target, options):
+    for seed in range(5):
+        transform = simulation(seed, target=target, **options)
+        layers = split_layers(transform(*two_channels, SPACING), dim=0)
+        assert transform.parameters
+        assert [len(layer) for layer in layers] == [2, 2, 1, 1, 2]
+        for organ, tumor, image, before in zip(layers.organ, layers.tumor, layers.image, two_channels[0], strict=True):
+            composed = compose_layers(organ, tumor, layers.mask[0], layers.alpha[0])
+            torch.testing.assert_close(composed, image, atol=1e-6, rtol=0)
+            assert torch.equal(organ, before)
+            assert torch.equal(image != organ, layers.mask[0] > 0)
+
+
+@every_kind
+def test_the_first_channel_of_several_has_the_bodies_that_it_has_alone(two_channels, options):
+    """Bodies, places, opacities and blurs are drawn before what each channel draws on its own."""
+    image, organ, donor = two_channels
+    options = {**options, "num_tumors": (1, 1), "intensity_ratio": None}
+    both = split_layers(simulation(3, **options)(image, organ, donor, SPACING), dim=0)
+    for channel in range(2):
+        own = simulation(3, **options)(image[channel, None], organ, donor[channel, None], SPACING)
+        alone = split_layers(own, dim=0)
+        for layer, same in zip(both, alone, strict=True):
+            torch.testing.assert_close(layer[channel % len(layer), None], same, atol=1e-5, rtol=1e-5)
+
+
+def test_the_texture_of_all_channels_comes_from_the_same_place(two_channels):
+    image, organ, donor = two_channels
+    alike = (image, organ, torch.cat((donor[:1], 2 * donor[:1])))
+    layers = split_layers(simulation(1, intensity_ratio=None, elastic=8.0)(*alike, SPACING), dim=0)
+    assert layers.mask.any()
+    torch.testing.assert_close(layers.tumor[1], 2 * layers.tumor[0])
+
+
+@pytest.mark.parametrize(
+    "intensity_ratio", [[(0.5, 0.7), (2.0, 2.5)], [[(0.5, 0.7)], [(2.0, 2.5), (3.0, 3.5)]], [[(0.5, 0.7)]]]
+)
+def test_every_channel_has_a_ratio_of_its_own_from_its_ranges(two_channels, intensity_ratio):
+    image, organ, _ = two_channels
+    means = [float(channel[organ[0] > 0].mean()) for channel in image]
+    drawn = []
+    for seed in range(12):
+        transform = simulation(seed, intensity_ratio=intensity_ratio)
+        layers = split_layers(transform(*two_channels, SPACING), dim=0)
+        (tumor,) = transform.parameters
+        drawn.append(tumor.intensity_ratio)
+        for channel, mean, ratio in zip(layers.tumor, means, tumor.intensity_ratio, strict=True):
+            assert float(channel[layers.mask[0] > 0].mean()) / mean == pytest.approx(ratio, rel=1e-4)
+    by_channel = intensity_ratio if isinstance(intensity_ratio[0], list) else [intensity_ratio]
+    for ratios, ranges in zip(zip(*drawn, strict=True), by_channel * (2 // len(by_channel)), strict=True):
+        inside = [[low <= ratio <= high for low, high in ranges] for ratio in ratios]
+        assert all(map(any, inside)) and all(map(any, zip(*inside, strict=True)))
+    assert all(first != second for first, second in drawn)
+
+
+def test_ratios_of_other_channels_are_refused(two_channels):
+    with pytest.raises(ValueError, match="ranges for all channels, or for each of 2, got them for 3"):
+        simulation(intensity_ratio=[[(1, 2)]] * 3)(*two_channels, SPACING)
+
+
+def test_other_numbers_of_layers_are_refused():
+    for count in (2, 4, 6, 7):
+        with pytest.raises(ValueError, match=rf"layers must have 3 \* C \+ 2 channels .* got {count}"):
+            split_layers(torch.zeros(1, count, 2, 2, 2))

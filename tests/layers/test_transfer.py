@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.data import make_record
 from common.layers import EncoderClassifier, LayerUNet, transfer_unet
 
 SMALL: dict[str, Any] = {"features": (4, 8, 12)}
@@ -84,3 +85,38 @@ def test_weights_of_another_encoder_are_refused_as_a_whole(tmp_path, options, me
 def test_missing_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.pt: weights must exist"):
         transfer_unet(LayerUNet(**SMALL), tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("part", ["encoder", "network"])
+def test_weights_of_other_channels_are_refused_with_their_names(tmp_path, part):
+    weights = tmp_path / "weights.pt"
+    torch.save(LayerUNet(**SMALL).state_dict(), weights)
+    make_record(modality=["FLAIR"]).save_beside(weights)
+    network = LayerUNet(2, 2, **SMALL)
+    expected = (
+        r"weights.pt: weights must be pretrained on images of 2 channels \(FLAIR, T1w\), got 1 channel \(FLAIR\); .*"
+    )
+    with pytest.raises(ValueError, match=expected):
+        transfer_unet(network, weights, part, modality=["FLAIR", "T1w"])
+    torch.save(LayerUNet(2, **SMALL).state_dict(), weights)
+    make_record(modality=["FLAIR", "T1w"]).save_beside(weights)
+    transfer_unet(network, weights, part, modality=["FLAIR", "T1w"])
+    torch.save(LayerUNet(**SMALL).state_dict(), weights)
+    (tmp_path / "record.json").unlink()  # whose names then are not known
+    with pytest.raises(
+        ValueError, match=r"encoder.0.0.weight must have shape \(2, 2, 3, 3, 3\), got \(2, 1, 3, 3, 3\)"
+    ):
+        transfer_unet(network, weights, part, modality=["FLAIR", "T1w"])
+
+
+def test_a_transferred_network_of_two_channels_begins_as_the_segmentation_without_labels(tmp_path):
+    torch.manual_seed(0)
+    source, target = LayerUNet(2, **SMALL), LayerUNet(2, 2, **SMALL)
+    with torch.no_grad():
+        source(3 * torch.randn(2, 2, 8, 8, 8))  # statistics of the batch norms
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    transfer_unet(target, tmp_path / "weights.pt", "network")
+    image = torch.randn(1, 2, 8, 8, 8)
+    with torch.no_grad():
+        mask = source.eval()(image)[:, -1].sigmoid()
+        torch.testing.assert_close(target.eval()(image).softmax(1)[:, 1], mask)
