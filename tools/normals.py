@@ -45,8 +45,8 @@ def normals(
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
     it. A scan and its blocks name its `patient`, so that they are held out together; it is called as its file where
-    dataset.json does not say. Files that stay as they are
-    become hard links where the disk allows it, so do not edit them in place.
+    dataset.json does not say. All channels of a scan are cut alike. Files that stay as they are become hard links where
+    the disk allows it, so do not edit them in place.
 
     Args:
         dataset_dir: folder with a dataset.json; all its files are NIfTI.
@@ -57,7 +57,8 @@ def normals(
             values above 0 are, and the labels stay as they are, if not given.
         organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a
             mask of these is written for each labeled scan.
-        organ: `brain` (MR) or `body` (CT): a mask of it is found in each whole scan, and written, where none is listed.
+        organ: `brain` (MR) or `body` (CT): a mask of it is found in the first channel of each whole scan, and written,
+            where none is listed.
         extent: mm that each volume has along its three axes, separated by commas, where the voxel sizes in the files
             are not the true ones.
     """
@@ -79,9 +80,10 @@ def normals(
     content = _read(Path(dataset_dir), tumors + organs)
     if organs and any("organ" in case for name in _LISTS[:3] for case in content[name]):
         raise InputError("organ_labels must not be given for a data set that lists organs, got both")
-    for key, file in [item for name in _LISTS for case in content[name] for item in case.items()]:
-        if key in _KEYS and not file.lower().endswith(_SUFFIXES):
-            raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file")
+    for key, value in [item for name in _LISTS for case in content[name] for item in case.items()]:
+        for file in _files(value) if key in _KEYS else ():
+            if not file.lower().endswith(_SUFFIXES):
+                raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file")
 
     blocks: list[Item] = []
 
@@ -91,11 +93,11 @@ def normals(
             content[name] = [_take_case(source, root, case, tumors, organs, extent) for case in content[name]]
         content["unlabeled"] = [_take_case(source, root, case, (), (), extent) for case in content["unlabeled"]]
         for case in [case for name in _LISTS for case in content[name] if organ and "organ" not in case]:
-            case["organ"] = _find_organ(root, case["image"], str(organ))
+            case["organ"] = _find_organ(root, _files(case["image"])[0], str(organ))
         ids = Counter(case_id(case["image"]) for case in content["training"])
         for case in content["training"]:
             name = case_id(case["image"])
-            case.setdefault("patient", name if ids[name] == 1 else case["image"])
+            case.setdefault("patient", name if ids[name] == 1 else _files(case["image"])[0])
             blocks.extend(_cut(root, case, min_slices, axis))
         if not blocks:
             raise InputError(
@@ -127,10 +129,6 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
             f"{path}: training must list at least 1 labeled scan, got none; `python -m tools.datalist` lists "
             "those of folders"
         )
-    if len(cases.modality) > 1:
-        raise InputError(
-            f"{path}: images must have one channel, got {len(cases.modality)}; list the scans without a tumor as normal"
-        )
     if "testing" in raw:
         raw["test"] = raw.pop("testing")
     if raw.get("normal"):
@@ -149,7 +147,7 @@ def _take_case(
 ) -> Item:
     """Put the files of a case into the new folder under their old names, and return the case with its new organ."""
     taken = {key: case[key] for key in _KEYS if key in case}
-    for key, name in taken.items():
+    for key, name in [(key, name) for key, value in taken.items() for name in _files(value)]:
         check_gzip(source / name)
         if key == "label" and tumors:
             _write_mask(source / name, root / name, tumors)
@@ -163,6 +161,11 @@ def _take_case(
         if extent:
             _set_extent(root / taken["organ"], extent)
     return taken | {key: case[key] for key in _FOLLOWING if key in case}
+
+
+def _files(value: str | Sequence[str]) -> list[str]:
+    """Return the files of an image, one or one for each channel, or that of another volume."""
+    return [value] if isinstance(value, str) else [*value]
 
 
 def _set_extent(path: Path, extent: Sequence[float]) -> None:
@@ -185,7 +188,8 @@ def _find_organ(root: Path, image: str, organ: str) -> str:
     scan = _open(root / image)
     canonical: Any = nib.as_closest_canonical(scan)
     array = np.asanyarray(canonical.dataobj)
-    mask = ORGAN_FINDERS[organ](array.reshape(array.shape[:3]), canonical.header.get_zooms()[:3]).astype(np.uint8)
+    first = array.reshape(*array.shape[:3], -1)[..., 0]
+    mask = ORGAN_FINDERS[organ](first, canonical.header.get_zooms()[:3]).astype(np.uint8)
     if not mask.any():
         raise InputError(f"{image}: {organ} must be found in the scan, got an empty mask")
     back = ornt_transform(io_orientation(canonical.affine), io_orientation(scan.affine))
@@ -213,23 +217,27 @@ def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
     """Write the blocks of a scan, and yield what `dataset.json` says of each."""
     others = tuple(other for other in range(3) if other != axis)
     has_tumor: Any = (_read_label(_open(root / case["label"]), case["label"]) > 0).any(axis=others)
-    scans: dict[str, Any] = {key: _open(root / case[key]) for key in ("image", "organ") if key in case}
+    images = _files(case["image"])
     has_organ: Any = np.full(len(has_tumor), True)
-    if "organ" in scans:
-        has_organ = (np.asanyarray(scans["organ"].dataobj) > 0).reshape(scans["organ"].shape[:3]).any(axis=others)
+    if "organ" in case:
+        organ = _open(root / case["organ"])
+        has_organ = (np.asanyarray(organ.dataobj) > 0).reshape(organ.shape[:3]).any(axis=others)
     for is_free, run in groupby(range(len(has_tumor)), key=lambda index: not has_tumor[index]):
         slices = list(run)
         if not is_free or has_organ[slices].sum() < min_slices:
             continue
-        image = Path(case["image"])
-        name = image.with_name(f"{case_id(image)}_{slices[0]:04d}.nii.gz").as_posix()
-        block: Item = {key: f"{'normal' if key == 'image' else 'normal_organs'}/{name}" for key in scans}
-        for key, scan in scans.items():
-            window = [slice(None)] * 3
-            window[axis] = slice(slices[0], slices[-1] + 1)
-            part = scan.slicer[tuple(window)]  # moves the affine
+        window = [slice(None)] * 3
+        window[axis] = slice(slices[0], slices[-1] + 1)
+        names = [Path(image).with_name(f"{case_id(image)}_{slices[0]:04d}.nii.gz").as_posix() for image in images]
+        parts = {f"normal/{name}": image for name, image in zip(names, images, strict=True)}
+        block: Item = {"image": [*parts] if len(parts) > 1 else next(iter(parts))}
+        if "organ" in case:
+            block["organ"] = f"normal_organs/{names[0]}"
+            parts[block["organ"]] = case["organ"]
+        for name, file in parts.items():
+            part = _open(root / file).slicer[tuple(window)]  # moves the affine
             voxels = np.asanyarray(part.dataobj)
-            _save(part, voxels.dtype if voxels.dtype.kind in "iu" else np.float32, root / block[key])
+            _save(part, voxels.dtype if voxels.dtype.kind in "iu" else np.float32, root / name)
         yield {**block, "patient": case["patient"]}
 
 

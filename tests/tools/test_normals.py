@@ -338,3 +338,42 @@ def test_extents_and_organs_that_make_no_sense_are_refused(source, options, matc
     with pytest.raises((TypeError, ValueError), match=match):
         cut(source, **options)
     assert [path.name for path in source.parent.iterdir()] == ["source"]
+
+
+# ---- several channels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_one_file", [False, True])
+def test_all_channels_of_a_scan_are_cut_alike(source, in_one_file):
+    """Each channel is a file of its own, or the last axis of one file."""
+    _, cases = cut(source)
+    blocks = [voxels(case["image"]) for case in cases.normal]
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    content["modality"] = {"0": "CT", "1": "PET"}
+    content.pop("folds")
+    for case in [*content["training"], *content["test"], *content["unlabeled"]]:
+        first = voxels(source / (case if isinstance(case, str) else case["image"]))
+        name = case if isinstance(case, str) else case["image"]
+        if in_one_file:
+            save(source / name, np.stack((first, -first), axis=-1))
+        else:
+            save(source / name.replace(".nii.gz", "_0001.nii.gz"), -first)
+    if not in_one_file:
+        for key in ("training", "test", "unlabeled"):
+            content[key] = [{"image": case} if isinstance(case, str) else case for case in content[key]]
+            for case in content[key]:
+                case["image"] = [case["image"], case["image"].replace(".nii.gz", "_0001.nii.gz")]
+    write_datalist(source, content)
+    target = source.parent / "channels"
+    normals(str(source), str(target), tumor_labels=2, organ_labels=(1, 2))
+    listed = json.loads((target / "dataset.json").read_text(encoding="utf-8"))["normal"]
+    assert len(listed) == len(blocks)
+    for case, block in zip(sorted(listed, key=lambda case: str(case["image"])), blocks, strict=True):
+        if in_one_file:
+            both = voxels(target / case["image"])
+            channels = [both[..., 0], both[..., 1]]
+        else:
+            channels = [voxels(target / file) for file in case["image"]]
+        np.testing.assert_array_equal(channels[0], block)
+        np.testing.assert_array_equal(channels[1], -block)
+        assert voxels(target / case["organ"]).shape == block.shape

@@ -1,6 +1,7 @@
 """Segment tumors by a threshold alone, the baseline of all methods without masks.
 
 python -m tools.experiments.threshold DATASET_DIR --output_dir DIR [--organ brain] [--clip -40,160] [--side above]
+    [--channel FLAIR]
 
 Three thresholds inside the organ: Otsu's, which sees no mask; and the percentile of the organ, and the multiple of its
 median, that are best on the training scans with their masks. The latter two bound what a threshold can do.
@@ -43,20 +44,22 @@ def threshold(
     organ: str = "given",
     clip: Sequence[float] | None = None,
     side: str = "above",
+    channel: str | None = None,
 ) -> str:
     """Segment the test scans by three thresholds, and score them.
 
     Args:
         dataset_dir: folder with a dataset.json.
         output_dir: folder for `otsu.csv`, `percentile.csv` and `multiple.csv`, with the Dice of each test scan.
-        organ: how the organ is found where no mask is listed: `brain`, `body` or `given`.
+        organ: how the organ is found where no mask is listed: `brain`, `body` or `given`; in the first channel.
         clip: lower and upper intensity, separated by commas; the lower one is where there is nothing.
         side: of the threshold on which the tumor is, `above` or `below`.
+        channel: to which the thresholds apply, by its name in dataset.json; the only one if not given.
 
     Returns:
         Mean and median Dice of each threshold.
     """
-    from monai.transforms import Compose, Orientationd
+    from monai.transforms import Compose, Lambdad, Orientationd
 
     from common.cli import check_choice
     from common.cli.options import NUMBER
@@ -71,12 +74,19 @@ def threshold(
         if len(clip) != 2:
             raise InputError(f"clip must be two intensities, got {list(clip)}")
     cases = read_cases(dataset_dir, num_folds=2)
+    names = cases.modality
+    if channel is None and len(names) > 1:
+        raise InputError(f"channel must be one of {', '.join(names)}, got none; pass --channel {names[0]}")
+    if channel is not None:
+        check_choice("channel", channel, names)
+    index = 0 if channel is None else names.index(channel)
     keys = ["image", "label", "organ"]
     load = Compose(
         [
-            LoadVolumesd(keys, allow_missing_keys=True),
+            LoadVolumesd(keys, modality=names, allow_missing_keys=True),
             Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
             FindOrgand("image", method=organ),
+            Lambdad("image", lambda image: image[index : index + 1]),
             NormalizeByOrgand("image", clip=clip),
         ]
     )

@@ -76,3 +76,22 @@ def test_a_tumor_on_the_other_side_is_not_found(scans, tmp_path):
 def test_options_that_make_no_sense_are_refused(scans, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         threshold(str(scans), str(tmp_path / "out"), **options)
+
+
+def test_of_several_channels_the_named_one_is_used(scans, tmp_path):
+    content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
+    alone = threshold(str(scans), str(tmp_path / "alone"))
+    for case in [*content["training"], *content["test"]]:
+        image = nib.load(scans / case["image"])
+        other = case["image"].replace("case", "t1w")
+        nib.save(nib.Nifti1Image(0 * np.asarray(image.dataobj) + 50, image.affine), scans / other)
+        case["image"] = [other, case["image"]]
+    content["modality"] = {"0": "T1w", "1": "FLAIR"}
+    (scans / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    assert threshold(str(scans), str(tmp_path / "flair"), channel="FLAIR") == alone
+    threshold(str(scans), str(tmp_path / "t1w"), channel="T1w")
+    assert set(scores(tmp_path / "t1w" / "otsu.csv").values()) == {0.0}
+    with pytest.raises(ValueError, match="channel must be one of T1w, FLAIR, got none; pass --channel T1w"):
+        threshold(str(scans), str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="channel must be one of T1w, FLAIR, got 'T2w'"):
+        threshold(str(scans), str(tmp_path / "other"), channel="T2w")
