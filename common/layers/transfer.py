@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from common.cli import InputError, has_weights
-from common.training import check_modality, copy_weights, load_weights, match_parts
+from common.training import check_pretrained_channels, copy_weights, load_weights, match_parts
 
 from .network import LayerUNet, num_layers
 
@@ -48,7 +48,7 @@ def transfer_unet(
         logger.info("network: initial weights, nothing transferred")
         return network
     if modality is not None:
-        check_modality(path, modality)
+        check_pretrained_channels(path, modality)
     weights = load_weights(path)
     prefixes = ("encoder.",) if part == "encoder" else ("encoder.", "decoder.")
     source = match_parts(network, weights, prefixes, path)

@@ -16,7 +16,7 @@ from torch import nn
 
 from common.cli import check_each, has_weights
 from common.cli.options import POSITIVE, POSITIVE_INT
-from common.training import check_modality, copy_weights, load_weights, match_parts
+from common.training import check_pretrained_channels, copy_weights, load_weights, match_parts
 
 from .cubes import sample_cubes
 from .networks import CubicDescriptor, PlanarDescriptor
@@ -262,7 +262,7 @@ def load_descriptors(
         logger.info("descriptors: initial weights, nothing transferred")
         return descriptor
     if modality is not None:
-        check_modality(path, modality)
+        check_pretrained_channels(path, modality)
     if isinstance(descriptor, JointDescriptor):
         for part in descriptor.parts:
             if list(part.parameters()):

@@ -17,4 +17,12 @@ from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, Trai
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
 from .scores import HausdorffDistanceInMm, SaveScores
 from .task import PrepareTask, PretextTask
-from .weights import LoadWeights, check_modality, copy_weights, load_network, load_weights, match_parts, match_weights
+from .weights import (
+    LoadWeights,
+    check_pretrained_channels,
+    copy_weights,
+    load_network,
+    load_weights,
+    match_parts,
+    match_weights,
+)

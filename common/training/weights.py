@@ -21,7 +21,7 @@ from common.data.record import find_record
 
 __all__ = [
     "LoadWeights",
-    "check_modality",
+    "check_pretrained_channels",
     "copy_weights",
     "load_network",
     "load_weights",
@@ -102,7 +102,7 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
     return network
 
 
-def check_modality(path: Any, modality: Sequence[str]) -> None:
+def check_pretrained_channels(path: Any, modality: Sequence[str]) -> None:
     """Refuse weights that were pretrained on other channels, as the record beside them tells, if there is one.
 
     Args:

@@ -83,7 +83,7 @@ def threshold(
     keys = ["image", "label", "organ"]
     load = Compose(
         [
-            LoadVolumesd(keys, modality=names, allow_missing_keys=True),
+            LoadVolumesd(keys, channels=len(names), allow_missing_keys=True),
             Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
             FindOrgand("image", method=organ),
             Lambdad("image", lambda image: image[index : index + 1]),
