@@ -7,6 +7,7 @@ checks before a run, the help and the cards (`python -m tools.options`), and wha
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -37,16 +38,25 @@ RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet f
 
 
 class Kind(NamedTuple):
-    """Kind of a value: what it must be in words, and as a test."""
+    """Kind of a value.
+
+    Attributes:
+        wanted: what a value must be, in words.
+        fits: the same as a test.
+        remedy: what to do where it is not, if the words do not tell.
+        is_text: a value is text, whatever it looks like.
+    """
 
     wanted: str
     fits: Callable[[Any], bool]
+    remedy: str = ""
+    is_text: bool = False
 
     @property
     def or_null(self) -> Kind:
         """This, or None."""
         wanted = f"{self.wanted}, or null ('$None' on a command line)"
-        return Kind(wanted, lambda value: value is None or self.fits(value))
+        return self._replace(wanted=wanted, fits=lambda value: value is None or self.fits(value))
 
     @property
     def list(self) -> Kind:
@@ -62,7 +72,8 @@ class Kind(NamedTuple):
             is_misplaced = self.wanted.startswith("a list") and not _is_list(value)
             is_range = (is_number and not is_misplaced) or self.wanted.startswith("one of")
             error = InputError if is_range else KindError
-            raise error(f"{name} must be {self.wanted}, got {value!r}")
+            remedy = f"; {self.remedy}" if self.remedy else ""
+            raise error(f"{name} must be {self.wanted}, got {value!r}{remedy}")
 
 
 def _is_number(value: Any, kind: Any = Real) -> bool:
@@ -81,14 +92,33 @@ def _is_size(value: Any) -> bool:
     return _is_positive_int(value) or (_is_list(value) and len(value) == 3 and all(map(_is_positive_int, value)))
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and str(value) != "" and "\0" not in str(value)
+
+
+def _is_device(value: Any) -> bool:
+    """Tell whether this machine has a device."""
+    import torch  # not imported with the table, as MONAI is not
+
+    try:
+        device = torch.device(value) if isinstance(value, str) else value
+    except RuntimeError:
+        return False
+    if not isinstance(device, torch.device):
+        return False
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
+
+
 def one_of(*choices: Any) -> Kind:
     """Return the kind of what is one of a few words."""
     return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
 
 
 ANY = Kind("anything", lambda value: True)
-PATH = Kind("a path", lambda value: True)
-TEXT = Kind("text", lambda value: isinstance(value, str))
+TEXT = Kind("text", lambda value: isinstance(value, str) and value != "", is_text=True)
+PATH = Kind("a path", _is_path, is_text=True)
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 INT = Kind("a whole number from 0", lambda value: _is_number(value, Integral) and value >= 0)
 POSITIVE_INT = Kind("a whole number from 1", _is_positive_int)
@@ -97,6 +127,7 @@ NUMBER = Kind("a number", _is_number)
 NON_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+DEVICE = Kind("a device of this machine, such as cpu or cuda:0", _is_device, "pass --device cpu, or leave it out")
 
 
 class Option(NamedTuple):
@@ -130,9 +161,13 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "evaluation_dir": _place("folder of scores and pictures", "/data/scores"),
     "weights": _place("file of the weights", "/data/models/model.pt"),
     "pretrained": Option(
-        Kind("a path, null or random", PATH.fits),
+        PATH.or_null._replace(wanted="a path, null or random"),
         "weights to start from; null: from scratch; random: the control",
         "$None",
+    ),
+    "device": _place("on which the network runs; left out: a GPU where there is one", "cpu", DEVICE),
+    "series": _place(
+        "UID of the DICOM series that is read, where a folder holds several", "1.2.840.113619.2.1", TEXT.or_null
     ),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
     "seed": Option(INT, "of all chance", 1),
@@ -161,6 +196,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "air": Option(
         NUMBER.or_null, "HU at or below which a voxel is outside the body; null: everything is body (MR)", -300
     ),
+    "nan": Option(one_of("refuse", "replace"), "what is done with voxels that are NaN or infinite", "replace"),
     "normalization": Option(one_of("zscore", "range"), "of intensities", "range"),
     "clip": Option(NUMBER.list.or_null, "lower and upper intensity; null: fitted, or none", [-155, 295]),
     "features": Option(POSITIVE_INT.list, "feature maps of each level, finest first", [16, 16, 16]),
@@ -188,21 +224,27 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     """
     from monai.bundle import ConfigExpression
 
-    from .command_line import check_command_line
+    from .command_line import check_command_line, read_command_line
     from .former_names import update_names
+    from .texts import restore_texts
 
-    check_command_line()
+    texts = [name for name, option in table.items() if option.kind.is_text]
+    arguments = read_command_line(texts)
+    if arguments is not None:
+        check_command_line(arguments)
     config = running_config()
+    restore_texts(config, arguments, texts, [name for name in texts if table[name].kind.fits(None)])
     content = config.get()
     if update_names(content):
         config.parse(reset=True)
-    _check_bundle_root(content["bundle_root"])
+    PATH.check("bundle_root", content["bundle_root"])
+    _check_bundle_root(config.get_parsed_content("bundle_root"))
     names = [name for name in table if name in content]
     names.sort(key=lambda name: ConfigExpression.is_expression(content[name]))
     settings = {}
     for name in names:
         option = table[name]
-        if option.kind not in (ANY, PATH) or option.is_setting:
+        if option.kind is not ANY or option.is_setting:
             value = config.get_parsed_content(name)
             option.kind.check(name, value)
             if option.is_setting:

@@ -13,7 +13,9 @@ __all__ = ["LAYERS_OPTIONS", "check_options"]
 LAYERS_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
     "save_dir": Option(PATH, "folder of the pretrained weights", "/data/models/adapted", False),
-    "organ_dir": Option(PATH, "folder with a mask of the organ for each scan, of the same name", "/data/organs", False),
+    "organ_dir": Option(
+        PATH.or_null, "folder with a mask of the organ for each scan, of the same name", "/data/organs", False
+    ),
     "organ": Option(one_of("brain", "body", "given"), "where tumors may lie, in scans without a mask of it", "body"),
     "spacing": Option(
         NON_NEGATIVE.list.or_null, "edges of a voxel in mm, 0 keeps the scan's; null: nothing is resampled", [2, 2, 0]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, NON_NEGATIVE, POSITIVE, POSITIVE_INT, SIZE, Kind, one_of
+from common.cli.options import FLAG, NON_NEGATIVE, PATH, POSITIVE, POSITIVE_INT, SIZE, one_of
 
 __all__ = ["PLANAR_OPTIONS", "check_options"]
 
@@ -25,7 +25,7 @@ PLANAR_OPTIONS: Mapping[str, Option] = {
     "sampling": Option(one_of("bilinear", "nearest"), "of intensities between voxels", "bilinear"),
     "padding": Option(one_of("zeros", "border"), "beyond the field of view", "zeros"),
     # atlas
-    "preprocessing_like": Option(Kind("a path or null", ANY.fits), "weights whose record is taken over", "$None"),
+    "preprocessing_like": Option(PATH.or_null, "weights whose record is taken over", "$None"),
     "descriptor": Option(
         one_of("planar", "cubic", "gvdiff", "gvdiff_centered", "coord", "joint"), "of a voxel", "gvdiff_centered"
     ),
@@ -39,7 +39,7 @@ PLANAR_OPTIONS: Mapping[str, Option] = {
     "background_weight": Option(POSITIVE, "of votes for the background", 1.0, is_shown=True),
     "max_background": Option(POSITIVE_INT.or_null, "voxels of the background kept of a scan; null: all", 2000),
     "max_voxels": Option(POSITIVE_INT.or_null, "of the atlas; null: no limit", 10**6),
-    "descriptor_cache": Option(Kind("a path or null", ANY.fits), "folder in which descriptors are kept", "/data/cache"),
+    "descriptor_cache": Option(PATH.or_null, "folder in which descriptors are kept", "/data/cache"),
     "offset_sigma": Option(POSITIVE, "standard deviation of the offsets of gvdiff", 0.4),
     "save_confidence": Option(FLAG, "also write the winning class' share of the votes", True, is_setting=False),
 }
