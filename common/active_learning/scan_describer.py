@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError, MissingFileError, is_scratch
+from common.cli.texts import express_texts
 from common.data import Record, write_atomically
 from common.data.record import find_record
 from common.training import load_network
@@ -118,7 +119,7 @@ def load_describer(
         ValueError: when an option is unknown.
     """
     root = Path(bundle_root).absolute()
-    settings = {**(options or {}), "bundle_root": str(root)}
+    settings = express_texts({**(options or {}), "bundle_root": str(root)})
     files = [root / name for name in override_files]
     inference = _read(root, "inference", files)
     if inference is None:
@@ -140,7 +141,7 @@ def load_describer(
         network = training.get_parsed_content("transfer")
         if find_record(weights.parent) is None:  # beside pretrained weights, earlier versions left none for slices
             _override(inference, {"record": Record(labels)})
-        _override(inference, {"ckpt_dir": str(weights.parent), "weights": str(weights)})
+        _override(inference, express_texts({"ckpt_dir": str(weights.parent), "weights": str(weights)}))
     else:
         weights = models / "model.pt"
         if not weights.is_file():

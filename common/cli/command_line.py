@@ -18,6 +18,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY, MERGE_KEY,
 from monai.utils import ensure_tuple
 
 from .errors import InputError
+from .options import check_values_are_given
 
 __all__ = ["check_command_line", "config_files", "read_command_line", "read_texts"]
 
@@ -46,7 +47,7 @@ def read_command_line(texts: Collection[str] = ()) -> dict[str, Any] | None:
     import fire  # not needed where there is no command line
 
     command = fire.parser.SeparateFlagArgs(sys.argv[1:])[0]
-    _check_values_are_given(command, texts)
+    check_values_are_given(command, texts)
     arguments: dict[str, Any] = {}
 
     @wraps(run)
@@ -90,14 +91,6 @@ def config_files(arguments: Mapping[str, Any]) -> list[str]:
     if isinstance(files, str) and not Path(files).is_file():
         files = files.split(",")
     return [str(path) for path in ensure_tuple(files)]
-
-
-def _check_values_are_given(command: Sequence[str], texts: Collection[str]) -> None:
-    """Refuse an option without a value, which `fire` takes for True: a folder of that name would be made."""
-    for argument, following in zip(command, [*command[1:], "-"], strict=True):
-        name = argument.lstrip("-").replace("-", "_")
-        if argument.startswith("-") and name in texts and re.match(r"--|-[a-zA-Z]|-$", following):
-            raise InputError(f"{name} must be given a value, got none; write --{name}=VALUE if it begins with a dash")
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from monai.bundle import ConfigParser
 
 from .command_line import config_files, read_texts
 from .errors import InputError
+from .options import SHARED_OPTIONS
 
-__all__ = ["restore_texts", "text_expression"]
+__all__ = ["express_texts", "restore_texts", "text_expression"]
 
 _NULL = ("$None", "None", "null")
 _SIGNS = ("$", "@", "%")  # MONAI evaluates what begins with one of them
@@ -65,6 +66,15 @@ def text_expression(text: str) -> str:
     for sign in "#@%":
         literal = literal.replace(sign, f"\\x{ord(sign):x}")
     return f"${literal}"
+
+
+def express_texts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of options such that MONAI's parser takes those that are text, in all bundles, as they are."""
+    texts = {name for name, option in SHARED_OPTIONS.items() if option.kind.is_text}
+    return {
+        name: text_expression(value) if name in texts and isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def _is_expression(value: Any, content: Mapping[str, Any]) -> bool:

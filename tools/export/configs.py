@@ -45,7 +45,8 @@ def show_options(inference: dict[str, Any]) -> dict[str, Any]:
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return configs whose components are those of `scripts`; each workflow puts the bundle's folder on the path."""
-    path = {"imports": ["$import sys"], _PATH_ID: "$sys.path.insert(0, str(@bundle_root))"}
+    folder = "str(@bundle_root).replace('::', chr(35))"  # before any check of ours, MONAI has read '#' as '::'
+    path = {"imports": ["$import sys"], _PATH_ID: f"$sys.path.insert(0, {folder})"}
     return {name: {**(path if name in _WORKFLOWS else {}), **_relocate(content)} for name, content in configs.items()}
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from fire.parser import DefaultParseValue
 
-from common.cli import InputError, KindError, MissingFileError
+from common.cli import SHARED_OPTIONS, InputError, KindError, MissingFileError
 
 __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known", "plan_runs", "read_study"]
 
@@ -128,7 +128,8 @@ class Job:
         config_files = json.dumps(self.config_files)
         command = [sys.executable, "-m", "monai.bundle", "run", self.run_id, "--config_file", config_files]
         for name, value in self.options.items():
-            command += [f"--{name}", argument(value)]
+            is_text = isinstance(value, str) and name in SHARED_OPTIONS and SHARED_OPTIONS[name].kind.is_text
+            command += [f"--{name}", value if is_text else argument(value)]
         return command
 
     @property
