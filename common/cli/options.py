@@ -57,7 +57,23 @@ class Kind(NamedTuple):
     @property
     def list(self) -> Kind:
         """A list of any number of these."""
-        return Kind(f"a list, each entry {self.wanted}", lambda value: _is_list(value) and all(map(self.fits, value)))
+        return self._list("a list", lambda value: True)
+
+    def times(self, count: int) -> Kind:
+        """A list of so many of these."""
+        return self._list(f"a list of {count}", lambda value: len(value) == count)
+
+    @property
+    def range(self) -> Kind:
+        """A list of the smallest and the largest of these."""
+        return self._list("a list of 2 that do not decrease", lambda value: len(value) == 2 and value[0] <= value[1])
+
+    def _list(self, wanted: str, fits: Callable[[Sequence[Any]], bool]) -> Kind:
+        """Return the kind of a list of these that passes a test."""
+        return Kind(
+            f"{wanted}, each entry {self.wanted}",
+            lambda value: _is_list(value) and all(map(self.fits, value)) and fits(value),
+        )
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value by the name of its option: a number out of range as a ValueError, others as a TypeError."""
@@ -122,8 +138,11 @@ SIZE = Kind("a whole number from 1, or three of them", _is_size)
 NUMBER = Kind("a number", _is_number)
 NON_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+SEED = Kind("a whole number from 0 to 4294967295", lambda value: INT.fits(value) and value < 2**32)  # as NumPy wants it
+LEVELS = POSITIVE_INT._list("a list of 2 or more", lambda value: len(value) >= 2)
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-DEVICE = Kind("a device of this machine, such as cpu or cuda:0", _is_device, "pass --device cpu, or leave it out")
+PROPER_FRACTION = Kind("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+DEVICE = Kind("cpu, or a GPU of this machine, such as cuda:0", _is_device, "pass --device cpu, or leave it out")
 
 
 class Option(NamedTuple):
@@ -166,7 +185,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
         "UID of the DICOM series that is read, where a folder holds several", "1.2.840.113619.2.1", TEXT.or_null
     ),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
-    "seed": Option(INT, "of all chance", 1),
+    "seed": Option(SEED, "of all chance", 1),
     "fold": _place("of the labeled cases, held out for validation", 1, INT),
     "num_folds": _place("into which the labeled cases are cut, where dataset.json has no folds", 4, POSITIVE_INT),
     "num_labeled": _place("training cases whose labels are used; null: all", 8, POSITIVE_INT.or_null),
@@ -194,8 +213,8 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     ),
     "nan": Option(one_of("refuse", "replace"), "what is done with voxels that are NaN or infinite", "replace"),
     "normalization": Option(one_of("zscore", "range"), "of intensities", "range"),
-    "clip": Option(NUMBER.list.or_null, "lower and upper intensity; null: fitted, or none", [-155, 295]),
-    "features": Option(POSITIVE_INT.list, "feature maps of each level, finest first", [16, 16, 16]),
+    "clip": Option(NUMBER.range.or_null, "lower and upper intensity; null: fitted, or none", [-155, 295]),
+    "features": Option(LEVELS, "feature maps of each level, finest first", [16, 16, 16]),
     "foreground_fraction": Option(FRACTION, "of the patches, that hold labeled voxels", 0.5),
 }
 

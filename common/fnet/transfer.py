@@ -130,5 +130,5 @@ def _existing_levels(network: FNet, levels: Sequence[int] | None) -> list[int]:
     if levels is None:
         return list(existing)
     if not levels or not set(levels) <= set(existing):
-        raise InputError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
+        raise InputError(f"transfer_levels must be some of {list(existing)}, finest first, got {list(levels)}")
     return sorted(set(levels))

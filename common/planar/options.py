@@ -13,13 +13,15 @@ __all__ = ["PLANAR_OPTIONS", "check_options"]
 PLANAR_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
     "spacing": Option(POSITIVE.or_null, "edge of a voxel in mm; null: fitted", 1.5),
-    "field_of_view": Option(POSITIVE.list.or_null, "mm, of a box that all scans show; null: whole", [300, 200, 400]),
+    "field_of_view": Option(
+        POSITIVE.times(3).or_null, "mm, of a box that all scans show; null: whole", [300, 200, 400]
+    ),
     # pretext task
     "task": Option(one_of("heatmap", "reg2d", "doersch"), "what is predicted of a pair of patches", "reg2d"),
     "snapshot_interval": Option(POSITIVE_INT.or_null, "epochs between two files of weights; null: none", 10),
     "half_width": Option(POSITIVE, "of a slab in its plane, where the field of view extends from -1 to 1", 0.4),
     "half_depth": Option(POSITIVE, "of a slab across its plane", 0.05),
-    "gap": Option(POSITIVE.list, "of the centers of two slabs across their plane", [0.125, 0.25]),
+    "gap": Option(POSITIVE.range, "of the centers of two slabs across their plane", [0.125, 0.25]),
     "cube_half_width": Option(POSITIVE, "of a cube of doersch", 0.25),
     "cube_distance": Option(POSITIVE, "of the centers of neighboring cubes", 0.45),
     "sampling": Option(one_of("bilinear", "nearest"), "of intensities between voxels", "bilinear"),

@@ -121,10 +121,18 @@ def test_a_data_set_without_cases_to_learn_from_ends_in_what_to_look_at(
         ("pretrain.yaml", {"patch_size": "big"}, "patch_size must be a whole number from 1, got 'big'"),
         ("pretrain.yaml", {"sampling": "poison"}, "sampling must be one of poisson, uniform, got 'poison'"),
         ("train.yaml", {"features": [10, 20]}, "features must be multiples of num_groups 8, got (10, 20)"),
-        ("train.yaml", {"features": "16,32"}, "features must be a list, each entry a whole number from 1, got '16,32'"),
+        (
+            "train.yaml",
+            {"features": "16,32"},
+            "features must be a list of 2 or more, each entry a whole number from 1, got '16,32'",
+        ),
         ("train.yaml", {"in_channels": 1}, "image must have in_channels 1, got 3 channels"),
         ("train.yaml", {"axis": "axial"}, "axis must be one of 0, 1, 2, got 'axial'"),
-        ("train.yaml", {"slice_size": 32}, "slice_size must be height and width in pixels, such as [256, 256], got 32"),
+        (
+            "train.yaml",
+            {"slice_size": 32},
+            "slice_size must be height and width in pixels, such as [256, 256], or null, got 32",
+        ),
         (
             "train.yaml",
             {"transferred_parts": "head"},
