@@ -123,11 +123,15 @@ def load_describer(
     files = [root / name for name in override_files]
     inference = _read(root, "inference", files)
     if inference is None:
-        raise MissingFileError(f"{root}: bundle_root must hold configs/inference.yaml, got no such file")
+        raise MissingFileError(
+            f"{root}: bundle_root must hold configs/inference.yaml, got no such file; name the bundle's folder"
+        )
     training = _read(root, "train", files)
     unknown = [name for name in settings if name not in inference and (training is None or name not in training)]
     if unknown:
-        raise InputError(f"options must be ids of the bundle's configs, got {unknown}")
+        raise InputError(
+            f"options must be ids of the bundle's configs, got {unknown}; `python -m tools.options` shows them"
+        )
     _override(inference, settings)
     models = Path(inference.get_parsed_content("ckpt_dir")) if "ckpt_dir" in inference else root / "models"
     weights: Path | None = None
@@ -145,7 +149,10 @@ def load_describer(
     else:
         weights = models / "model.pt"
         if not weights.is_file():
-            raise MissingFileError(f"{weights}: weights must exist, got neither these nor pretrained ones")
+            raise MissingFileError(
+                f"{weights}: weights must exist, got neither these nor pretrained ones; train or "
+                "pretrain first, or pass --ckpt_dir"
+            )
         network = load_network(inference.get_parsed_content("network_def"), weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inferer = inference.get_parsed_content("inferer")

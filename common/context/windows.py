@@ -40,6 +40,9 @@ class CTWindowsd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             if out[key].shape[0] != 1:
-                raise InputError(f"{key} must have one channel of Hounsfield units, got {out[key].shape[0]} channels")
+                raise InputError(
+                    f"{key} must have one channel of Hounsfield units, got {out[key].shape[0]} "
+                    "channels; use mr.yaml for other images"
+                )
             out[key] = torch.cat([window(out[key]) for window in self.windows])
         return out

@@ -47,7 +47,10 @@ class KeepOnDeviced(MapTransform):
             )
         volume = volume.to(self.device, self.dtype)
         if not volume.isfinite().all():
-            raise InputError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
+            raise InputError(
+                f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} "
+                "voxels; pass --half False, or look at the scan"
+            )
         read = [key for key in _MASKS if not isinstance(data.get(key), str | Path | None)]  # others stay paths
         masks = {key: torch.as_tensor(np.asarray(data[key])) for key in read}
         for key, mask in masks.items():
@@ -86,6 +89,6 @@ class DeviceCacheDataset(CacheDataset):
     ) -> None:
         check_flags(half=half)
         if not data:
-            raise InputError("data must hold at least one case, got none")
+            raise InputError("data must hold at least one case, got none; look at dataset.json")
         resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
         super().__init__(data, resident, num_workers=num_workers, progress=progress)

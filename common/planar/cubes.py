@@ -80,7 +80,7 @@ class RandCubePair(RandPatchPair):
         if distance - _JITTER < 2 * half_width - 1e-9:
             raise InputError(
                 f"cube_distance must be at least the width of a cube, 2 * cube_half_width, and the jitter {_JITTER}: "
-                f"{2 * half_width + _JITTER:g}, got {distance}"
+                f"{2 * half_width + _JITTER:g}, got {distance}; raise it, or lower cube_half_width"
             )
         self.lattice = _cube_lattice(half_width)
         self.distance = distance

@@ -68,7 +68,10 @@ def _merge(path: Path, override_files: Sequence[Path]) -> dict[str, Any]:
         merged = ConfigParser.load_config_files([str(path), *map(str, override_files)])
     except (KeyError, TypeError, ValueError):
         names = ", ".join(override.name for override in override_files)
-        raise InputError(f"override_files must fit every workflow, got {names}, which do not fit {path.name}") from None
+        raise InputError(
+            f"override_files must fit every workflow, got {names}, which do not fit {path.name}; "
+            "leave out those of one workflow alone"
+        ) from None
     references = set(re.findall(r"[@%](\w+)", json.dumps(merged)))
     return {id: value for id, value in merged.items() if id in base or id in references}
 
