@@ -80,7 +80,7 @@ def normals(
         raise InputError("organ_labels must not be given for a data set that lists organs, got both; leave it out")
     for key, file in [item for name in _LISTS for case in content[name] for item in case.items()]:
         if key in _KEYS and not file.lower().endswith(_SUFFIXES):
-            raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file")
+            raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file; convert it")
 
     blocks: list[Item] = []
 

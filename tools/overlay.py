@@ -45,7 +45,10 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
     image, *labels = map(read, (scan, *segmentations))
     for name, label in zip(names, labels, strict=True):
         if label.shape != image.shape or not ((label.affine - image.affine).abs() < 1e-2).all():
-            raise InputError(f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}")
+            raise InputError(
+                f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}; name "
+                "the scan that was segmented"
+            )
     spacing = image.pixdim.tolist()
     rows = {name: label[0].numpy().round().astype(int) for name, label in zip(names, labels, strict=True)}
     limits = None if window is None else (window[0], window[1])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingFileError
+from .errors import InputError, MissingFileError
 from .options import ANY, PATH, SHARED_OPTIONS, Option
 
 if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
@@ -47,6 +47,8 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     config = running_config()
     restore_texts(config, arguments, texts, [name for name in texts if table[name].kind.fits(None)])
     content = config.get()
+    if arguments is not None and arguments.get("tracking"):
+        _check_tracking(config)
     if update_names(content):
         config.parse(reset=True)
     PATH.check("bundle_root", content["bundle_root"])
@@ -74,6 +76,15 @@ def running_config() -> ConfigParser:
             return found
         frame = frame.f_back  # type: ignore[assignment]
     raise RuntimeError("options must be checked by a config, got a call from elsewhere")
+
+
+def _check_tracking(config: ConfigParser) -> None:
+    """Refuse a folder that is no part of the address of a database, which MONAI makes of it."""
+    output_dir = config.get_parsed_content("output_dir")
+    if any(sign in str(output_dir) for sign in "#?%"):
+        raise InputError(
+            f"output_dir must have none of # ? % with --tracking, got {output_dir!r}; choose another folder for it"
+        )
 
 
 def _check_bundle_root(bundle_root: str | Path) -> None:

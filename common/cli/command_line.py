@@ -171,8 +171,8 @@ class _Checker:
         lost = [] if is_merged else [key for key in section if key not in value]
         if lost:
             raise InputError(
-                f"{self.prefix}{name} must name what it changes, such as {_leaf(name, value)}, since a section "
-                f"replaces the whole one, got one without {', '.join(lost)}"
+                f"{self.prefix}{name} must be a whole section, which it replaces, got one without {', '.join(lost)}; "
+                f"name what changes, such as {_leaf(name, value)}"
             )
         for key, part in value.items():
             self._check(f"{name}{ID_SEP_KEY}{key}", part, is_merged=False)

@@ -181,9 +181,6 @@ SHARED_OPTIONS: Mapping[str, Option] = {
         "$None",
     ),
     "device": _place("on which the network runs; left out: a GPU where there is one", "cpu", DEVICE),
-    "series": _place(
-        "UID of the DICOM series that is read, where a folder holds several", "1.2.840.113619.2.1", TEXT.or_null
-    ),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
     "seed": Option(SEED, "of all chance", 1),
     "fold": _place("of the labeled cases, held out for validation", 1, INT),
@@ -211,7 +208,6 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "air": Option(
         NUMBER.or_null, "HU at or below which a voxel is outside the body; null: everything is body (MR)", -300
     ),
-    "nan": Option(one_of("refuse", "replace"), "what is done with voxels that are NaN or infinite", "replace"),
     "normalization": Option(one_of("zscore", "range"), "of intensities", "range"),
     "clip": Option(NUMBER.range.or_null, "lower and upper intensity; null: fitted, or none", [-155, 295]),
     "features": Option(LEVELS, "feature maps of each level, finest first", [16, 16, 16]),

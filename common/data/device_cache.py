@@ -56,7 +56,8 @@ class KeepOnDeviced(MapTransform):
         for key, mask in masks.items():
             if mask.shape != volume.shape:
                 raise InputError(
-                    f"{case}: {key} must be on the grid of the image {tuple(volume.shape)}, got {mask.shape}"
+                    f"{case}: {key} must be on the grid of the image {tuple(volume.shape)}, got "
+                    f"{mask.shape}; draw it on the scan itself"
                 )
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
         out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}

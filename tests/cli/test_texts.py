@@ -125,6 +125,20 @@ def test_what_is_no_text_in_a_file_is_refused_by_the_name_of_the_option(deliver,
     assert re.fullmatch(f"output_dir must be a path, got {shown}", str(raised.value.__cause__))
 
 
+def test_a_folder_that_breaks_the_address_of_the_tracking_is_refused(deliver):
+    with pytest.raises(RuntimeError) as raised:
+        deliver(
+            "--ckpt_dir",
+            "a#b",
+            "--save_execute_config",
+            "False",
+            "--tracking",
+            "mlflow",
+            own={"output_dir": "@ckpt_dir"},
+        )
+    assert "output_dir must have none of # ? % with --tracking, got 'a#b'" in str(raised.value.__cause__)
+
+
 def test_without_a_command_line_a_hash_is_refused(deliver, monkeypatch):
     """MONAI Label gives overrides to the workflow itself, and the parser has forgotten what they were."""
     monkeypatch.setattr(sys, "argv", ["monailabel"])

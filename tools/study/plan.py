@@ -188,7 +188,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
         _check_counts(getattr(study, key), key, minimum=1 if key == "num_labeled" else 0)
     check_known(study.split, ("test", "validation"), "split")
     if not study.arms:
-        raise InputError("arms must name at least one arm, got none")
+        raise InputError("arms must name at least one arm, got none; add one")
     _check_options(study.options, "options", SET_BY_THE_DRAW)
     _check_values([study.dataset_dir, study.output_dir, study.bundle, study.scores, *study.override_files], "paths")
     for group, entries in (("pretrainings", study.pretrainings), ("arms", study.arms)):
