@@ -69,6 +69,20 @@ def test_an_option_that_is_no_number_ends_in_one_sentence_before_any_scan_is_rea
     assert list(tmp_path.iterdir()) == []
 
 
+@every_bundle
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", 0])
+def test_a_device_that_is_not_there_ends_in_one_sentence_before_any_scan_is_read(
+    bundle, device, tmp_path, quiet_hooks, capsys
+):
+    """PyTorch said that it was not compiled with CUDA, after a traceback, in a run that had begun."""
+    missing = {"dataset_dir": str(tmp_path / "missing"), "ckpt_dir": str(tmp_path), "device": device}
+    for kind, name in (("train", "train.yaml"), ("infer", "inference.yaml")):
+        (line,) = last_words(workflow(bundle, name, kind=kind, **missing), capsys)
+        assert line.startswith(f"error: device must be cpu, or a GPU of this machine, such as cuda:0, got {device!r}; ")
+        assert line.endswith("; pass --device cpu, or leave it out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
     [
