@@ -17,7 +17,7 @@ from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow, Referen
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY, MERGE_KEY, merge_kv
 from monai.utils import ensure_tuple
 
-from .errors import InputError
+from .errors import InputError, explain_errors
 from .options import check_values_are_given
 
 __all__ = ["check_command_line", "config_files", "read_command_line", "read_texts"]
@@ -119,6 +119,7 @@ def check_command_line(arguments: Mapping[str, Any]) -> None:
             merge_kv(base, id, deepcopy(value))
     for name in ("run_id", "init_id", "final_id"):
         if arguments.get(name) is not None and arguments[name] not in base:
+            explain_errors()  # without its id, nothing was initialized
             programs = ", ".join(id for id, value in base.get().items() if id != _START and _is_program(value))
             raise InputError(
                 f"{name} must be one of {programs}, got {arguments[name]!r}; a path with blanks wants quotes"
