@@ -222,7 +222,7 @@ def check_values_are_given(command: Sequence[str], texts: Collection[str]) -> No
         command: words of a command line.
         texts: names of the options that are text.
     """
-    for argument, following in zip(command, [*command[1:], "-"], strict=True):
+    for argument, following in zip(command, [*command[1:], "-"], strict=False):
         name = argument.lstrip("-").replace("-", "_")
         if argument.startswith("-") and name in texts and re.match(r"--|-[a-zA-Z]|-$", following):
             raise InputError(f"{name} must be given a value, got none; write --{name}=VALUE if it begins with a dash")

@@ -84,6 +84,7 @@ def test_text_stays_text_and_the_rest_is_read(function, arguments, said, monkeyp
         (add, "1 -s 3", "--s must be an option of {name}; --help shows them"),
         (draw, "1 2 --output 3 --maps 4", "--maps must be an option of {name}; --help shows them"),
         (add, "1 2 --window 3 4", "operands of {name} must be first, second, got also 4; a list has commas, no blanks"),
+        (add, "", "first must be given to {name}, got none; --help shows how"),
         (add, "--second 3", "first must be given to {name}, got none; --help shows how"),
         (draw, "1 2", "output must be given to {name}, got none; --help shows how"),
         (draw, "1 2 --output", "output must be given a value, got none; write --output=VALUE if it begins with a dash"),
