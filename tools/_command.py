@@ -17,7 +17,7 @@ import fire
 from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
-from common.cli import InputError, MissingFileError, find_sentence
+from common.cli import SHARED_OPTIONS, InputError, MissingFileError, check_values_are_given, find_sentence
 
 __all__ = ["all_bundles", "find_bundle", "run_command"]
 
@@ -30,13 +30,14 @@ def run_command(function: Callable[..., Any]) -> None:
 
     `--help` shows the help wherever it stands. An unknown option, a surplus operand, a missing one, and an error that
     the function foresees end in one sentence on stderr, without a traceback. An argument whose annotation allows text
-    stays text, whatever it looks like.
+    stays text, whatever it looks like, and so does an option of a bundle that is text.
     """
     spec = sys.modules[function.__module__].__spec__
     name = spec.name.removesuffix(".__main__") if spec else function.__name__
     if {"-h", "--help"} & {*sys.argv[1:]}:
         fire.Fire(function, ["--", "--help"], name)
     try:
+        check_values_are_given(sys.argv[1:], _texts(function))
         fire.Fire(_check_arguments(function, name), name=name)
     except Exception as error:
         sentence = find_sentence(error)
@@ -76,11 +77,19 @@ def _check_arguments(function: Callable[..., Any], name: str) -> Callable[..., A
     optional.insert(len(operands), Parameter("_values", _VALUES))
     optional.append(Parameter("_options", _OPTIONS))
     call.__signature__ = signature(function).replace(parameters=optional)  # type: ignore[attr-defined]
-    may_be_text = {key for key, hint in get_type_hints(function).items() if str in (hint, *get_args(hint))}
-    SetParseFns(**{key: str if key in may_be_text else DefaultParseValue for key in names})(call)
+    may_be_text = _texts(function)
+    SetParseFns(**{key: str if key in may_be_text else DefaultParseValue for key in {*names, *may_be_text}})(call)
     if any(parameter.kind is _VALUES and parameter.name in may_be_text for parameter in parameters):
         SetParseFn(str)(call)
     return call
+
+
+def _texts(function: Callable[..., Any]) -> set[str]:
+    """Return the names of the arguments that may be text, of a bundle's options, too, where a tool takes them."""
+    texts = {key for key, hint in get_type_hints(function).items() if str in (hint, *get_args(hint))}
+    if any(parameter.kind is _OPTIONS for parameter in signature(function).parameters.values()):
+        texts |= {key for key, option in SHARED_OPTIONS.items() if option.kind.is_text}
+    return texts
 
 
 def all_bundles() -> list[Path]:

@@ -51,7 +51,7 @@ def next_scan(
     POSITIVE_INT.check("count", count)
     labeled, unlabeled = read_images(dataset_dir) if labels is None else _split(dataset_dir, labels)
     if not unlabeled:
-        raise InputError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled")
+        raise InputError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled; add scans")
     files = [name for name in override_files.split(",") if name]
     chosen = load_describer(bundle, files, options).choose(labeled, unlabeled, count, criterion)
     lines = [f"{len(labeled)} labeled and {len(unlabeled)} unlabeled scans; label next, by {criterion}:"]
@@ -67,7 +67,7 @@ def _split(images: str, labels: str) -> tuple[list[str], list[str]]:
     from common.data import case_id, list_images
 
     if not Path(labels).is_dir():
-        raise MissingFileError(f"{labels}: labels must be a folder, got none")
+        raise MissingFileError(f"{labels}: labels must be a folder, got none; make it, or leave out --labels")
     names = {case_id(file) for file in Path(labels).iterdir()}
     scans = [case["image"] for case in list_images(images)]
     return [scan for scan in scans if case_id(scan) in names], [scan for scan in scans if case_id(scan) not in names]

@@ -66,24 +66,24 @@ def normals(
     check_choice("axis", axis, range(3))
     tumors, organs = _read_values("tumor_labels", tumor_labels), _read_values("organ_labels", organ_labels)
     if organs and not tumors:
-        raise InputError(f"tumor_labels must be given with organ_labels, got none with {organs}")
+        raise InputError(f"tumor_labels must be given with organ_labels, got none with {organs}; pass --tumor_labels")
     if organs and not {*tumors} <= {*organs}:
-        raise InputError(f"organ_labels must include tumor_labels {tumors}, got {organs}")
+        raise InputError(f"organ_labels must include tumor_labels {tumors}, got {organs}; add them")
     if organ is not None:
         check_choice("organ", organ, ORGAN_FINDERS)
     if organ and organs:
-        raise InputError(f"organ must not be given with organ_labels, got {organ!r} and {organs}")
+        raise InputError(f"organ must not be given with organ_labels, got {organ!r} and {organs}; leave out one")
     if extent is not None:
         POSITIVE.list.check("extent", extent)
         if len(extent) != 3:
             raise InputError(f"extent must be three lengths in mm, got {extent!r}")
     content = _read(Path(dataset_dir), tumors + organs)
     if organs and any("organ" in case for name in _LISTS[:3] for case in content[name]):
-        raise InputError("organ_labels must not be given for a data set that lists organs, got both")
+        raise InputError("organ_labels must not be given for a data set that lists organs, got both; leave it out")
     for key, value in [item for name in _LISTS for case in content[name] for item in case.items()]:
         for file in _files(value) if key in _KEYS else ():
             if not file.lower().endswith(_SUFFIXES):
-                raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file")
+                raise InputError(f"{file}: {key} must be a {' or '.join(_SUFFIXES)} file; convert it")
 
     blocks: list[Item] = []
 
@@ -132,7 +132,9 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     if "testing" in raw:
         raw["test"] = raw.pop("testing")
     if raw.get("normal"):
-        raise InputError(f"{path}: must list no normal scans yet, got {len(raw['normal'])}")
+        raise InputError(
+            f"{path}: must list no normal scans yet, got {len(raw['normal'])}; give the data set as it was before"
+        )
     foreign = sorted(value for value in values if labels and value not in labels)
     if foreign:
         raise InputError(f"tumor_labels and organ_labels must be among {sorted(labels)}, got {foreign}")
@@ -191,7 +193,10 @@ def _find_organ(root: Path, image: str, organ: str) -> str:
     first = array.reshape(*array.shape[:3], -1)[..., 0]
     mask = ORGAN_FINDERS[organ](first, canonical.header.get_zooms()[:3]).astype(np.uint8)
     if not mask.any():
-        raise InputError(f"{image}: {organ} must be found in the scan, got an empty mask")
+        raise InputError(
+            f"{image}: {organ} must be found in the scan, got an empty mask; choose another organ, or "
+            "pass --organ_labels"
+        )
     back = ornt_transform(io_orientation(canonical.affine), io_orientation(scan.affine))
     name = f"organs/{image}"
     _save(nib.Nifti1Image(apply_orientation(mask, back), scan.affine), np.uint8, root / name)
@@ -254,7 +259,8 @@ def _make_room(path: Path) -> None:
     """Make the folder of a new file. What is there already may be a link to a file of the input."""
     if path.exists():
         raise InputError(
-            f"{path.parent.name}/{path.name}: only one file must have this name, got one of the data set, too"
+            f"{path.parent.name}/{path.name}: only one file must have this name, got one of the data "
+            "set, too; rename it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
 

@@ -32,20 +32,23 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
         if len(window) != 2:
             raise InputError(f"window must be two intensities, got {list(window)}")
     if not segmentations:
-        raise InputError("segmentations must be given after the scan, got none")
+        raise InputError("segmentations must be given after the scan, got none; --help shows how")
     for path in (scan, *segmentations):
         if not Path(path).exists():
-            raise MissingFileError(f"{path}: must exist, got no such file")
+            raise MissingFileError(f"{path}: must exist, got no such file; look at the spelling")
     names = [case_id(path) for path in segmentations]
     if len({*names}) < len(names):  # the same scan, segmented in several ways
         names = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(segmentations, names, strict=True)]
     if len({*names}) < len(names):
-        raise InputError(f"segmentations must differ in the names of their files or folders, got {names}")
+        raise InputError(f"segmentations must differ in the names of their files or folders, got {names}; rename one")
     read = Compose([LoadVolume(allow_2d=True), Orientation("RAS", labels=None)])
     image, *labels = map(read, (scan, *segmentations))
     for name, label in zip(names, labels, strict=True):
         if label.shape != image.shape or not ((label.affine - image.affine).abs() < 1e-2).all():
-            raise InputError(f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}")
+            raise InputError(
+                f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}; name "
+                "the scan that was segmented"
+            )
     spacing = image.pixdim.tolist()
     rows = {name: label[0].numpy().round().astype(int) for name, label in zip(names, labels, strict=True)}
     limits = None if window is None else (window[0], window[1])

@@ -42,7 +42,7 @@ def phantom(
     options = {"num_training": num_training, "num_test": num_test, "num_unlabeled": num_unlabeled}
     check_flags(lesions=lesions)
     if num_normal is not None and not lesions:
-        raise InputError(f"num_normal must be given with lesions only, got {num_normal}")
+        raise InputError(f"num_normal must be given with lesions only, got {num_normal}; pass --lesions")
     if lesions:
         options["num_normal"] = 16 if num_normal is None else num_normal
     check_whole_numbers(**options, size=size, seed=seed, num_channels=num_channels)

@@ -52,7 +52,9 @@ def next_scans(
         raise InputError(f"labeled must be indices from 0 to {len(descriptors) - 1}, got {sorted(labeled)}")
     unlabeled = [index for index in range(len(descriptors)) if index not in labeled]
     if not unlabeled:
-        raise InputError(f"scans must have an unlabeled one, got {len(descriptors)}, all labeled")
+        raise InputError(
+            f"scans must have an unlabeled one, got {len(descriptors)}, all labeled; add scans without a label"
+        )
     rows = descriptors.double()
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances[:, sorted(labeled)].amin(dim=1) if labeled else distances.new_full((len(distances),), math.inf)

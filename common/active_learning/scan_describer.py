@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError, MissingFileError, is_scratch
+from common.cli.texts import express_texts
 from common.data import Paths, Record, load_record, write_atomically
 from common.data.record import find_record
 from common.training import load_network
@@ -121,15 +122,19 @@ def load_describer(
         ValueError: when an option is unknown.
     """
     root = Path(bundle_root).absolute()
-    settings = {**(options or {}), "bundle_root": str(root)}
+    settings = express_texts({**(options or {}), "bundle_root": str(root)})
     files = [root / name for name in override_files]
     inference = _read(root, "inference", files)
     if inference is None:
-        raise MissingFileError(f"{root}: bundle_root must hold configs/inference.yaml, got no such file")
+        raise MissingFileError(
+            f"{root}: bundle_root must hold configs/inference.yaml, got no such file; name the bundle's folder"
+        )
     training = _read(root, "train", files)
     unknown = [name for name in settings if name not in inference and (training is None or name not in training)]
     if unknown:
-        raise InputError(f"options must be ids of the bundle's configs, got {unknown}")
+        raise InputError(
+            f"options must be ids of the bundle's configs, got {unknown}; `python -m tools.options` shows them"
+        )
     _override(inference, settings)
     models = Path(inference.get_parsed_content("ckpt_dir")) if "ckpt_dir" in inference else root / "models"
     weights: Path | None = None
@@ -144,11 +149,14 @@ def load_describer(
         network = training.get_parsed_content("transfer")
         if not has_record:  # beside pretrained weights, earlier versions left none for slices
             _override(inference, {"record": Record(labels)})
-        _override(inference, {"ckpt_dir": str(weights.parent), "weights": str(weights)})
+        _override(inference, express_texts({"ckpt_dir": str(weights.parent), "weights": str(weights)}))
     else:
         weights = models / "model.pt"
         if not weights.is_file():
-            raise MissingFileError(f"{weights}: weights must exist, got neither these nor pretrained ones")
+            raise MissingFileError(
+                f"{weights}: weights must exist, got neither these nor pretrained ones; train or "
+                "pretrain first, or pass --ckpt_dir"
+            )
         network = load_network(inference.get_parsed_content("network_def"), weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inferer = inference.get_parsed_content("inferer")

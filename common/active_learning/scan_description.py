@@ -56,7 +56,7 @@ def describe_scan(network: nn.Module, image: torch.Tensor, axis: int = 2) -> tor
         features = _widest_map(network, image, axis)
     descriptor = F.adaptive_avg_pool3d(features.float(), _NUM_PARTS).flatten().cpu()
     if not descriptor.isfinite().all():
-        raise InputError("image must give finite features, got NaN or Inf")
+        raise InputError("image must give finite features, got NaN or Inf; look at the intensities of the scan")
     return descriptor
 
 

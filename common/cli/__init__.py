@@ -1,3 +1,4 @@
+from .check import check_options, running_config
 from .errors import (
     BundleError,
     DivergenceError,
@@ -16,9 +17,8 @@ from .options import (
     check_choice,
     check_each,
     check_flags,
-    check_options,
+    check_values_are_given,
     check_whole_numbers,
     has_weights,
     is_scratch,
-    running_config,
 )

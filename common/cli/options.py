@@ -7,16 +7,14 @@ checks before a run, the help and the cards (`python -m tools.options`), and wha
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from .errors import InputError, KindError, MissingFileError
-
-if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
-    from monai.bundle import ConfigParser
+from .errors import InputError, KindError
 
 __all__ = [
     "RANDOM",
@@ -26,32 +24,56 @@ __all__ = [
     "check_choice",
     "check_each",
     "check_flags",
-    "check_options",
+    "check_values_are_given",
     "check_whole_numbers",
     "has_weights",
     "is_scratch",
-    "running_config",
 ]
 
 RANDOM = "random"  # in place of a file of weights: keep the initial ones, yet freeze and slow them down like pretrained
 
 
 class Kind(NamedTuple):
-    """Kind of a value: what it must be in words, and as a test."""
+    """Kind of a value.
+
+    Attributes:
+        wanted: what a value must be, in words.
+        fits: the same as a test.
+        remedy: what to do where it is not, if the words do not tell.
+        is_text: a value is text, whatever it looks like.
+    """
 
     wanted: str
     fits: Callable[[Any], bool]
+    remedy: str = ""
+    is_text: bool = False
 
     @property
     def or_null(self) -> Kind:
         """This, or None."""
         wanted = f"{self.wanted}, or null ('$None' on a command line)"
-        return Kind(wanted, lambda value: value is None or self.fits(value))
+        return self._replace(wanted=wanted, fits=lambda value: value is None or self.fits(value))
 
     @property
     def list(self) -> Kind:
         """A list of any number of these."""
-        return Kind(f"a list, each entry {self.wanted}", lambda value: _is_list(value) and all(map(self.fits, value)))
+        return self._list("a list", lambda value: True)
+
+    def times(self, count: int) -> Kind:
+        """A list of so many of these."""
+        return self._list(f"a list of {count}", lambda value: len(value) == count)
+
+    @property
+    def range(self) -> Kind:
+        """A list of the smallest and the largest of these."""
+        return self._list("a list of 2 that do not decrease", lambda value: len(value) == 2 and value[0] <= value[1])
+
+    def _list(self, wanted: str, fits: Callable[[Sequence[Any]], bool]) -> Kind:
+        """Return the kind of a list of these that passes a test."""
+        return Kind(
+            f"{wanted}, each entry {self.wanted}",
+            lambda value: _is_list(value) and all(map(self.fits, value)) and fits(value),
+        )
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value by the name of its option: a number out of range as a ValueError, others as a TypeError."""
@@ -62,7 +84,8 @@ class Kind(NamedTuple):
             is_misplaced = self.wanted.startswith("a list") and not _is_list(value)
             is_range = (is_number and not is_misplaced) or self.wanted.startswith("one of")
             error = InputError if is_range else KindError
-            raise error(f"{name} must be {self.wanted}, got {value!r}")
+            remedy = f"; {self.remedy}" if self.remedy else ""
+            raise error(f"{name} must be {self.wanted}, got {value!r}{remedy}")
 
 
 def _is_number(value: Any, kind: Any = Real) -> bool:
@@ -81,14 +104,33 @@ def _is_size(value: Any) -> bool:
     return _is_positive_int(value) or (_is_list(value) and len(value) == 3 and all(map(_is_positive_int, value)))
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and str(value) != "" and "\0" not in str(value)
+
+
+def _is_device(value: Any) -> bool:
+    """Tell whether this machine has a device."""
+    import torch  # not imported with the table, as MONAI is not
+
+    try:
+        device = torch.device(value) if isinstance(value, str) else value
+    except RuntimeError:
+        return False
+    if not isinstance(device, torch.device):
+        return False
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
+
+
 def one_of(*choices: Any) -> Kind:
     """Return the kind of what is one of a few words."""
     return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
 
 
 ANY = Kind("anything", lambda value: True)
-PATH = Kind("a path", lambda value: True)
-TEXT = Kind("text", lambda value: isinstance(value, str))
+TEXT = Kind("text", lambda value: isinstance(value, str) and value != "", is_text=True)
+PATH = Kind("a path", _is_path, is_text=True)
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 INT = Kind("a whole number from 0", lambda value: _is_number(value, Integral) and value >= 0)
 POSITIVE_INT = Kind("a whole number from 1", _is_positive_int)
@@ -97,10 +139,14 @@ NUMBER = Kind("a number", _is_number)
 NON_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
 CLIP = Kind(
-    "a list of two numbers, or a list of such pairs, one for each channel",
-    lambda value: NUMBER.list.fits(value) or (_is_list(value) and all(map(NUMBER.list.fits, value))),
+    "two increasing numbers, or a list of such pairs, one for each channel",
+    lambda value: NUMBER.range.fits(value) or NUMBER.range.list.fits(value),
 )
+SEED = Kind("a whole number from 0 to 4294967295", lambda value: INT.fits(value) and value < 2**32)  # as NumPy wants it
+LEVELS = POSITIVE_INT._list("a list of 2 or more", lambda value: len(value) >= 2)
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+PROPER_FRACTION = Kind("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+DEVICE = Kind("cpu, or a GPU of this machine, such as cuda:0", _is_device, "pass --device cpu, or leave it out")
 
 
 class Option(NamedTuple):
@@ -134,12 +180,13 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "evaluation_dir": _place("folder of scores and pictures", "/data/scores"),
     "weights": _place("file of the weights", "/data/models/model.pt"),
     "pretrained": Option(
-        Kind("a path, null or random", PATH.fits),
+        PATH.or_null._replace(wanted="a path, null or random"),
         "weights to start from; null: from scratch; random: the control",
         "$None",
     ),
+    "device": _place("on which the network runs; left out: a GPU where there is one", "cpu", DEVICE),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
-    "seed": Option(INT, "of all chance", 1),
+    "seed": Option(SEED, "of all chance", 1),
     "fold": _place("of the labeled cases, held out for validation", 1, INT),
     "num_folds": _place("into which the labeled cases are cut, where dataset.json has no folds", 4, POSITIVE_INT),
     "num_labeled": _place("training cases whose labels are used; null: all", 8, POSITIVE_INT.or_null),
@@ -171,72 +218,22 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "clip": Option(
         CLIP.or_null, "lower and upper intensity, of all channels or of each; null: fitted, or none", [-155, 295]
     ),
-    "features": Option(POSITIVE_INT.list, "feature maps of each level, finest first", [16, 16, 16]),
+    "features": Option(LEVELS, "feature maps of each level, finest first", [16, 16, 16]),
     "foreground_fraction": Option(FRACTION, "of the patches, that hold labeled voxels", 0.5),
 }
 
 
-def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
-    """Refuse options before anything is done with them, where an error can still name them.
-
-    A command line delivers what it cannot read as text, and whoever gets it much later knows neither the option nor
-    what it must be. What the config that is being evaluated does not have is left out; an expression is evaluated
-    after the plain values on which it may depend.
+def check_values_are_given(command: Sequence[str], texts: Collection[str]) -> None:
+    """Refuse an option without a value, which `fire` takes for True: a folder of that name would be made.
 
     Args:
-        table: all options that a config may have.
-
-    Returns:
-        The settings of the run: the options, by name, on which the numbers of a training depend.
-
-    Raises:
-        FileNotFoundError: when `bundle_root` is no folder of a bundle.
-        TypeError: when an option is of another type.
-        ValueError: when an option is unknown or out of range.
+        command: words of a command line.
+        texts: names of the options that are text.
     """
-    from monai.bundle import ConfigExpression
-
-    from .command_line import check_command_line
-    from .former_names import update_names
-
-    check_command_line()
-    config = running_config()
-    content = config.get()
-    if update_names(content):
-        config.parse(reset=True)
-    _check_bundle_root(content["bundle_root"])
-    names = [name for name in table if name in content]
-    names.sort(key=lambda name: ConfigExpression.is_expression(content[name]))
-    settings = {}
-    for name in names:
-        option = table[name]
-        if option.kind not in (ANY, PATH) or option.is_setting:
-            value = config.get_parsed_content(name)
-            option.kind.check(name, value)
-            if option.is_setting:
-                settings[name] = value
-    return settings
-
-
-def running_config() -> ConfigParser:
-    """Return the config of which a component is being made; MONAI does not tell a component what it is part of."""
-    from monai.bundle import ConfigParser
-
-    frame = sys._getframe(1)
-    while frame is not None:
-        if isinstance(found := frame.f_locals.get("self"), ConfigParser):
-            return found
-        frame = frame.f_back  # type: ignore[assignment]
-    raise RuntimeError("options must be checked by a config, got a call from elsewhere")
-
-
-def _check_bundle_root(bundle_root: str | Path) -> None:
-    """Refuse a folder that is no bundle, before weights are written into it."""
-    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
-        raise MissingFileError(
-            f"{Path(bundle_root).resolve()}: bundle_root must be the bundle's folder, with configs/metadata.json; "
-            "change into that folder or pass --bundle_root"
-        )
+    for argument, following in zip(command, [*command[1:], "-"], strict=False):
+        name = argument.lstrip("-").replace("-", "_")
+        if argument.startswith("-") and name in texts and re.match(r"--|-[a-zA-Z]|-$", following):
+            raise InputError(f"{name} must be given a value, got none; write --{name}=VALUE if it begins with a dash")
 
 
 def is_scratch(pretrained: str | Path | None) -> bool:

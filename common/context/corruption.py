@@ -53,7 +53,8 @@ def draw_poisson_places(
     if num_patches == 0 or patch_size > min(spatial_size):
         needed = "two patches" if is_paired else "a patch"
         raise InputError(
-            f"patch_size must let {needed} fit into a quarter of the image, got {patch_size} for {tuple(spatial_size)}"
+            f"patch_size must let {needed} fit into a quarter of the image, got {patch_size} for "
+            f"{tuple(spatial_size)}; lower patch_size"
         )
     places = _throw_darts(R, spatial_size, patch_size, num_patches)
     if places is None:  # not seen in 20,000 draws for images of many sizes, but not proven impossible
@@ -82,7 +83,9 @@ def draw_uniform_places(
     """
     if patch_size > min(spatial_size) or (is_paired and 2 * patch_size > max(spatial_size)):
         needed = "two disjoint patches" if is_paired else "a patch"
-        raise InputError(f"patch_size must leave room for {needed}, got {patch_size} for {tuple(spatial_size)}")
+        raise InputError(
+            f"patch_size must leave room for {needed}, got {patch_size} for {tuple(spatial_size)}; lower patch_size"
+        )
     is_covered = np.zeros(tuple(spatial_size), dtype=bool)
     missing = math.prod(spatial_size) / 4
     places: list[tuple[int, int]] = []

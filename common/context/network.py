@@ -92,7 +92,10 @@ class ContextUNet(nn.Module):
             Tensor of shape `(B, out_channels, H, W)`.
         """
         if image.shape[1] != self.in_channels:
-            raise InputError(f"image must have in_channels {self.in_channels}, got {image.shape[1]} channels")
+            raise InputError(
+                f"image must have in_channels {self.in_channels}, got {image.shape[1]} channels; set "
+                "in_channels to that"
+            )
         height, width = image.shape[-2:]
         features = F.pad(image, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         skips: list[torch.Tensor] = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE_INT, Kind, one_of
+from common.cli.options import FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE_INT, PROPER_FRACTION, one_of
 
 __all__ = ["CONTEXT_OPTIONS", "check_options"]
 
@@ -15,12 +15,14 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     "iterations_per_epoch": Option(POSITIVE_INT.or_null, "minibatches of an epoch; null: every slice once", 25),
     "val_iterations": Option(POSITIVE_INT.or_null, "minibatches of the validation loss; null: every slice", 4),
     "cache_rate": Option(FRACTION, "share of the volumes that stay in memory", 0.1),
-    "betas": Option(FRACTION.list, "of Adam", [0.9, 0.999]),
+    "betas": Option(PROPER_FRACTION.times(2), "of Adam", [0.9, 0.999]),
     "patience": Option(POSITIVE_INT, "epochs without an improvement of the validation loss before the end", 20),
     "threshold": Option(NON_NEGATIVE, "smallest improvement of the validation loss", 0.0),
     "axis": Option(one_of(0, 1, 2), "slices of an RAS volume: 2 axial, 1 coronal, 0 sagittal", 1),
     "slice_size": Option(
-        Kind("two numbers of pixels, or null", ANY.fits), "height and width of a crop; null: all alike", [64, 64]
+        POSITIVE_INT.times(2).or_null._replace(wanted="height and width in pixels, such as [256, 256], or null"),
+        "height and width of a crop; null: all alike",
+        [64, 64],
     ),
     "image_channels": Option(POSITIVE_INT, "channels of a scan", 3),
     "in_channels": Option(POSITIVE_INT, "channels of the network: the windows of a CT", 1),

@@ -75,7 +75,10 @@ class SliceSourced(Transform):
         out["image"] = volume.movedim(axis, 0).contiguous()  # (slices, C, H, W): a slice is one piece of memory
         if min(out["image"].shape[2:]) < 2:
             size = tuple(volume.shape[1:])
-            raise InputError(f"{out['case']}: slices along axis {self.axis} must be two-dimensional, got {size} voxels")
+            raise InputError(
+                f"{out['case']}: slices along axis {self.axis} must be two-dimensional, got {size} "
+                "voxels; choose another axis"
+            )
         out["fill"] = volume.flatten(1).amin(1)
         if "label" in data:
             label = torch.from_numpy(np.asarray(data["label"]).astype(np.int16))
@@ -185,11 +188,16 @@ class SliceDataset(CacheDataset):
                 logger.warning("%s: no slice shows a body, none is used", source["case"])
         if self.slice_size is None and len(sizes) > 1:
             few = ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
-            raise InputError(f"slices must be of one size unless slice_size is given, got {few}")
+            raise InputError(f"slices must be of one size unless slice_size is given, got {few}; set slice_size")
         if has_label and not has_foreground:
-            raise InputError(f"labels must hold foreground in at least one of {len(self)} cases, got none")
+            raise InputError(
+                f"labels must hold foreground in at least one of {len(self)} cases, got none; look at the labels"
+            )
         if not any(map(len, slices)):
-            raise InputError(f"data must hold slices that show a body, got none in {len(self)} cases")
+            raise InputError(
+                f"data must hold slices that show a body, got none in {len(self)} cases; lower "
+                "body_contrast, or set it to null"
+            )
         return slices
 
     def _is_wanted(self, source: Mapping[str, Any]) -> np.ndarray:

@@ -46,13 +46,19 @@ class KeepOnDeviced(MapTransform):
             )
         volume = volume.to(self.device, self.dtype)
         if not volume.isfinite().all():
-            raise InputError(f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} voxels")
+            raise InputError(
+                f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} "
+                "voxels; pass --half False, or look at the scan"
+            )
         read = [key for key in _MASKS if not isinstance(data.get(key), str | Path | None)]  # others stay paths
         masks = {key: torch.as_tensor(np.asarray(data[key])) for key in read}
         for key, mask in masks.items():
             expected = (1, *volume.shape[1:])
             if mask.shape != expected:
-                raise InputError(f"{case}: {key} must be on the grid of the image {expected}, got {tuple(mask.shape)}")
+                raise InputError(
+                    f"{case}: {key} must be on the grid of the image {expected}, got {tuple(mask.shape)}; draw it on the "
+                    "scan itself"
+                )
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
         out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}
         return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
@@ -84,6 +90,6 @@ class DeviceCacheDataset(CacheDataset):
     ) -> None:
         check_flags(half=half)
         if not data:
-            raise InputError("data must hold at least one case, got none")
+            raise InputError("data must hold at least one case, got none; look at dataset.json")
         resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
         super().__init__(data, resident, num_workers=num_workers, progress=progress)

@@ -43,7 +43,7 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: output folder must be new or empty, got one that holds something")
+        raise InputError(f"{folder}: output folder must be new or empty, got one that holds something; choose another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial_") as temporary:
         root = Path(temporary) / "folder"  # an ordinary one: the temporary one is for its owner alone

@@ -156,7 +156,10 @@ def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None
     for name, value in numbers.items():
         stored = getattr(record, name)
         if not _is_same(value, stored):
-            raise InputError(f"{name} must be that of the pretraining of {weights}, {stored}, got {value}")
+            raise InputError(
+                f"{name} must be that of the pretraining of {weights}, {stored}, got {value}; leave "
+                "the option out, or pretrain again with it"
+            )
 
 
 def check_channels(record: Record, modality: Sequence[str], weights: str) -> None:

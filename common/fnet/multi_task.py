@@ -51,7 +51,7 @@ class MultiTaskFNet(nn.Module):
         check_each(INT.list, levels=levels)
         existing = list(range(network.geometry.num_levels))
         if not levels or list(levels) != [level for level in existing if level in levels]:
-            raise InputError(f"levels must be some of {existing}, each once and in order, got {list(levels)}")
+            raise InputError(f"shared_levels must be some of {existing}, each once and in order, got {list(levels)}")
         self.levels = tuple(levels)
         self.fnet = network
         self.autoencoders = nn.ModuleList()

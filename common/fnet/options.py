@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, POSITIVE, POSITIVE_INT, SIZE, Kind, one_of
+from common.cli.options import FLAG, FRACTION, INT, NON_NEGATIVE, POSITIVE, POSITIVE_INT, SIZE, Kind, one_of
 
 __all__ = ["FNET_OPTIONS", "check_options"]
+
+_FACTOR = Kind(
+    "a number above 0, or match_init", lambda value: POSITIVE.fits(value) or value in ("match_init", "match_reference")
+)
+_WEIGHT = Kind("a number from 0, or balance", lambda value: NON_NEGATIVE.fits(value) or value == "balance")
 
 FNET_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
@@ -22,14 +27,14 @@ FNET_OPTIONS: Mapping[str, Option] = {
     "num_winners": Option(POSITIVE_INT, "activations kept of each feature map and patch", 20),
     # transfer (S-TL)
     "transferred_learning_rate": Option(NON_NEGATIVE, "of transferred convolutions that are not frozen", 8.0e-5),
-    "phi": Option(Kind("a number above 0, or match_init", ANY.fits), "factor of the transferred weights", "match_init"),
+    "phi": Option(_FACTOR, "factor of the transferred weights", "match_init"),
     "frozen_convs": Option(INT.list, "indices of those frozen in each transferred pathway", [0, 1]),
     "transfer_levels": Option(INT.list.or_null, "levels to transfer; null: all", [0, 1, 2]),
     # multi-task learning (S-MTL)
     "unlabeled_batch_size": Option(POSITIVE_INT, "patches to reconstruct, of each process", 6),
     "shared_levels": Option(INT.list, "levels of F-Net and the autoencoders, finest first", [0]),
     "tie_norm": Option(FLAG, "share the batch norms, too", True),
-    "gamma": Option(Kind("a number from 0, or balance", ANY.fits), "weight of the reconstruction loss", 1.0),
+    "gamma": Option(_WEIGHT, "weight of the reconstruction loss", 1.0),
     "balance_iterations": Option(POSITIVE_INT, "iterations after which a balanced gamma keeps its value", 200),
     "alternate": Option(FLAG, "step the autoencoders with an optimizer of their own", True),
     "foreground_fraction": Option(FRACTION, "smallest share of the patches that hold labeled voxels", 0.5),

@@ -120,7 +120,10 @@ class PatchDataset(CacheDataset):
             source = self._transform((request.case + shift) % len(self))
             if not request.is_foreground or source.get("foreground"):
                 return source
-        raise InputError(f"labels must hold foreground in at least one of the {len(self)} training cases, got none")
+        raise InputError(
+            f"labels must hold foreground in at least one of the {len(self)} training cases, got "
+            "none; look at their labels"
+        )
 
     def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the first voxel of the output patch."""

@@ -88,7 +88,10 @@ def transfer_extraction(
                 raise InputError(f"{reference}: reference must be the weights of a trained F-Net, got no {name}")
             norm = weights[name].norm()
             if norm == 0:
-                raise InputError(f"{path}: {names[name]} must not be all zero when phi is {phi}, got only zeros")
+                raise InputError(
+                    f"{path}: {names[name]} must not be all zero when phi is {phi}, got only zeros; "
+                    "pretrain again, or pass --phi 1.0"
+                )
             factor = like[name].norm() / norm
         for scaled in (name, name.removesuffix("weight") + "bias"):
             weights[scaled] = factor * weights[scaled]
@@ -130,5 +133,5 @@ def _existing_levels(network: FNet, levels: Sequence[int] | None) -> list[int]:
     if levels is None:
         return list(existing)
     if not levels or not set(levels) <= set(existing):
-        raise InputError(f"levels must be some of {list(existing)}, finest first, got {list(levels)}")
+        raise InputError(f"transfer_levels must be some of {list(existing)}, finest first, got {list(levels)}")
     return sorted(set(levels))

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, FRACTION, INT, NON_NEGATIVE, PATH, POSITIVE, POSITIVE_INT, SIZE, Kind, one_of
+from common.cli.options import (
+    FLAG,
+    FRACTION,
+    INT,
+    NON_NEGATIVE,
+    PATH,
+    POSITIVE,
+    POSITIVE_INT,
+    PROPER_FRACTION,
+    SIZE,
+    Kind,
+    one_of,
+)
 
 __all__ = ["LAYERS_OPTIONS", "check_options"]
 
-_RANGES = NON_NEGATIVE.list.list
+_RANGES = NON_NEGATIVE.range.list
 
 INTENSITY_RATIO = Kind(
     f"{_RANGES.wanted}, or one such list for each channel",
     lambda value: _RANGES.fits(value) or _RANGES.list.fits(value),
 ).or_null
+_NORM = Kind(
+    'batch, instance or ["group", {"num_groups": 8}]',
+    lambda value: isinstance(value, str) or (isinstance(value, Sequence) and len(value) == 2),
+)
 
 LAYERS_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
     "save_dir": Option(PATH, "folder of the pretrained weights", "/data/models/adapted", False),
-    "organ_dir": Option(PATH, "folder with a mask of the organ for each scan, of the same name", "/data/organs", False),
+    "organ_dir": Option(
+        PATH.or_null, "folder with a mask of the organ for each scan, of the same name", "/data/organs", False
+    ),
     "organ": Option(one_of("brain", "body", "given"), "where tumors may lie, in scans without a mask of it", "body"),
     "spacing": Option(
-        NON_NEGATIVE.list.or_null, "edges of a voxel in mm, 0 keeps the scan's; null: nothing is resampled", [2, 2, 0]
+        NON_NEGATIVE.times(3).or_null,
+        "edges of a voxel in mm, 0 keeps the scan's; null: nothing is resampled",
+        [2, 2, 0],
     ),
     "patch_size": Option(SIZE, "edges of a patch in voxels", [64, 64, 16]),
     # network
     "kernel_sizes": Option(SIZE.list.or_null, "of each level; null: 3", [[3, 3, 1], [3, 3, 3], 3, 3]),
     "strides": Option(SIZE.list.or_null, "of the pooling below each level but the last; null: 2", [[2, 2, 1], 2, 2]),
-    "norm": Option(Kind('batch, instance or ["group", {"num_groups": 8}]', ANY.fits), "of feature maps", "instance"),
+    "norm": Option(_NORM, "of feature maps", "instance"),
     # simulated tumors
-    "volume": Option(POSITIVE.list, "mm^3, smallest and largest", [300, 100000]),
-    "axis_ratio": Option(POSITIVE.list, "of the second and third semi-axis to the first", [0.3, 1.0]),
-    "octaves": Option(POSITIVE_INT.list, "of the noise that roughens the surface", [1, 3]),
+    "volume": Option(POSITIVE.range, "mm^3, smallest and largest", [300, 100000]),
+    "axis_ratio": Option(POSITIVE.range, "of the second and third semi-axis to the first", [0.3, 1.0]),
+    "octaves": Option(POSITIVE_INT.range, "of the noise that roughens the surface", [1, 3]),
     "roughness": Option(FRACTION, "how far the noise moves the surface, as a share of the radius", 0.3),
-    "num_tumors": Option(POSITIVE_INT.list, "smallest and largest number in a patch", [1, 3]),
+    "num_tumors": Option(POSITIVE_INT.range, "smallest and largest number in a patch", [1, 3]),
     "tumor_prob": Option(FRACTION, "of a patch", 0.5),
-    "alpha": Option(POSITIVE.list, "lowest and highest opacity", [0.2, 0.5]),
+    "alpha": Option(POSITIVE.range, "lowest and highest opacity", [0.2, 0.5]),
     "intensity_ratio": Option(
         INTENSITY_RATIO,
         "ranges of the mean over the organ's, of all channels or of each; null: the donor's",
         [[0.5, 0.8], [1.2, 1.5]],
     ),
     "elastic": Option(NON_NEGATIVE, "mm, of the displacements that deform the texture", 0.0),
-    "blur": Option(NON_NEGATIVE.list, "mm, of the texture", [0.0, 0.0]),
-    "edge_blur": Option(NON_NEGATIVE.list, "mm, of the border", [0.0, 3.0]),
+    "blur": Option(NON_NEGATIVE.range, "mm, of the texture", [0.0, 0.0]),
+    "edge_blur": Option(NON_NEGATIVE.range, "mm, of the border", [0.0, 3.0]),
     "tumor_target": Option(one_of("texture", "blended"), "of the tumor's layer", "blended"),
     # pretraining
     "task": Option(one_of("layers", "restoration", "rotation", "location", "jigsaw"), "pretext task", "rotation"),
@@ -63,7 +83,7 @@ LAYERS_OPTIONS: Mapping[str, Option] = {
     "normal_batch_size": Option(POSITIVE_INT, "scans with simulated tumors in each minibatch, of each process", 1),
     # inference
     "roi_size": Option(SIZE, "edges of the sliding window in voxels", [96, 96, 16], is_shown=True),
-    "overlap": Option(FRACTION, "of the sliding windows", 0.25, is_shown=True),
+    "overlap": Option(PROPER_FRACTION, "of the sliding windows", 0.25, is_shown=True),
     "organ_margin": Option(
         NON_NEGATIVE.or_null,
         "mm around the organ, beyond which all is background; null: everywhere",

@@ -114,7 +114,9 @@ class FindOrgand(MapTransform):
         else:
             mask = torch.from_numpy(ORGAN_FINDERS[self.method](np.asarray(image[0]), image.pixdim.tolist()))[None]
         if not mask.any():
-            raise InputError(f"{name}: organ must have voxels, got an empty mask")
+            raise InputError(
+                f"{name}: organ must have voxels, got an empty mask; mend its mask, or choose another organ"
+            )
         return {**data, "organ": MetaTensor(mask.to(torch.uint8), meta=image.meta)}
 
 

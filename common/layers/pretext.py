@@ -97,7 +97,9 @@ class JointSegmentation:
 
     def __init__(self, simulation: RandTumorLayers, labels: Mapping[int, str]) -> None:
         if len(labels) != 2:
-            raise InputError(f"labels must be background and a tumor beside simulations, got {dict(labels)}")
+            raise InputError(
+                f"labels must be background and a tumor beside simulations, got {dict(labels)}; leave out joint.yaml"
+            )
         self.simulation = simulation
 
     def make_batch(self, batch: Mapping[str, Any], move: _Move) -> tuple[torch.Tensor, torch.Tensor]:
@@ -214,7 +216,9 @@ class RotationPrediction(_Classification):
         planes = {axis: [other + 1 for other in range(3) if other != axis] for axis, _ in self.turns}
         for axis, _ in self.turns[1:]:
             if image.shape[planes[axis][0]] != image.shape[planes[axis][1]]:
-                raise InputError(f"image must be square across axis {axis}, got {tuple(image.shape[1:])}")
+                raise InputError(
+                    f"image must be square across axis {axis}, got {tuple(image.shape[1:])}; make patch_size so"
+                )
         axis, count = self.turns[chosen]
         return torch.rot90(image, count, planes[axis])
 
@@ -306,7 +310,10 @@ class _Cells:
         gaps = [self.gap * (count > 1) for count in self.grid]
         sizes = [place - gap for place, gap in zip(places, gaps, strict=True)]
         if min(sizes) < 1:
-            raise InputError(f"image must hold {self.grid} cells with gaps of {self.gap}, got {tuple(image.shape[1:])}")
+            raise InputError(
+                f"image must hold {self.grid} cells with gaps of {self.gap}, got "
+                f"{tuple(image.shape[1:])}; raise patch_size"
+            )
         cells = []
         for cell in itertools.product(*map(range, self.grid)):
             starts = [index * place + R.randint(gap + 1) for index, place, gap in zip(cell, places, gaps, strict=True)]

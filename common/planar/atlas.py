@@ -153,7 +153,10 @@ class PlanarAtlas(AtlasStorage):
             descriptors = self._describe(image, centers)
             is_described = _is_described(descriptors)
             if not is_described.any():
-                raise InputError(f"image must show something that can be described, got nothing in {volume_id}")
+                raise InputError(
+                    f"image must show something that can be described, got nothing in {volume_id}; "
+                    "look at the scan, or leave it out"
+                )
             rows = {"centers": centers, "labels": labels, "descriptors": descriptors}
             rows = {name: value[is_described] for name, value in rows.items()}
         self._store(str(volume_id), stable_hash(image.float()), recipe, rows)
@@ -217,7 +220,10 @@ class PlanarAtlas(AtlasStorage):
         is_wrong = (label != classes) | (classes < 0) | (classes >= self.num_classes)
         if is_wrong.any():
             found = label[is_wrong].unique().tolist()
-            raise InputError(f"label must have classes from 0 to {self.num_classes - 1}, got {found}")
+            raise InputError(
+                f"label must have classes from 0 to {self.num_classes - 1}, got {found}; list them in "
+                "labels of dataset.json"
+            )
         return image, classes
 
     def _check_shape(self, image: torch.Tensor, *batch: str) -> None:
@@ -260,7 +266,8 @@ class PlanarAtlas(AtlasStorage):
         descriptors = extract_descriptors(volume, descriptor, centers).half()
         if not descriptors.isfinite().all():
             raise InputError(
-                "image must be finite and normalized, got descriptors that are NaN or Inf in half precision"
+                "image must be finite and normalized, got descriptors that are NaN or Inf in half "
+                "precision; look at clip and normalization"
             )
         return descriptors
 

@@ -79,7 +79,8 @@ class RandCubePair(RandPatchPair):
         super().__init__(mode, padding_mode)
         if distance - _JITTER < 2 * half_width - 1e-9:
             raise InputError(
-                f"distance must exceed the width of a cube {2 * half_width} by the jitter {_JITTER}, got {distance}"
+                f"cube_distance must be at least the width of a cube, 2 * cube_half_width, and the jitter {_JITTER}: "
+                f"{2 * half_width + _JITTER:g}, got {distance}; raise it, or lower cube_half_width"
             )
         self.lattice = _cube_lattice(half_width)
         self.distance = distance

@@ -133,11 +133,12 @@ def fit_field_of_view(
         wanted = None if size is None else _check_size(size, step)
         if wanted != field.size:
             raise InputError(
-                f"field_of_view must be that of the pretraining of {from_weights}, {field.size} mm, got {size}"
+                f"field_of_view must be that of the pretraining of {from_weights}, {field.size} mm, "
+                f"got {size}; leave it out, or pretrain again with it"
             )
         return field
     if not data:
-        raise InputError("data must hold at least one case, got none")
+        raise InputError("data must hold at least one case, got none; look at dataset.json")
     if size is None:
         return FieldOfView(None)
     first: Any = clip[0] if isinstance(clip[0], Sequence) else clip
@@ -202,7 +203,10 @@ def _align(images: Sequence[str], size: tuple[float, ...], step: float, clip: tu
         image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
         if edges.max() < _LEAST_EDGE:
-            raise InputError(f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none")
+            raise InputError(
+                f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none; is it "
+                "in other units? look at clip"
+            )
         scans.append(_Scan(edges, num_voxels))
         steps.append(coarse)
     middles = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5

@@ -6,26 +6,28 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import ANY, FLAG, NON_NEGATIVE, POSITIVE, POSITIVE_INT, SIZE, Kind, one_of
+from common.cli.options import FLAG, NON_NEGATIVE, PATH, POSITIVE, POSITIVE_INT, SIZE, one_of
 
 __all__ = ["PLANAR_OPTIONS", "check_options"]
 
 PLANAR_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
     "spacing": Option(POSITIVE.or_null, "edge of a voxel in mm; null: fitted", 1.5),
-    "field_of_view": Option(POSITIVE.list.or_null, "mm, of a box that all scans show; null: whole", [300, 200, 400]),
+    "field_of_view": Option(
+        POSITIVE.times(3).or_null, "mm, of a box that all scans show; null: whole", [300, 200, 400]
+    ),
     # pretext task
     "task": Option(one_of("heatmap", "reg2d", "doersch"), "what is predicted of a pair of patches", "reg2d"),
     "snapshot_interval": Option(POSITIVE_INT.or_null, "epochs between two files of weights; null: none", 10),
     "half_width": Option(POSITIVE, "of a slab in its plane, where the field of view extends from -1 to 1", 0.4),
     "half_depth": Option(POSITIVE, "of a slab across its plane", 0.05),
-    "gap": Option(POSITIVE.list, "of the centers of two slabs across their plane", [0.125, 0.25]),
+    "gap": Option(POSITIVE.range, "of the centers of two slabs across their plane", [0.125, 0.25]),
     "cube_half_width": Option(POSITIVE, "of a cube of doersch", 0.25),
     "cube_distance": Option(POSITIVE, "of the centers of neighboring cubes", 0.45),
     "sampling": Option(one_of("bilinear", "nearest"), "of intensities between voxels", "bilinear"),
     "padding": Option(one_of("zeros", "border"), "beyond the field of view", "zeros"),
     # atlas
-    "preprocessing_like": Option(Kind("a path or null", ANY.fits), "weights whose record is taken over", "$None"),
+    "preprocessing_like": Option(PATH.or_null, "weights whose record is taken over", "$None"),
     "descriptor": Option(
         one_of("planar", "cubic", "gvdiff", "gvdiff_centered", "coord", "joint"), "of a voxel", "gvdiff_centered"
     ),
@@ -39,7 +41,7 @@ PLANAR_OPTIONS: Mapping[str, Option] = {
     "background_weight": Option(POSITIVE, "of votes for the background", 1.0, is_shown=True),
     "max_background": Option(POSITIVE_INT.or_null, "voxels of the background kept of a scan; null: all", 2000),
     "max_voxels": Option(POSITIVE_INT.or_null, "of the atlas; null: no limit", 10**6),
-    "descriptor_cache": Option(Kind("a path or null", ANY.fits), "folder in which descriptors are kept", "/data/cache"),
+    "descriptor_cache": Option(PATH.or_null, "folder in which descriptors are kept", "/data/cache"),
     "offset_sigma": Option(POSITIVE, "standard deviation of the offsets of gvdiff", 0.4),
     "save_confidence": Option(FLAG, "also write the winning class' share of the votes", True, is_setting=False),
 }

@@ -124,7 +124,10 @@ class RandSlabPair(RandPatchPair):
         if len(gap) != 2 or not 0 <= gap[0] <= gap[1] <= 1:
             raise InputError(f"gap must be two increasing numbers in [0, 1], got {gap!r}")
         if gap[0] <= 2 * half_depth:
-            raise InputError(f"gap must be larger than the depth of a slab {2 * half_depth}, got {gap!r}")
+            raise InputError(
+                f"gap must be larger than the depth of a slab {2 * half_depth}, got {gap!r}; raise "
+                "it, or lower half_depth"
+            )
         self.target = target
         self.lattices = [_slab_lattice(axis, half_width, half_depth) for axis in range(3)]
         self.gap = tuple(gap)

@@ -138,7 +138,10 @@ class AtlasStorage(nn.Module):
         is_kept = is_other[self.volumes.long()]
         size = int(is_kept.sum()) + len(rows["labels"])
         if self.max_voxels is not None and size > self.max_voxels:
-            raise InputError(f"max_voxels must be at least {size} for one more volume, got {self.max_voxels}")
+            raise InputError(
+                f"max_voxels must be at least {size} for one more volume, got {self.max_voxels}; "
+                "raise it, or lower max_background"
+            )
         number = is_other.cumsum(0) - 1  # of each volume that stays
         self.volumes = number[self.volumes.long()].to(self.volumes)
         own_number = self.volumes.new_full((len(rows["labels"]),), int(is_other.sum()))

@@ -64,14 +64,21 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except _BROKEN_FILE as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(f"{path}: weights must be a whole file written by torch.save, got {reason}") from None
+        raise InputError(
+            f"{path}: weights must be a whole file written by torch.save, got {reason}; copy them again, or train again"
+        ) from None
     if damaged is not None:
-        raise InputError(f"{path}: weights must have the checksums they were written with, got another for {damaged}")
+        raise InputError(
+            f"{path}: weights must have the checksums they were written with, got another for "
+            f"{damaged}; copy them again"
+        )
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError(f"{path}: weights must be tensors by name, got {type(weights).__name__}")
+        raise InputError(
+            f"{path}: weights must be tensors by name, got {type(weights).__name__}; save the network's state_dict"
+        )
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
-        raise InputError(f"{path}: weights must be finite, got NaN or Inf in {broken}")
+        raise InputError(f"{path}: weights must be finite, got NaN or Inf in {broken}; train again")
     return weights
 
 
@@ -95,7 +102,8 @@ def load_network(network: nn.Module, path: Any) -> nn.Module:
         differing = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
         raise InputError(
             f"{path}: weights must be those of the network that the config describes, got {len(differing)} of "
-            f"{len(expected)} tensors that are missing, unknown or of another shape, such as {differing[0]}"
+            f"{len(expected)} tensors that are missing, unknown or of another shape, such as "
+            f"{differing[0]}; give the config files and options of the training"
         ) from None
     network.load_state_dict(weights)
     logger.info("loaded %d tensors from %s", len(weights), path)
@@ -129,7 +137,10 @@ def match_weights(
         expected = tuple(target[name].shape)
         found = tuple(weights[source].shape) if source in weights else "nothing"
         if found != expected:
-            raise InputError(f"{path}: {source} must have shape {expected}, got {found}")
+            raise InputError(
+                f"{path}: {source} must have shape {expected}, got {found}; give the config files and "
+                "options of the pretraining"
+            )
     return {name: weights[source] for name, source in names.items()}
 
 
@@ -148,7 +159,10 @@ def match_parts(
     beyond = [name for name in weights if name.startswith(tuple(prefixes)) and name not in own]
     matched = match_weights(network, weights, own, path)
     if beyond:
-        raise InputError(f"{path}: weights must have no tensor that the network lacks, got {beyond[0]}")
+        raise InputError(
+            f"{path}: weights must have no tensor that the network lacks, got {beyond[0]}; give the "
+            "config files and options of the pretraining"
+        )
     return matched
 
 

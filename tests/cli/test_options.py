@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from common.cli import SHARED_OPTIONS, check_choice, check_flags, check_whole_numbers, has_weights, is_scratch
+from common.cli import (
+    SHARED_OPTIONS,
+    BundleError,
+    check_choice,
+    check_flags,
+    check_whole_numbers,
+    has_weights,
+    is_scratch,
+)
 from common.cli.options import FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE, POSITIVE_INT, SIZE, one_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +64,22 @@ def test_what_is_not_is_refused_by_the_name_of_the_option(kind):
             assert str(raised.value) == f"patience must be {wanted}, got {value!r}"
             with pytest.raises((TypeError, ValueError), match=f"features must be a list, each entry {wanted}, got"):
                 kind.list.check("features", [right[0], value])
+
+
+@every_kind
+def test_a_list_has_as_many_entries_as_it_must(kind):
+    one, *_ = right = KINDS[kind][0]
+    kind.times(2).check("betas", [one, one])
+    for wrong in ([one], [one] * 3, one, [one, "abc"]):
+        with pytest.raises((TypeError, ValueError), match=f"betas must be a list of 2, each entry {kind.wanted}, got"):
+            kind.times(2).check("betas", wrong)
+    if kind is not FLAG and kind is not SIZE:
+        low, high = min(right), max(right)
+        kind.range.check("alpha", (low, high))
+        kind.range.check("alpha", [low, low])
+        for wrong in ([high, low], [low], [low, high, high], low):
+            with pytest.raises((TypeError, ValueError), match="alpha must be a list of 2 that do not decrease, each"):
+                kind.range.check("alpha", wrong)
 
 
 def test_a_list_is_one():
@@ -183,6 +207,36 @@ def test_text_and_what_is_out_of_range_are_refused_option_by_option(method):
     assert len(tried) >= 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_every_option_of_every_workflow_is_refused_by_its_name_before_data_is_touched(bundle, tmp_path):
+    """Whoever used a value much later named its own argument, such as `method` for `--normalization`."""
+    options, tried = table(bundle), set()
+    for files in (["pretrain"], ["train"], ["train", "evaluate"], ["inference"]):
+        paths = [bundle / "configs" / f"{name}.yaml" for name in files]
+        if not paths[0].is_file():
+            continue
+        content = ConfigParser.load_config_files([str(path) for path in paths])
+        for name in (set(options) & set(content)) - tried - {"bundle_root"}:
+            values = {"dataset_dir": str(tmp_path / "missing"), "ckpt_dir": str(tmp_path), name: {"a": 1}}
+            parser = ConfigParser({**content, "bundle_root": str(bundle), **values})
+            error = error_of(parser)
+            assert str(error).startswith(f"{name} must be ") and "got {'a': 1}" in str(error), name
+            assert isinstance(error, BundleError)
+            tried.add(name)
+    assert len(tried) >= 35 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS.values())))
+def test_every_option_that_is_no_text_refuses_text_and_every_one_a_mapping(method):
+    options = getattr(import_module(f"common.{method}"), f"{method.upper()}_OPTIONS")
+    for name, option in options.items():
+        wrong = [{"a": 1}] if option.kind.is_text or name == "norm" else [{"a": 1}, "abc", ["abc"]]
+        for value in wrong:
+            with pytest.raises((TypeError, ValueError), match=f"^{name} must be .*, got "):
+                option.kind.check(name, value)
+
+
 # ---- the check of a config -----------------------------------------------------------------------
 
 
@@ -222,7 +276,7 @@ def test_the_settings_of_a_run_are_the_options_on_which_its_numbers_depend(confi
     [
         ({"learning_rate": "1e-3"}, "learning_rate must be a number above 0, got '1e-3'"),
         ({"fold": "a"}, "fold must be a whole number from 0, got 'a'"),
-        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"patch_size": [8, 8]}, "patch_size must be a whole number from 1, or three of them, got [8, 8]"),
         ({"num_labeled": "all"}, "num_labeled must be a whole number from 1, or null ('$None' on a command line), got"),
         ({"normalization": "minmax"}, "normalization must be one of zscore, range, got 'minmax'"),

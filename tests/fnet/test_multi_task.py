@@ -104,7 +104,7 @@ def test_reconstructions_have_the_shape_of_their_patches(make):
 
 @pytest.mark.parametrize("levels", [(), (1, 0), (0, 0), (3,)])
 def test_levels_must_be_some_of_the_networks(make, levels):
-    with pytest.raises(ValueError, match=r"levels must be some of \[0, 1, 2\], each once and in order, got \["):
+    with pytest.raises(ValueError, match=r"shared_levels must be some of \[0, 1, 2\], each once and in order, got \["):
         make(levels=levels)
 
 

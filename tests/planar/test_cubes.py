@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_pairs():
 
 
 def test_cubes_that_could_overlap_are_refused():
-    with pytest.raises(ValueError, match=r"distance must exceed the width of a cube 0.4 by the jitter 0.05, got 0.44"):
+    with pytest.raises(ValueError, match=r"cube_distance must be at least .*: 0.45, got 0.44"):
         RandCubePair(distance=0.44)
 
 

@@ -66,6 +66,8 @@ def override(bundle: str, **options: int) -> str:
         (add, "a --is_quick False", "'a' 0 None None False"),
         (draw, "8 7 1e3 --output 6", "'8' ('7', '1e3') '6'"),
         (override, "8 --a::b 5 --c", "'8' {'a::b': 5, 'c': True}"),
+        (override, "a#b --ckpt_dir 2024.10 --weights=$x#1", "'a#b' {'ckpt_dir': '2024.10', 'weights': '$x#1'}"),
+        (add, "$x --names @y", "'$x' 0 '@y' None False"),
     ],
 )
 def test_text_stays_text_and_the_rest_is_read(function, arguments, said, monkeypatch, capsys):
@@ -82,8 +84,15 @@ def test_text_stays_text_and_the_rest_is_read(function, arguments, said, monkeyp
         (add, "1 -s 3", "--s must be an option of {name}; --help shows them"),
         (draw, "1 2 --output 3 --maps 4", "--maps must be an option of {name}; --help shows them"),
         (add, "1 2 --window 3 4", "operands of {name} must be first, second, got also 4; a list has commas, no blanks"),
+        (add, "", "first must be given to {name}, got none; --help shows how"),
         (add, "--second 3", "first must be given to {name}, got none; --help shows how"),
         (draw, "1 2", "output must be given to {name}, got none; --help shows how"),
+        (draw, "1 2 --output", "output must be given a value, got none; write --output=VALUE if it begins with a dash"),
+        (
+            override,
+            "8 --weights --a 5",
+            "weights must be given a value, got none; write --weights=VALUE if it begins with a dash",
+        ),
         (add, "1 --second -1", "second must be from 0, got -1"),
     ],
 )

@@ -69,6 +69,20 @@ def test_an_option_that_is_no_number_ends_in_one_sentence_before_any_scan_is_rea
     assert list(tmp_path.iterdir()) == []
 
 
+@every_bundle
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", 0])
+def test_a_device_that_is_not_there_ends_in_one_sentence_before_any_scan_is_read(
+    bundle, device, tmp_path, quiet_hooks, capsys
+):
+    """PyTorch said that it was not compiled with CUDA, after a traceback, in a run that had begun."""
+    missing = {"dataset_dir": str(tmp_path / "missing"), "ckpt_dir": str(tmp_path), "device": device}
+    for kind, name in (("train", "train.yaml"), ("infer", "inference.yaml")):
+        (line,) = last_words(workflow(bundle, name, kind=kind, **missing), capsys)
+        assert line.startswith(f"error: device must be cpu, or a GPU of this machine, such as cuda:0, got {device!r}; ")
+        assert line.endswith("; pass --device cpu, or leave it out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
     [
@@ -121,10 +135,18 @@ def test_a_data_set_without_cases_to_learn_from_ends_in_what_to_look_at(
         ("pretrain.yaml", {"patch_size": "big"}, "patch_size must be a whole number from 1, got 'big'"),
         ("pretrain.yaml", {"sampling": "poison"}, "sampling must be one of poisson, uniform, got 'poison'"),
         ("train.yaml", {"features": [10, 20]}, "features must be multiples of num_groups 8, got (10, 20)"),
-        ("train.yaml", {"features": "16,32"}, "features must be a list, each entry a whole number from 1, got '16,32'"),
+        (
+            "train.yaml",
+            {"features": "16,32"},
+            "features must be a list of 2 or more, each entry a whole number from 1, got '16,32'",
+        ),
         ("train.yaml", {"in_channels": 1}, "image must have in_channels 1, got 3 channels"),
         ("train.yaml", {"axis": "axial"}, "axis must be one of 0, 1, 2, got 'axial'"),
-        ("train.yaml", {"slice_size": 32}, "slice_size must be height and width in pixels, such as [256, 256], got 32"),
+        (
+            "train.yaml",
+            {"slice_size": 32},
+            "slice_size must be height and width in pixels, such as [256, 256], or null, got 32",
+        ),
         (
             "train.yaml",
             {"transferred_parts": "head"},

@@ -450,3 +450,22 @@ def test_every_pretext_task_leaves_an_encoder_to_train_from(task, lesions, tmp_p
     pretrained = torch.load(tmp_path / "pretrained" / "layer_unet.pt", weights_only=True)
     network = trained.parser.get_parsed_content("module")
     torch.testing.assert_close(network.encoder[0][0].weight, pretrained["encoder.0.0.weight"])
+
+
+def test_paths_may_look_like_anything(phantoms, tmp_path):
+    """`#` became `::`, 2024.10 the number 2024.1, and `$x` was evaluated."""
+    bundle = tmp_path / "bundle #1"
+    shutil.copytree(ROOT / "bundles" / "fnet_wtacae_stl" / "configs", bundle / "configs")
+    (tmp_path / "2024.10").symlink_to(phantoms)
+    (tmp_path / "@new").symlink_to(phantoms / "imagesTs")
+    (tmp_path / "arguments.json").write_text(json.dumps({"output_dir": "$x", "device": "cpu"}), encoding="utf-8")
+    common = {"cwd": tmp_path, "ckpt_dir": "a#b"}
+    short = {"pretrained": "$None", **SHORT, "val_iterations": 1, "device": "cpu"}
+    done = [bundle_run("training", bundle, "train.yaml", **common, dataset_dir="2024.10", **short)]
+    for places in ({"output_dir": "1,2"}, {"args_file": "arguments.json"}):
+        done.append(bundle_run("inference", bundle, "inference.yaml", **common, dataset_dir="@new", **places))
+    assert [job.returncode for job in done] == [0, 0, 0], "".join(job.stderr for job in done)
+    written = {"a#b": "model.pt", "1,2": "report.json", "$x": "report.json"}
+    assert all((tmp_path / folder / name).is_file() for folder, name in written.items())
+    assert {path.name for path in tmp_path.iterdir()} - {*written} == {"bundle #1", "2024.10", "@new", "arguments.json"}
+    assert {path.name for path in bundle.iterdir()} == {"configs"}

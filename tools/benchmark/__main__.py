@@ -51,12 +51,12 @@ def benchmark(
     check_choice("method", method, _METHODS)
     check_choice("device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device must be one that PyTorch finds, got cuda on a machine without it")
+        raise InputError("device must be one that PyTorch finds, got cuda on a machine without it; pass --device cpu")
     POSITIVE_INT.check("repeats", repeats)
     POSITIVE_INT.or_null.check("threads", threads)
     check_flags(quick=quick)
     if json is not None and not Path(json).parent.is_dir():
-        raise InputError(f"json must lie in a folder that exists, got {json}")
+        raise InputError(f"json must lie in a folder that exists, got {json}; make it first")
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)

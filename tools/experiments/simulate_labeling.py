@@ -29,6 +29,7 @@ from tqdm import tqdm
 from common.active_learning import CRITERIA, describe_scan, next_scans
 from common.cli import InputError
 from common.cli.options import FRACTION, POSITIVE_INT
+from common.cli.texts import express_texts
 from common.data import case_id
 from common.planar import PlanarAtlas, VoxelGrid, extract_descriptors, vote
 from tools._command import run_command
@@ -207,8 +208,8 @@ def _parse(bundle: Path, override_files: Sequence[str], weights: str, options: M
         raise InputError(f"options must be those that `--help` shows or ids of the configs, got {unknown}")
     for name in override_files:
         parser.update(ConfigParser.load_config_file(bundle / name))
-    parser.update({"pretrained": weights, "ckpt_dir": str(Path(weights).parent), "bundle_root": str(bundle)})
-    parser.update({"labels": "$@cases.labels", "module": "$@transfer", **options})
+    paths = {"pretrained": weights, "ckpt_dir": str(Path(weights).parent), "bundle_root": str(bundle)}
+    parser.update({"labels": "$@cases.labels", "module": "$@transfer", **express_texts({**paths, **options})})
     return parser
 
 

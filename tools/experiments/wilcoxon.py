@@ -44,12 +44,15 @@ def wilcoxon(
     alone = sorted(ours.keys() ^ theirs.keys())
     if alone:
         path = second if alone[0] in ours else first
-        raise InputError(f"{path}: must hold the cases of the other file, got no {alone[0]} ({len(alone)} unpaired)")
+        raise InputError(
+            f"{path}: must hold the cases of the other file, got no {alone[0]} ({len(alone)} "
+            "unpaired); score both on the same cases"
+        )
     values = np.array([[ours[case], theirs[case]] for case in ours]).T
     differences = np.subtract(*(np.abs(values) if absolute else values)).round(10)
     differences = differences[~np.isnan(differences)]
     if not len(differences):
-        raise InputError(f"scores must hold a pair without NaN, got none in {len(ours)}")
+        raise InputError(f"scores must hold a pair without NaN, got none in {len(ours)}; choose another column")
     p_value = wilcoxon_p_value(differences, alternative)
     left_out = len(ours) - len(differences)
     return (
@@ -64,7 +67,9 @@ def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
     from common.data import case_id
 
     if not path.is_file():
-        raise MissingFileError(f"{path}: must be a table of scores, got no such file")
+        raise MissingFileError(
+            f"{path}: must be a table of scores, got no such file; run the workflow evaluation first"
+        )
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         names, rows = list(reader.fieldnames or []), list(reader)
@@ -83,13 +88,13 @@ def _read(path: Path, column: str, class_name: str | None) -> dict[str, float]:
     for row in rows:
         case = case_id(row["filename"])
         if case in scores:
-            raise InputError(f"{path}: must hold every case once, got {case} twice")
+            raise InputError(f"{path}: must hold every case once, got {case} twice; run the evaluation again")
         try:
             scores[case] = float(row[column])
         except (TypeError, ValueError):
             raise InputError(f"{path}: {column} of {case} must be a number, got {row[column]!r}") from None
     if not scores:
-        raise InputError(f"{path}: must hold a case, got none")
+        raise InputError(f"{path}: must hold a case, got none; run the evaluation again")
     return scores
 
 

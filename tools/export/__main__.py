@@ -58,7 +58,9 @@ def export(
     overrides = [source / name for name in override_files.split(",") if name]
     for path in overrides:
         if not path.is_file():
-            raise MissingFileError(f"{path}: override_files must exist, relative to the bundle")
+            raise MissingFileError(
+                f"{path}: override_files must exist, got no such file; name them relative to the bundle"
+            )
     configs = read_configs(source, overrides)
     if pretrained != "" and "train" in configs:
         configs["train"]["pretrained"] = pretrained

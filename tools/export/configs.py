@@ -45,7 +45,8 @@ def show_options(inference: dict[str, Any]) -> dict[str, Any]:
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return configs whose components are those of `scripts`; each workflow puts the bundle's folder on the path."""
-    path = {"imports": ["$import sys"], _PATH_ID: "$sys.path.insert(0, str(@bundle_root))"}
+    folder = "str(@bundle_root).replace('::', chr(35))"  # before any check of ours, MONAI has read '#' as '::'
+    path = {"imports": ["$import sys"], _PATH_ID: f"$sys.path.insert(0, {folder})"}
     return {name: {**(path if name in _WORKFLOWS else {}), **_relocate(content)} for name, content in configs.items()}
 
 
@@ -67,7 +68,10 @@ def _merge(path: Path, override_files: Sequence[Path]) -> dict[str, Any]:
         merged = ConfigParser.load_config_files([str(path), *map(str, override_files)])
     except (KeyError, TypeError, ValueError):
         names = ", ".join(override.name for override in override_files)
-        raise InputError(f"override_files must fit every workflow, got {names}, which do not fit {path.name}") from None
+        raise InputError(
+            f"override_files must fit every workflow, got {names}, which do not fit {path.name}; "
+            "leave out those of one workflow alone"
+        ) from None
     references = set(re.findall(r"[@%](\w+)", json.dumps(merged)))
     return {id: value for id, value in merged.items() if id in base or id in references}
 

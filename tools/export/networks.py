@@ -39,7 +39,7 @@ def save_onnx(network: nn.Module, in_channels: int, spatial_dims: int, path: Pat
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError(f"onnx needs {error.name}: pip install '.[onnx]'") from None
+        raise MissingPackageError(f"onnx needs {error.name}; pip install '.[onnx]'") from None
     image = _draw(in_channels, spatial_dims)
     open_sizes = {axis: torch.export.Dim.AUTO for axis in (0, *range(2, 2 + spatial_dims))}
     program = torch.onnx.export(
@@ -65,7 +65,10 @@ def _compare(
     form: str, network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], in_channels: int, spatial_dims: int
 ) -> list[str]:
     if not _agree(network, exported, _draw(in_channels, spatial_dims)):
-        raise InputError(f"{form} must give the output of the network, got another for another image of the same size")
+        raise InputError(
+            f"{form} must give the output of the network, got another for another image of the same "
+            f"size; leave out --{form.lower()}"
+        )
     return [
         name for name, shape in _PROBES.items() if _agree(network, exported, _draw(in_channels, spatial_dims, shape))
     ]

@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.cli import InputError, MissingFileError, has_weights
+from common.cli.texts import text_expression
 from common.data import load_record
 from common.data.record import check_same, find_record
 from common.training import load_network
@@ -37,7 +38,9 @@ def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:
         train: content of `train.yaml`.
     """
     files = [ckpt_dir / "model.pt", *_records(ckpt_dir)]
-    pretrained = parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained") if "pretrained" in train else None
+    pretrained = (
+        parse({**train, "ckpt_dir": text_expression(str(ckpt_dir))}, "pretrained") if "pretrained" in train else None
+    )
     if has_weights(pretrained):
         path = Path(str(pretrained))
         if not path.is_file() or not path.is_relative_to(ckpt_dir):
@@ -63,12 +66,17 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
     """
     if "transferred" not in train:
         raise InputError("zero_shot must be asked of a bundle that segments without labels, such as layer_decomp_tumor")
-    pretrained = Path(str(parse({**train, "ckpt_dir": str(ckpt_dir)}, "pretrained")))
+    pretrained = Path(str(parse({**train, "ckpt_dir": text_expression(str(ckpt_dir))}, "pretrained")))
     record = find_record(pretrained.parent)
     if record is None:
         raise MissingFileError(f"{pretrained.parent}: record.json must lie beside pretrained weights; pretrain first")
     stored = load_record(pretrained)
-    known = {"ckpt_dir": str(ckpt_dir), "transferred": "network", "labels": stored.labels, "modality": stored.modality}
+    known = {
+        "ckpt_dir": text_expression(str(ckpt_dir)),
+        "transferred": "network",
+        "labels": stored.labels,
+        "modality": stored.modality,
+    }
     try:
         network = parse({**train, **known}, "transfer")
     except RuntimeError as error:  # MONAI's, around what the library says
@@ -84,7 +92,7 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
 
 def load_trained(inference: Mapping[str, Any], ckpt_dir: Path) -> Any:
     """Return the network of `inference.yaml` on the CPU, with the weights of a training."""
-    network = parse({**inference, "ckpt_dir": str(ckpt_dir)}, "network_def")
+    network = parse({**inference, "ckpt_dir": text_expression(str(ckpt_dir))}, "network_def")
     try:
         return load_network(network, ckpt_dir / "model.pt").eval()
     except ValueError as error:

@@ -118,7 +118,7 @@ def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
     """
     results = collect_results(plan, runs)
     if not results:
-        raise InputError(f"{plan.output_dir} must hold a finished run to report, got none")
+        raise InputError(f"{plan.output_dir} must hold a finished run to report, got none; run the study first")
     notes = [f"Data: `{plan.dataset_dir}`, {plan.split} cases."]
     for name in dict.fromkeys(arm.pretraining for arm in plan.arms.values() if arm.pretraining is not None):
         once = "per fold" if plan.pretrainings[name].per_fold else "for all folds"
@@ -131,7 +131,7 @@ def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
 
 def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[str]:
     if not Path(plan.dataset_dir).is_dir():
-        raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}")
+        raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}; pass --dataset_dir")
     output_dir = Path(plan.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -139,7 +139,10 @@ def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[s
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"output_dir must not be in use by another study or its runs, got {output_dir}") from error
+            raise InputError(
+                f"output_dir must not be in use by another study or its runs, got {output_dir}; wait "
+                "for it, or use another"
+            ) from error
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return conduct(jobs_of(runs), Runner(num_threads, lock.fileno()), workers, resume)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from fire.parser import DefaultParseValue
 
-from common.cli import InputError, KindError, MissingFileError
+from common.cli import SHARED_OPTIONS, InputError, KindError, MissingFileError
 
 __all__ = ["Arm", "Job", "Pretraining", "Run", "Study", "argument", "check_known", "plan_runs", "read_study"]
 
@@ -128,7 +128,8 @@ class Job:
         config_files = json.dumps(self.config_files)
         command = [sys.executable, "-m", "monai.bundle", "run", self.run_id, "--config_file", config_files]
         for name, value in self.options.items():
-            command += [f"--{name}", argument(value)]
+            is_text = isinstance(value, str) and name in SHARED_OPTIONS and SHARED_OPTIONS[name].kind.is_text
+            command += [f"--{name}", value if is_text else argument(value)]
         return command
 
     @property
@@ -187,7 +188,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
         _check_counts(getattr(study, key), key, minimum=1 if key == "num_labeled" else 0)
     check_known(study.split, ("test", "validation"), "split")
     if not study.arms:
-        raise InputError("arms must name at least one arm, got none")
+        raise InputError("arms must name at least one arm, got none; add one")
     _check_options(study.options, "options", SET_BY_THE_DRAW)
     _check_values([study.dataset_dir, study.output_dir, study.bundle, study.scores, *study.override_files], "paths")
     for group, entries in (("pretrainings", study.pretrainings), ("arms", study.arms)):
@@ -312,11 +313,13 @@ def _known_ids(config_files: Sequence[str]) -> set[str]:
 
 def _load_yaml(path: str | Path, what: str) -> Any:
     if not Path(path).is_file():
-        raise MissingFileError(f"{what} must be a file, got {path}")
+        raise MissingFileError(
+            f"{what} must be a file, got {path}; look at the path, which begins at the working directory"
+        )
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise InputError(f"{what} must be YAML, got {path}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{what} must be YAML, got {path}: {' '.join(str(error).split())}; mend that line") from error
 
 
 def _head(name: str) -> str:
@@ -338,7 +341,9 @@ def _build(entry: type[Entry], content: Any, where: str) -> Entry:
         check_known(key, [known.name for known in fields(entry)], f"key of {where}")
     for known in fields(entry):
         if known.default is MISSING and known.default_factory is MISSING and known.name not in content:
-            raise InputError(f"{where} must have the key {known.name!r}, got {', '.join(map(str, content)) or 'none'}")
+            raise InputError(
+                f"{where} must have the key {known.name!r}, got {', '.join(map(str, content)) or 'none'}; add it"
+            )
     content = dict(content)
     for key, value in content.items():
         kind = KINDS.get(key, str)
@@ -355,13 +360,15 @@ def _check_entry(study: Study, entry: Training, name: Any, where: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
     if not (entry.bundle or study.bundle):
-        raise InputError(f"{where} must have a bundle, got neither its own nor one of the study")
+        raise InputError(f"{where} must have a bundle, got neither its own nor one of the study; add the key bundle")
     _check_values([entry.bundle, *(entry.override_files or [])], f"{where} paths")
     if isinstance(entry, Arm):
         check_known(entry.workflow, _FIRST_FILE, f"{where}.workflow")
         _check_values([*entry.evaluation_files], f"{where} paths")
         if entry.pretraining is not None and entry.workflow != "training":
-            raise InputError(f"{where} must have no pretraining where it is one itself, got {entry.pretraining!r}")
+            raise InputError(
+                f"{where} must have no pretraining where it is one itself, got {entry.pretraining!r}; leave it out"
+            )
     _check_options(entry.options, f"{where}.options", SET_BY_THE_DRAW)
     if isinstance(entry, Pretraining):
         _check_values(entry.weights, f"{where}.weights")
@@ -382,7 +389,7 @@ def _check_options(options: Mapping[str, Any], where: str, taken: Sequence[str])
         if not isinstance(name, str) or not re.fullmatch(r"\+?[A-Za-z_]\w*((::|#)\w+)*", name):
             raise InputError(f"{where} must name ids of a config, got {name!r}")
         if name in SET_BY_THE_STUDY or name in taken:
-            raise InputError(f"{where} must leave {name!r} to the study, got {value!r}")
+            raise InputError(f"{where} must leave {name!r} to the study, got {value!r}; leave it out")
         _check_values(value, f"{where}.{name}")
 
 
@@ -395,7 +402,10 @@ def _check_values(value: Any, where: str) -> None:
             _check_values(item, where)
     elif isinstance(value, str):
         if value.strip().startswith(("$", "@", "%")):
-            raise InputError(f"{where} must not begin with '$', '@' or '%', which MONAI evaluates, got {value!r}")
+            raise InputError(
+                f"{where} must not begin with '$', '@' or '%', which MONAI evaluates, got {value!r}; "
+                "write ./ before a path"
+            )
         if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):
             raise InputError(f"{where} must be a number, got the text {value!r}; YAML wants 1.0e-3, not 1e-3")
     elif isinstance(value, float) and not math.isfinite(value):

@@ -75,12 +75,16 @@ def read_dice(path: Path) -> dict[str, dict[str, float]]:
     delimiter = header.removeprefix("filename")[:1]
     columns = header.split(delimiter)[1:] if header.startswith("filename") and delimiter else []
     if not columns or columns[-1] != "mean" or not lines:
-        raise InputError(f"{path} must hold filename, one column per class, mean, and a case, got {header!r}")
+        raise InputError(
+            f"{path} must hold filename, one column per class, mean, and a case, got {header!r}; repeat the evaluation"
+        )
     dice: dict[str, dict[str, float]] = {}
     for line in lines:
         case, *values = line.rsplit(delimiter, len(columns))
         if len(values) != len(columns) or case in dice:
-            raise InputError(f"{path} must hold {len(columns)} numbers per case, each case once, got {line!r}")
+            raise InputError(
+                f"{path} must hold {len(columns)} numbers per case, each once, got {line!r}; repeat the evaluation"
+            )
         dice[case] = {column: float(value) for column, value in zip(columns, values, strict=True)}
     return dice
 

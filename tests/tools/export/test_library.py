@@ -8,11 +8,10 @@ from tools.export.library import used_modules
 
 
 def test_only_the_part_of_the_library_that_is_used_comes_along():
-    cli = {
-        "__init__.py",
-        *(f"cli/{name}.py" for name in ("__init__", "command_line", "errors", "former_names", "options")),
-    }
+    cli = {"__init__.py", *(f"cli/{name}.py" for name in ("__init__", "errors", "options"))}
     assert set(used_modules(["common.cli.check_flags"])) == cli
+    checks = {f"cli/{name}.py" for name in ("check", "command_line", "former_names", "texts")}
+    assert set(used_modules(["common.cli.check_options"])) == cli | checks
     files = used_modules(["common.context.DiceCrossEntropyLoss", "common.data.list_images"])
     assert "context/losses.py" in files and "data/list_images.py" in files and "data/checks.py" in files
     assert not [path for path in files if path.startswith(("fnet/", "planar/", "training/"))]

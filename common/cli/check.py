@@ -1,0 +1,96 @@
+"""Check of all options of a run, before anything is done with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, MissingFileError
+from .options import ANY, PATH, SHARED_OPTIONS, Option
+
+if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
+    from monai.bundle import ConfigParser
+
+__all__ = ["check_options", "running_config"]
+
+
+def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
+    """Refuse options before anything is done with them, where an error can still name them.
+
+    A command line delivers what it cannot read as text, and whoever gets it much later knows neither the option nor
+    what it must be. What the config that is being evaluated does not have is left out; an expression is evaluated
+    after the plain values on which it may depend.
+
+    Args:
+        table: all options that a config may have.
+
+    Returns:
+        The settings of the run: the options, by name, on which the numbers of a training depend.
+
+    Raises:
+        FileNotFoundError: when `bundle_root` is no folder of a bundle.
+        TypeError: when an option is of another type.
+        ValueError: when an option is unknown or out of range.
+    """
+    from monai.bundle import ConfigExpression
+
+    from .command_line import check_command_line, read_command_line
+    from .former_names import update_names
+    from .texts import restore_texts
+
+    texts = [name for name, option in table.items() if option.kind.is_text]
+    arguments = read_command_line(texts)
+    if arguments is not None:
+        check_command_line(arguments)
+    config = running_config()
+    restore_texts(config, arguments, texts, [name for name in texts if table[name].kind.fits(None)])
+    content = config.get()
+    if arguments is not None and arguments.get("tracking"):
+        _check_tracking(config)
+    if update_names(content):
+        config.parse(reset=True)
+    PATH.check("bundle_root", content["bundle_root"])
+    _check_bundle_root(config.get_parsed_content("bundle_root"))
+    names = [name for name in table if name in content]
+    names.sort(key=lambda name: ConfigExpression.is_expression(content[name]))
+    settings = {}
+    for name in names:
+        option = table[name]
+        if option.kind is not ANY or option.is_setting:
+            value = config.get_parsed_content(name)
+            option.kind.check(name, value)
+            if option.is_setting:
+                settings[name] = value
+    return settings
+
+
+def running_config() -> ConfigParser:
+    """Return the config of which a component is being made; MONAI does not tell a component what it is part of."""
+    from monai.bundle import ConfigParser
+
+    frame = sys._getframe(1)
+    while frame is not None:
+        if isinstance(found := frame.f_locals.get("self"), ConfigParser):
+            return found
+        frame = frame.f_back  # type: ignore[assignment]
+    raise RuntimeError("options must be checked by a config, got a call from elsewhere")
+
+
+def _check_tracking(config: ConfigParser) -> None:
+    """Refuse a folder that is no part of the address of a database, which MONAI makes of it."""
+    output_dir = config.get_parsed_content("output_dir")
+    if any(sign in str(output_dir) for sign in "#?%"):
+        raise InputError(
+            f"output_dir must have none of # ? % with --tracking, got {output_dir!r}; choose another folder for it"
+        )
+
+
+def _check_bundle_root(bundle_root: str | Path) -> None:
+    """Refuse a folder that is no bundle, before weights are written into it."""
+    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
+        raise MissingFileError(
+            f"{Path(bundle_root).resolve()}: bundle_root must be the bundle's folder, with configs/metadata.json; "
+            "change into that folder or pass --bundle_root"
+        )
