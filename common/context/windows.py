@@ -62,8 +62,8 @@ class CTWindowsd(MapTransform):
             if len(image) != len(self.views):
                 count = f"{len(self.views)} channel{'' if len(self.views) == 1 else 's'}"
                 raise InputError(
-                    f"{key} must have {count}, as modality in dataset.json names them, got {len(image)}; use mr.yaml where "
-                    "none is a CT"
+                    f"{key} must have {count}, as modality in dataset.json names them, got "
+                    f"{len(image)}; use mr.yaml where none is a CT"
                 )
             out[key] = torch.cat(
                 [view(image[index : index + 1]) for index, views in enumerate(self.views) for view in views]

@@ -56,8 +56,8 @@ class KeepOnDeviced(MapTransform):
             expected = (1, *volume.shape[1:])
             if mask.shape != expected:
                 raise InputError(
-                    f"{case}: {key} must be on the grid of the image {expected}, got {tuple(mask.shape)}; draw it on the "
-                    "scan itself"
+                    f"{case}: {key} must be on the grid of the image {expected}, got {tuple(mask.shape)}; draw it on "
+                    "the scan itself"
                 )
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
         out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}
