@@ -138,9 +138,10 @@ SIZE = Kind("a whole number from 1, or three of them", _is_size)
 NUMBER = Kind("a number", _is_number)
 NON_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+_PAIR = NUMBER._list("a list of 2 that increase", lambda value: len(value) == 2 and value[0] < value[1])
 CLIP = Kind(
-    "two increasing numbers, or a list of such pairs, one for each channel",
-    lambda value: NUMBER.range.fits(value) or NUMBER.range.list.fits(value),
+    "a list of two increasing numbers, or a list of such pairs, one for each channel",
+    lambda value: _PAIR.fits(value) or _PAIR.list.fits(value),
 )
 SEED = Kind("a whole number from 0 to 4294967295", lambda value: INT.fits(value) and value < 2**32)  # as NumPy wants it
 LEVELS = POSITIVE_INT._list("a list of 2 or more", lambda value: len(value) >= 2)

@@ -30,7 +30,7 @@ INTENSITY_RATIO = Kind(
 ).or_null
 _NORM = Kind(
     'batch, instance or ["group", {"num_groups": 8}]',
-    lambda value: isinstance(value, str) or (isinstance(value, Sequence) and len(value) == 2),
+    lambda value: value in ("batch", "instance") or (isinstance(value, Sequence) and len(value) == 2),
 )
 
 LAYERS_OPTIONS: Mapping[str, Option] = {
