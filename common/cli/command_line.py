@@ -15,7 +15,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow, ReferenceResolver, run, update_kwargs
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY, MERGE_KEY, merge_kv
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, optional_import
 
 from .errors import InputError, explain_errors
 from .options import check_values_are_given
@@ -76,8 +76,7 @@ def read_texts(file: str | Path, names: Collection[str]) -> dict[str, Any]:
     if Path(file).suffix.lower() == ".json":
         written = json.loads(text, parse_int=str, parse_float=str)
     else:
-        import yaml  # as MONAI does, whose configs need it only where they are YAML
-
+        yaml, _ = optional_import("yaml")  # an exported bundle, whose configs are JSON, does without
         written = yaml.load(text, yaml.BaseLoader)
     found = {name: (content[name], written.get(name)) for name in names if name in content}
     return {

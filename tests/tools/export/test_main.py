@@ -325,7 +325,7 @@ def test_its_labels_are_those_of_the_weights(weights, tmp_path):
         ({"bundle": "unet"}, "bundle must be one of .*, or a folder with configs/inference.yaml, got 'unet'"),
         (
             {"override_files": "configs/tiny.yaml"},
-            "configs/tiny.yaml: override_files must exist, relative to the bundle",
+            "configs/tiny.yaml: override_files must exist, got no such file; name them relative to the bundle",
         ),
         ({"override_files": ""}, "tensors that are missing, unknown .* name the overrides with which it was trained"),
         ({"pretrained": ""}, "the pretrained weights from which training starts must lie in .* pass --pretrained null"),
