@@ -20,7 +20,7 @@ LABELS = dict(enumerate(PHANTOM_LABELS))
 def small_network(bundle: Path, weights: Path, **options) -> torch.nn.Module:
     files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
     parser = ConfigParser({**ConfigParser.load_config_files(files), "ckpt_dir": str(weights)})
-    parser.update({"labels": LABELS, **options})
+    parser.update({"labels": LABELS, "modality": ["CT"], **options})
     torch.manual_seed(0)
     return parser.get_parsed_content("network_def")
 
@@ -38,7 +38,7 @@ def write_weights(bundle: Path, weights: Path, modality: Sequence[str] = ("CT",)
         (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
         field = fit_field_of_view([{"image": str(scan)}], [270, 198, 198], clip=[-160, 300])
         field.save_beside(weights / "model.pt")
-    torch.save(small_network(bundle, weights).state_dict(), weights / "model.pt")
+    torch.save(small_network(bundle, weights, modality=[*modality]).state_dict(), weights / "model.pt")
 
 
 def export_small(bundle: Path, weights: Path, output: Path, **options) -> Path:
