@@ -17,6 +17,7 @@ from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, Trai
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
 from .scores import HausdorffDistanceInMm, SaveScores
 from .task import PrepareTask, PretextTask
+from .unseen import RefuseLearnedCases
 from .weights import (
     LoadWeights,
     check_pretrained_channels,
