@@ -153,7 +153,7 @@ class SliceDataset(CacheDataset):
 
     @staticmethod
     def bytes_per_voxel(num_channels: int, has_label: bool, cache_rate: float = 1.0) -> float:
-        """Return the memory that a voxel of a preprocessed volume takes, on average over those that are cached or not."""
+        """Return the memory that a voxel of a preprocessed volume takes on average, cached or not."""
         return cache_rate * (4 * num_channels + 2 * has_label)
 
     @property
