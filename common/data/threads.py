@@ -10,7 +10,8 @@ from common.cli import keep_going
 
 __all__ = ["map_threads"]
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def map_threads(function: Callable[[_T], _R], items: Iterable[_T], num_threads: int = 8) -> list[_R | None]:

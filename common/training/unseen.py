@@ -39,15 +39,19 @@ class RefuseLearnedCases:
         meta = engine.state.batch["image"].meta
         files, checksums = ensure_tuple(meta["filename_or_obj"]), ensure_tuple(meta["fingerprint"])
         for path, checksum in zip(files, checksums, strict=True):
-            if checksum in self.names and path in self.shared:
-                logger.warning(
-                    "%s: serves for training and for validation, so that its score tells nothing of new scans; label "
-                    "another one",
-                    path,
-                )
-            elif checksum in self.names:
-                raise InputError(
-                    f"{path}: must not be among the scans that the weights were trained on ({self.names[checksum]}), "
-                    "since its score would tell nothing of new scans; take it out of the data list, or pass --split "
-                    "training"
-                )
+            self.check(path, checksum)
+
+    def check(self, path: str, checksum: str) -> None:
+        """Refuse a scan, or warn of it, by the checksum of its voxels."""
+        if checksum in self.names and path in self.shared:
+            logger.warning(
+                "%s: serves for training and for validation, so that its score tells nothing of new scans; label "
+                "another one",
+                path,
+            )
+        elif checksum in self.names:
+            raise InputError(
+                f"{path}: must not be among the scans that the weights were trained on ({self.names[checksum]}), "
+                "since its score would tell nothing of new scans; take it out of the data list, or pass --split "
+                "training"
+            )
