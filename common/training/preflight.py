@@ -43,8 +43,8 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
     for folder in dict.fromkeys(file.parent for file in plan.files):
         with keep_going():
             _check_folder(folder, option)
-    with keep_going():
-        _check_disk(plan, option)
+            if folder == plan.files[0].parent:
+                _check_disk(plan, option)
     _check_memory(plan)
     return plan
 
@@ -103,7 +103,7 @@ def _check_name(file: Path) -> None:
 
 def _check_disk(plan: RunPlan, option: str) -> None:
     """Refuse a disk that is too full."""
-    if plan.files and (free := free_disk(plan)) < plan.disk:
+    if (free := free_disk(plan)) < plan.disk:
         raise InputError(
             f"{plan.files[0].parent}: must have {format_size(plan.disk)} of free disk for what is written, got "
             f"{format_size(free)}; make room, or pass another --{option}"

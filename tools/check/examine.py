@@ -30,6 +30,7 @@ _CONFIGS = {
     "evaluation": ["train", "evaluate"],
     "inference": ["inference"],
 }
+_CHOICE = ("fold", "num_folds", "num_labeled", "num_validation")  # of cases
 _NULL = ("$None", "None", "null")
 
 
@@ -181,18 +182,22 @@ def _check_options(
             check_command_line({"config_file": names, name: value})
         if len(problems) == num_problems:
             known[name] = value
-    config = _read(root, names, known)
-    config.get_parsed_content("settings")
+    config = _read_checked(root, names, known)
     table = option_table(config.get())
     right = {name: value for name, value in known.items() if _fits(table, name, value)}
     if right != known:
-        config = _read(root, names, right)
-        config.get_parsed_content("settings")
+        config = _read_checked(root, names, right)
+    if "cases" in config.get() and any(name in right for name in _CHOICE):
+        num_problems = len(problems)
+        with keep_going():
+            config.get_parsed_content("cases")
+        if len(problems) > num_problems:
+            config = _read_checked(root, names, {name: right[name] for name in right if name not in _CHOICE})
     return config
 
 
-def _read(root: Path, files: Sequence[str], options: Mapping[str, Any]) -> ConfigParser:
-    """Return the config of a run, as MONAI makes it."""
+def _read_checked(root: Path, files: Sequence[str], options: Mapping[str, Any]) -> ConfigParser:
+    """Return the config of a run, as MONAI makes it, whose options are checked as the run checks them."""
     config = ConfigParser()
     config.read_config(files)
     config["bundle_root"] = str(root)
@@ -203,6 +208,7 @@ def _read(root: Path, files: Sequence[str], options: Mapping[str, Any]) -> Confi
             value = None if is_null else text_expression(value)
         config[name] = value
     config.parse(reset=True)
+    config.get_parsed_content("settings")
     return config
 
 

@@ -34,10 +34,9 @@ def summarize(findings: Findings, verbose: bool = False) -> Iterator[str]:
         yield _row("weights", line)
     if plan is not None:
         for device, size in plan.memory.items():
-            yield _row(
-                "memory", f"about {format_size(size)} of {device} for volumes{_free(findings.free_memory.get(device))}"
-            )
-        if plan.files:
+            free = _free(findings.free_memory.get(device))
+            yield _row("memory", f"about {format_size(size)} on {device} for volumes{free}")
+        if plan.disk:
             yield _row("disk", f"about {format_size(plan.disk)}{_free(findings.free_disk)}")
         for folder in dict.fromkeys(file.parent for file in plan.files):
             names = [file.name for file in plan.files if file.parent == folder]

@@ -16,6 +16,7 @@ from common.data import (
     Record,
     check_classes,
     find_classes,
+    fingerprint,
     image_files,
     make_record,
     map_threads,
@@ -47,7 +48,10 @@ def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
     num_threads = min(os.cpu_count() or 1, 4)
     read = map_threads(lambda item: _read(item, loaders), richest.values(), num_threads)
     found = {files: result for files, result in zip(richest, read, strict=True) if result is not None}
-    checksums = {files: checksum for files, (checksum, _) in found.items()}
+    checksums = {}
+    for files in richest:
+        with keep_going():
+            checksums[files] = fingerprint(files)  # known by now, even where the label was refused
     if plan.workflow == "evaluation" and cases is not None:
         guard = RefuseLearnedCases(config.get_parsed_content("record"), config.get_parsed_content("split"), cases)
         for item in items[: sum(map(len, plan.data.values()))]:
@@ -56,7 +60,7 @@ def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
     elif cases is not None:
         _find_leaks(cases, checksums, plan.workflow)
     if plan.workflow == "training" and cases is not None:
-        labels = [found[files][1] for case in cases.training if (files := tuple(image_files(case))) in found]
+        labels = [found[files] for case in cases.training if (files := tuple(image_files(case))) in found]
         with keep_going():
             check_classes(set().union(*labels), cases.labels, len(labels))
     return len(found)
@@ -100,13 +104,13 @@ def _make_record(config: ConfigParser, plan: RunPlan, cases: Cases | None) -> Re
     return Record(labels=dict(labels or {}), modality=[*modality])
 
 
-def _read(item: Item, loaders: Sequence[Loader]) -> tuple[str, set[int]]:
-    """Return the checksum of the voxels of a scan and the classes of its label."""
+def _read(item: Item, loaders: Sequence[Loader]) -> set[int]:
+    """Read a case, and return the classes of its label."""
     data: dict[Any, Any] = dict(item)
     for loader in loaders:
         data = loader(data)
     label = data.get("label")
-    return str(data["image"].meta["fingerprint"]), set() if isinstance(label, str | None) else find_classes(label)
+    return set() if isinstance(label, str | None) else find_classes(label)
 
 
 def _find_leaks(cases: Cases, checksums: Mapping[tuple[str, ...], str], workflow: str) -> None:
