@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -25,6 +27,8 @@ from common.training import RefuseLearnedCases, RunPlan
 
 __all__ = ["read_voxels"]
 
+logger = logging.getLogger("common.check")
+
 Loader = Any
 _LISTS = ("training", "validation", "test", "unlabeled", "normal")
 
@@ -42,7 +46,8 @@ def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
     richest: dict[tuple[str, ...], Item] = {}  # a case may stand in several lists, with its label and without
     for item in items:
         files = tuple(image_files(item))
-        if len(item) > len(richest.get(files, {})):
+        is_there = all(Path(file).exists() for file in files)  # others have been refused
+        if is_there and len(item) > len(richest.get(files, {})):
             richest[files] = item
     loaders = _make_loaders(config, plan, cases)
     num_threads = min(os.cpu_count() or 1, 4)
@@ -115,9 +120,6 @@ def _read(item: Item, loaders: Sequence[Loader]) -> set[int]:
 
 def _find_leaks(cases: Cases, checksums: Mapping[tuple[str, ...], str], workflow: str) -> None:
     """Refuse a training on the voxels of a test or validation scan, and warn of other scans that are the same."""
-    import logging
-
-    logger = logging.getLogger("common.data")
     first_of: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name in _LISTS:
         for case in getattr(cases, name):
