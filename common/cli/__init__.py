@@ -6,9 +6,11 @@ from .errors import (
     KindError,
     MissingFileError,
     MissingPackageError,
+    collect_errors,
     end_process_at_exit,
     explain_errors,
     find_sentence,
+    keep_going,
 )
 from .options import (
     RANDOM,

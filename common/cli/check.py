@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, MissingFileError
+from .errors import InputError, MissingFileError, keep_going
 from .options import ANY, PATH, SHARED_OPTIONS, Option
 
 if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
@@ -59,10 +59,11 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     for name in names:
         option = table[name]
         if option.kind is not ANY or option.is_setting:
-            value = config.get_parsed_content(name)
-            option.kind.check(name, value)
-            if option.is_setting:
-                settings[name] = value
+            with keep_going():
+                value = config.get_parsed_content(name)
+                option.kind.check(name, value)
+                if option.is_setting:
+                    settings[name] = value
     return settings
 
 

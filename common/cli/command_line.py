@@ -13,11 +13,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow, ReferenceResolver, run, update_kwargs
+from monai.bundle import (
+    ConfigComponent,
+    ConfigExpression,
+    ConfigParser,
+    ConfigWorkflow,
+    ReferenceResolver,
+    run,
+    update_kwargs,
+)
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY, MERGE_KEY, merge_kv
 from monai.utils import ensure_tuple, optional_import
 
-from .errors import InputError, explain_errors
+from .errors import InputError, explain_errors, keep_going
 from .options import check_values_are_given
 
 __all__ = ["check_command_line", "config_files", "read_command_line", "read_texts"]
@@ -158,7 +166,8 @@ class _Checker:
     def check(self, overrides: Mapping[str, Any]) -> None:
         for id, value in overrides.items():
             is_merged = str(id).startswith(MERGE_KEY)
-            self._check(ReferenceResolver.normalize_id(str(id).removeprefix(MERGE_KEY)), value, is_merged)
+            with keep_going():
+                self._check(ReferenceResolver.normalize_id(str(id).removeprefix(MERGE_KEY)), value, is_merged)
 
     def _check(self, name: str, value: Any, is_merged: bool) -> None:
         """Refuse what is misspelled, or would replace more than it names."""
@@ -209,8 +218,12 @@ def _siblings(file: str, first: str) -> list[ConfigParser]:
 
 
 def _is_program(value: Any) -> bool:
-    """Tell whether a value is what a run id holds: another one's program, or a list of expressions."""
-    return value == "%run" or (isinstance(value, list) and all(map(ConfigExpression.is_expression, value)))
+    """Tell whether a value is what a run id holds: another one's program, or a list of expressions and components."""
+    return value == "%run" or (isinstance(value, list) and all(map(_is_evaluated, value)))
+
+
+def _is_evaluated(value: Any) -> bool:
+    return ConfigExpression.is_expression(value) or ConfigComponent.is_instantiable(value)
 
 
 def _leaf(name: str, value: Any) -> str:

@@ -10,6 +10,9 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,11 +24,15 @@ __all__ = [
     "InputError",
     "MissingFileError",
     "MissingPackageError",
+    "collect_errors",
     "end_process_at_exit",
     "explain_errors",
     "find_sentence",
+    "keep_going",
 ]
 
+_collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
+_ERROR = "error: "
 _OTHER_IS_GONE = ("closed by peer", "reset by peer")  # what gloo says of it
 
 
@@ -53,6 +60,30 @@ class DivergenceError(BundleError, FloatingPointError):
     """Training that has left the finite numbers, or collapsed."""
 
 
+@contextmanager
+def collect_errors() -> Iterator[list[str]]:
+    """List to which `keep_going` adds the sentences of foreseen errors, so that one look finds all that is wrong."""
+    sentences: list[str] = []
+    token = _collected.set(sentences)
+    try:
+        yield sentences
+    finally:
+        _collected.reset(token)
+
+
+@contextmanager
+def keep_going() -> Iterator[None]:
+    """Block that ends at a foreseen error, which is noted where errors are collected, and otherwise raised."""
+    collected = _collected.get()
+    try:
+        yield
+    except Exception as error:
+        sentence = find_sentence(error)
+        if collected is None or sentence is None:
+            raise
+        collected.append(sentence.removeprefix(_ERROR))
+
+
 def explain_errors() -> None:
     """Have an uncaught error end in one sentence: its true cause, which MONAI wraps in up to a hundred lines.
 
@@ -72,7 +103,7 @@ def find_sentence(error: BaseException) -> str | None:
         return "interrupted; the same command goes on from the last checkpoint"
     expected = [link for link in chain if isinstance(link, BundleError) or _is_refused_file(link)]
     if expected:
-        return f"error: {_text(expected[-1])}"
+        return f"{_ERROR}{_text(expected[-1])}"
     is_lonely = _is_one_of_several() and any(text in str(_cause(error)) for text in _OTHER_IS_GONE)
     return "error: another process has failed, see its own message" if is_lonely else None
 

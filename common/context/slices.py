@@ -16,7 +16,7 @@ from monai.transforms import Compose, Transform
 
 from common.cli import InputError, KindError, check_choice, check_each
 from common.cli.options import FRACTION, NUMBER, POSITIVE_INT
-from common.data import EpochBatchSampler
+from common.data import EpochBatchSampler, check_classes, find_classes
 from common.transforms import padded_crop
 
 __all__ = [
@@ -110,6 +110,7 @@ class SliceDataset(CacheDataset):
             label always stay.
         cache_rate: share of the volumes that stay in memory.
         window: volumes that are kept in memory for a while when not all are cached; see `SliceBatchSampler`.
+        labels: names of the classes; one that no label has is warned of, see `check_classes`.
 
     Raises:
         ValueError: when there are no slices, slices of several sizes without a `slice_size`, or labels without any
@@ -126,6 +127,7 @@ class SliceDataset(CacheDataset):
         body_contrast: float | None = None,
         cache_rate: float = 1.0,
         window: int = 4,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         check_choice("axis", axis, (0, 1, 2))
         check_choice("placement", placement, ("random", "center"))
@@ -147,7 +149,12 @@ class SliceDataset(CacheDataset):
         self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
         sourced = Compose([transform, SliceSourced(axis)]).flatten()
         super().__init__(data, sourced, cache_rate=cache_rate, progress=False)
-        self.slices = self._survey()
+        self.slices = self._survey(labels or {})
+
+    @staticmethod
+    def bytes_per_voxel(num_channels: int, has_label: bool, cache_rate: float = 1.0) -> float:
+        """Return the memory that a voxel of a preprocessed volume takes on average, cached or not."""
+        return cache_rate * (4 * num_channels + 2 * has_label)
 
     @property
     def is_cached(self) -> bool:
@@ -175,24 +182,23 @@ class SliceDataset(CacheDataset):
         self._recent.move_to_end(case)
         return self._recent[case]
 
-    def _survey(self) -> list[np.ndarray]:
-        """Return the slices of every case that may be requested."""
-        slices, sizes, has_label, has_foreground = [], {}, False, False
+    def _survey(self, labels: Mapping[int, str]) -> list[np.ndarray]:
+        """Return the slices of every case that may be requested, and check them and their labels."""
+        slices, sizes = [], {}
+        found: set[int] | None = None
         for case in range(len(self)):
             source = self._source(case)
             sizes[tuple(source["image"].shape[2:])] = source["case"]
             if "label" in source:
-                has_label, has_foreground = True, has_foreground or bool(source["label"].any())
+                found = (found or set()) | find_classes(source["label"])
             slices.append(np.flatnonzero(self._is_wanted(source)))
             if not len(slices[-1]):
                 logger.warning("%s: no slice shows a body, none is used", source["case"])
         if self.slice_size is None and len(sizes) > 1:
             few = ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
             raise InputError(f"slices must be of one size unless slice_size is given, got {few}; set slice_size")
-        if has_label and not has_foreground:
-            raise InputError(
-                f"labels must hold foreground in at least one of {len(self)} cases, got none; look at the labels"
-            )
+        if found is not None:
+            check_classes(found, labels, len(self))
         if not any(map(len, slices)):
             raise InputError(
                 f"data must hold slices that show a body, got none in {len(self)} cases; lower "

@@ -1,4 +1,5 @@
 from .checks import check_grids, check_image, check_label, check_modality
+from .classes import check_classes, find_classes
 from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
 from .device_cache import DeviceCacheDataset
@@ -12,3 +13,4 @@ from .preprocessing import fit_preprocessing
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
 from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
 from .samplers import DistributedSampler, EpochBatchSampler
+from .threads import map_threads

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.cli import InputError, MissingFileError, check_choice, check_flags
+from common.cli import InputError, MissingFileError, check_choice, check_flags, keep_going
 
 from .checks import check_grids
 from .dataset_file import Case, DatasetFile, Item, image_files, read_dataset_file
@@ -21,6 +21,7 @@ from .dicom import is_dicom
 from .files import write_atomically
 from .header import check_header
 from .reader import case_id
+from .threads import map_threads
 
 __all__ = ["Cases", "read_cases", "read_images", "without_labels", "write_datalist"]
 
@@ -161,8 +162,8 @@ def read_cases(
     """
     path = _find_file(dataset_dir)
     listed = _read_listed(path)
-    for case in _all_cases(listed):
-        _check_headers(path, case.item, listed.modality, allow_2d)
+    items = [item for item in _items(_all_cases(listed)) if not any(map(_is_missing, _files(item)))]
+    map_threads(lambda item: _check_headers(path, item, listed.modality, allow_2d), items)
 
     patients = _by_patient(sorted(listed.training, key=_name))
     way = _own_way(path, listed)
@@ -398,22 +399,18 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 
 def _check_files(cases: list[Item]) -> None:
     """Refuse a missing file and one listed twice; warn of images whose content is the same."""
-    files = [
-        Path(file)
-        for case in cases
-        for key in case
-        if key != "case_id"
-        for file in (image_files(case) if key == "image" else [case[key]])
-    ]
-    missing = [file for file in files if not file.is_file() and not (file.is_dir() and is_dicom(file))]
-    if missing:
-        raise MissingFileError(f"{missing[0]}: {_tell_missing(missing[0])} ({len(missing)} missing in all)")
+    files = [file for case in cases for file in _files(case)]
+    missing = [file for file in files if _is_missing(file)]
+    for file in missing:
+        with keep_going():
+            raise MissingFileError(f"{file}: {_tell_missing(file)} ({len(missing)} missing in all)")
     first_of: dict[Path, Path] = {}
     for file in files:
         first = first_of.setdefault(file.resolve(), file)
         if first is not file:
             other = f", also as {first}" if first != file else ""
-            raise InputError(f"{file}: must be listed once, got it twice{other}; remove one")
+            with keep_going():
+                raise InputError(f"{file}: must be listed once, got it twice{other}; remove one")
     seen: dict[tuple[int, str], str] = {}
     images = [file for case in cases for file in image_files(case) if Path(file).is_file()]
     sizes = Counter(sizes_of := [Path(image).stat().st_size for image in images])
@@ -422,6 +419,16 @@ def _check_files(cases: list[Item]) -> None:
             first_image = seen.setdefault((size, _fingerprint(image, size)), image)
             if first_image != image:
                 logger.warning("%s: holds the same as %s", image, first_image)
+
+
+def _files(item: Item) -> list[Path]:
+    """Return all files of a case, and folders of DICOM series."""
+    others = [item[key] for key in item if key not in ("image", "case_id")]
+    return [Path(file) for file in (*image_files(item), *others)]
+
+
+def _is_missing(file: Path) -> bool:
+    return not file.is_file() and not (file.is_dir() and is_dicom(file))
 
 
 def _tell_missing(file: Path) -> str:

@@ -19,6 +19,8 @@ from monai.transforms import Compose, MapTransform
 
 from common.cli import InputError, check_flags
 
+from .classes import check_classes, find_classes
+
 __all__ = ["DeviceCacheDataset", "KeepOnDeviced"]
 
 _MASKS = ("organ", "label")
@@ -77,6 +79,7 @@ class DeviceCacheDataset(CacheDataset):
             volume for every draw: a little on a GPU, most of the time on a CPU.
         num_workers: threads that read.
         progress: show a bar meanwhile.
+        labels: names of the classes; one that no label has is warned of, see `check_classes`.
     """
 
     def __init__(
@@ -87,9 +90,18 @@ class DeviceCacheDataset(CacheDataset):
         half: bool = False,
         num_workers: int = 1,
         progress: bool = False,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         check_flags(half=half)
         if not data:
             raise InputError("data must hold at least one case, got none; look at dataset.json")
         resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
         super().__init__(data, resident, num_workers=num_workers, progress=progress)
+        if labels is not None:
+            found = (find_classes(self[index]["label"]) for index in range(len(self)))
+            check_classes(set().union(*found), labels, len(self))
+
+    @staticmethod
+    def bytes_per_voxel(num_channels: int, has_label: bool, half: bool = False) -> float:
+        """Return the memory that a voxel of a preprocessed volume takes."""
+        return (2 if half else 4) * num_channels + has_label

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import InputError, MissingFileError
+from common.cli import InputError, MissingFileError, keep_going
 
 from .checks import check_grids
 from .dicom import is_dicom
 from .header import PICTURE_SUFFIX, SUFFIXES, Header, check_header
 from .reader import Paths, case_id
+from .threads import map_threads
 
 __all__ = ["list_images"]
 
@@ -62,11 +63,9 @@ def list_images(
     root = Path(path)
     _check_output(root, output_dir)
     found = _list_scans(root, allow_2d, series, output_dir)
-    cases, headers = [], []
-    for image in _group_channels(found) if channels > 1 else found:
-        first = _check_scan(image, channels, allow_2d, series)
-        cases.append({"image": image, "case_id": case_id(image)})
-        headers.append(first)
+    images = _group_channels(found) if channels > 1 else found
+    headers = map_threads(lambda image: _check_scan(image, channels, allow_2d, series), images)
+    cases: list[dict[str, Any]] = [{"image": image, "case_id": case_id(image)} for image in images]
     _tell_apart(cases, root)
     if organ_dir is not None:
         _add_organs(cases, headers, Path(organ_dir))
@@ -116,10 +115,12 @@ def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: t
         if entry.name.startswith("."):  # such as the `._` files of macOS
             continue
         if entry.is_symlink() and not entry.exists():
-            raise MissingFileError(
-                f"{entry}: must lead to a scan, got a link to {entry.readlink()}, which is not there; mend or remove it"
-            )
-        if entry.is_dir():
+            with keep_going():
+                raise MissingFileError(
+                    f"{entry}: must lead to a scan, got a link to {entry.readlink()}, which is not there; mend or "
+                    "remove it"
+                )
+        elif entry.is_dir():
             yield from _walk(entry, suffixes, skipped, (*seen, resolved))
         elif _is_header_of_pair(entry):
             continue
@@ -190,7 +191,7 @@ def _tell_apart(cases: list[dict[str, Any]], root: Path) -> None:
         )
 
 
-def _add_organs(cases: list[dict[str, Any]], headers: list[Header], organ_dir: Path) -> None:
+def _add_organs(cases: list[dict[str, Any]], headers: Sequence[Header | None], organ_dir: Path) -> None:
     """Add the mask that has the name of each scan and lies on its grid."""
     files = sorted(_walk(organ_dir, SUFFIXES, None)) if organ_dir.is_dir() else []
     masks: dict[str, str] = {}
@@ -201,9 +202,11 @@ def _add_organs(cases: list[dict[str, Any]], headers: list[Header], organ_dir: P
         masks[name] = file
     for case, header in zip(cases, headers, strict=True):
         mask = masks.get(case["case_id"].lower())
-        if mask is None:
-            raise MissingFileError(
-                f"{organ_dir}: must hold a mask for each scan, got none for {case['image']}; add one of its name"
-            )
-        check_grids(header, check_header(mask), mask, "organ")
-        case["organ"] = mask
+        with keep_going():
+            if mask is None:
+                raise MissingFileError(
+                    f"{organ_dir}: must hold a mask for each scan, got none for {case['image']}; add one of its name"
+                )
+            if header is not None:
+                check_grids(header, check_header(mask), mask, "organ")
+            case["organ"] = mask

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import InputError, check_choice, check_each
 from common.cli.options import FRACTION, POSITIVE_INT
-from common.data import EpochBatchSampler
+from common.data import EpochBatchSampler, check_classes
 from common.transforms import padded_crop
 
 from .network import FNetGeometry
@@ -77,6 +77,7 @@ class PatchDataset(CacheDataset):
         centers: where patches without a demand lie: `uniform` over the volume, or `gaussian` around its center with a
             standard deviation of a quarter of its size.
         augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
+        labels: names of the classes; one that no label has is warned of, see `check_classes`.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class PatchDataset(CacheDataset):
         patch_size: int | Sequence[int],
         centers: str = "uniform",
         augmentation: Callable | None = None,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         check_choice("centers", centers, ("uniform", "gaussian"))
         if not data:
@@ -100,6 +102,14 @@ class PatchDataset(CacheDataset):
         self.augmentation = augmentation
         self.preprocessing = transform
         super().__init__(data, Compose([transform, PatchSourced(geometry)]).flatten(), progress=False)
+        if labels is not None:
+            found = [self._transform(index).get("foreground", ()) for index in range(len(self))]
+            check_classes(set().union(*found), labels, len(self))
+
+    @staticmethod
+    def bytes_per_voxel(num_channels: int, has_label: bool, geometry: FNetGeometry) -> float:
+        """Return the memory that a voxel of a preprocessed volume takes: a number of each level, and a label."""
+        return 4 * geometry.num_levels * num_channels + 2 * has_label
 
     def __getitem__(self, request: PatchRequest) -> dict[str, Any]:
         rng = np.random.default_rng(request.seed)

@@ -17,7 +17,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
 from common.cli import check_flags
-from common.data import is_main_process, write_atomically
+from common.data import check_classes, find_classes, is_main_process, write_atomically
 from common.training import load_weights
 
 from .atlas import PlanarAtlas
@@ -34,7 +34,14 @@ class AtlasUpdate:
     and `label` of shape `(B, 1, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. The
     numbers of volumes and of voxels of the atlas are left among the engine's metrics. After the last iteration, the
     atlas must have voxels of every class.
+
+    Args:
+        labels: names of the classes; one that no label has is warned of, see `check_classes`.
     """
+
+    def __init__(self, labels: Mapping[int, str] | None = None) -> None:
+        self.labels = labels
+        self.found: set[int] = set()
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         """Return the output of the iteration: the batch."""
@@ -42,8 +49,11 @@ class AtlasUpdate:
         for case in decollate_batch(dict(batchdata)):
             image, label = (case[key].to(engine.state.device) for key in ("image", "label"))
             atlas.add(image, label, str(image.meta["filename_or_obj"]))
+            self.found |= find_classes(label.long())
         engine.state.metrics.update(atlas_volumes=len(atlas.volume_ids), atlas_voxels=len(atlas.labels))
         if engine.state.iteration == engine.state.max_epochs * engine.state.epoch_length:
+            if self.labels is not None:
+                check_classes(self.found, self.labels, engine.state.iteration)
             atlas.check_classes()
         engine.state.output = {"image": batchdata["image"], "label": batchdata["label"]}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

@@ -11,12 +11,15 @@ from .pictures import (
     save_overlay,
     show_slice,
 )
+from .plan import WORKFLOWS, RunPlan, plan_run
 from .precision import MixedPrecisionInferer, has_bfloat16
+from .preflight import check_run, format_size, free_disk, free_memory
 from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
 from .scores import HausdorffDistanceInMm, SaveScores
 from .task import PrepareTask, PretextTask
+from .unseen import RefuseLearnedCases
 from .weights import (
     LoadWeights,
     check_pretrained_channels,

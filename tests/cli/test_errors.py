@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import explain_errors
+from common.cli import InputError, collect_errors, explain_errors, keep_going
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,3 +153,27 @@ def test_an_error_of_a_worker_process_ends_in_its_sentence():
     )
     assert status == 1
     assert lines[-1].endswith("num_levels must be at least 2, got 1")
+
+
+def test_an_error_ends_a_block_and_what_follows_where_errors_are_not_collected():
+    with pytest.raises(ValueError, match="seed must be 1"), keep_going():
+        raise InputError("seed must be 1")
+
+
+def test_where_errors_are_collected_what_follows_a_block_goes_on():
+    with collect_errors() as errors:
+        for number in range(3):
+            with keep_going():
+                raise InputError(f"seed must be {number}")
+    assert errors == ["seed must be 0", "seed must be 1", "seed must be 2"]
+    with pytest.raises(ValueError, match="seed must be 3"), keep_going():  # behind the collection
+        raise InputError("seed must be 3")
+
+
+def test_a_collected_error_is_the_cause_and_not_what_wrapped_it():
+    with collect_errors() as errors, keep_going():
+        try:
+            raise InputError("seed must be 1")
+        except InputError as error:
+            raise RuntimeError("Failed to instantiate") from error
+    assert errors == ["seed must be 1"]

@@ -284,6 +284,13 @@ def test_labels_without_any_foreground_are_refused_and_one_with_some_is_enough()
     assert len(SliceDataset([case, marked], Compose([])).slices) == 2
 
 
+def test_a_class_that_no_label_has_is_warned_of_by_name(caplog):
+    case = make_body()
+    marked = {"image": case["image"], "label": torch.ones_like(case["image"][:1])}
+    SliceDataset([marked], Compose([]), labels={0: "background", 1: "liver", 2: "spleen"})
+    assert "no label of 1 case(s) has spleen (2)" in caplog.text
+
+
 @pytest.mark.parametrize("slice_size", [32, "32,32", [32, "32"], [32.5, 32], (4, 4, 4), [0, 4]], ids=str)
 def test_a_slice_size_that_is_no_pair_of_whole_numbers_is_refused(slice_size):
     message = f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}"

@@ -67,3 +67,16 @@ def test_all_channels_stay_beside_one_mask(write_scan):
     (item,) = DeviceCacheDataset([case], read)
     assert torch.equal(item["image"], torch.from_numpy(scan).movedim(-1, 0))
     assert item["label"].shape == (1, 5, 4, 3)
+
+
+def test_a_class_that_no_label_has_is_warned_of_and_labels_without_any_are_refused(unequal_cases, write_scan, caplog):
+    size = nib.load(unequal_cases[0]["image"]).shape
+    label, empty = np.zeros(size, "uint8"), np.zeros(size, "uint8")
+    label[2:4, 2:4, 2:4] = 1
+    read = Compose([LoadImaged(["image", "label"], image_only=True, ensure_channel_first=True)])
+    case = {**unequal_cases[0], "label": write_scan("label.nii.gz", label)}
+    names = {0: "background", 1: "liver", 2: "spleen"}
+    DeviceCacheDataset([case], read, labels=names)
+    assert "no label of 1 case(s) has spleen (2)" in caplog.text
+    with pytest.raises(ValueError, match="labels must hold foreground in at least one of 1 cases, got none"):
+        DeviceCacheDataset([{**case, "label": write_scan("empty.nii.gz", empty)}], read, labels=names)

@@ -236,6 +236,13 @@ def test_foreground_wanted_where_all_labels_are_empty_is_refused(labeled):
         make(labeled[1:2])[PatchRequest(0, 0, True)]
 
 
+def test_a_class_that_no_label_has_is_warned_of_and_labels_without_any_are_refused(labeled, caplog):
+    make(labeled, labels={0: "background", 1: "liver", 200: "spleen"})
+    assert "has spleen (200), so that nothing will be segmented as it" in caplog.text
+    with pytest.raises(ValueError, match="labels must hold foreground in at least one of 1 cases, got none"):
+        make(labeled[1:2], labels={0: "background", 1: "liver"})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -40,7 +40,7 @@ def make_trainer(cases, folder=None, network=None, resume=True, stop_after=None,
         network=network,
         optimizer=None,
         loss_function=None,
-        iteration_update=AtlasUpdate(),
+        iteration_update=AtlasUpdate({0: "background", 1: "liver"}),
         train_handlers=handlers,
         decollate=False,
     )

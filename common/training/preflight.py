@@ -1,0 +1,124 @@
+"""Checks at the start of a run: its cases, where it writes, and whether disk and memory suffice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser
+
+from common.cli import InputError, keep_going, running_config
+
+from .plan import RunPlan, plan_run
+
+__all__ = ["check_run", "format_size", "free_disk", "free_memory"]
+
+logger = logging.getLogger(__name__)
+
+_OPTIONS = {"evaluation": "evaluation_dir", "inference": "output_dir"}  # of the folder, if not ckpt_dir
+_TEMPORARY = len(".partial.")  # bytes, in front of the name of a file until it is whole
+_MEMINFO = Path("/proc/meminfo")
+
+
+def check_run(config: ConfigParser | None = None) -> RunPlan:
+    """Refuse what would end a run after much of its work, before any voxel is read; warn where memory may not suffice.
+
+    Args:
+        config: of the run; that of which this is a component, if not given.
+
+    Raises:
+        FileNotFoundError, ValueError: when the data list or a header is refused, a folder cannot be written to, a name
+            is too long, or the disk is too full.
+    """
+    config = running_config() if config is None else config
+    plan = plan_run(config)
+    option = _OPTIONS.get(plan.workflow, "ckpt_dir")
+    for file in plan.files:
+        with keep_going():
+            _check_name(file)
+    for folder in dict.fromkeys(file.parent for file in plan.files):
+        with keep_going():
+            _check_folder(folder, option)
+            if folder == plan.files[0].parent:
+                _check_disk(plan, option)
+    _check_memory(plan)
+    return plan
+
+
+def free_disk(plan: RunPlan) -> int:
+    """Return the free bytes where the first file of a run is written."""
+    return shutil.disk_usage(_existing(plan.files[0].parent)).free
+
+
+def free_memory(device: str) -> int | None:
+    """Return the free bytes of the memory of a device; None where nobody tells."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    if device != "cpu" or not _MEMINFO.is_file():
+        return None
+    lines = _MEMINFO.read_text(encoding="utf-8").splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def format_size(num_bytes: float) -> str:
+    """Return a number of bytes as a text, such as 1.5 GB."""
+    scale, unit = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")
+    return f"{num_bytes / scale:.3g} {unit}"
+
+
+def _existing(folder: Path) -> Path:
+    """Return a folder, or the nearest one above that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def _check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder in which no file can be made."""
+    place = _existing(folder)
+    if not place.is_dir():
+        raise InputError(
+            f"{place}: must be a folder, since results are written there, got a file; pass another --{option}"
+        )
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: must be a folder that can be written to, got {error.strerror or error}; change its rights, or "
+            f"pass another --{option}"
+        ) from None
+
+
+def _check_name(file: Path) -> None:
+    """Refuse a name that would be too long for the file system."""
+    place = _existing(file.parent)
+    limit = os.pathconf(place, "PC_NAME_MAX") - _TEMPORARY if hasattr(os, "pathconf") else 255 - _TEMPORARY
+    size = len(os.fsencode(file.name))
+    if size > limit:
+        raise InputError(f"{file}: name of a result must have at most {limit} bytes, got {size}; rename the scan")
+
+
+def _check_disk(plan: RunPlan, option: str) -> None:
+    """Refuse a disk that is too full."""
+    if (free := free_disk(plan)) < plan.disk:
+        raise InputError(
+            f"{plan.files[0].parent}: must have {format_size(plan.disk)} of free disk for what is written, got "
+            f"{format_size(free)}; make room, or pass another --{option}"
+        )
+
+
+def _check_memory(plan: RunPlan) -> None:
+    """Warn of a memory that is too small."""
+    for device, size in plan.memory.items():
+        free = free_memory(device)
+        if free is not None and free < size:
+            logger.warning(
+                "%s: about %s of memory are needed for the volumes, and %s are free; close other programs, or take "
+                "fewer scans or larger voxels",
+                device,
+                format_size(size),
+                format_size(free),
+            )

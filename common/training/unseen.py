@@ -1,0 +1,57 @@
+"""Guard of an evaluation against scans that the weights have seen."""
+
+from __future__ import annotations
+
+import logging
+
+from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
+
+from common.cli import InputError
+from common.data import Cases, Record
+
+__all__ = ["RefuseLearnedCases"]
+
+logger = logging.getLogger(__name__)
+
+
+class RefuseLearnedCases:
+    """Guard that ends an evaluation at a scan that the weights were trained on, before it is segmented.
+
+    Scans are told by the checksum of their voxels, whatever their files are called. A case that serves both for
+    training and for validation, since there is no other one with a label, is only warned of.
+
+    Args:
+        record: of the weights.
+        split: cases that are evaluated; among those of the `training`, none is refused.
+        cases: of the data set.
+    """
+
+    def __init__(self, record: Record, split: str, cases: Cases) -> None:
+        self.names = {checksum: name for name, checksum in record.learned_from.items()} if split != "training" else {}
+        shared = [case for case in cases.validation if case in cases.training] if split == "validation" else []
+        self.shared = {str(ensure_tuple(case["image"])[0]) for case in shared}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._check)
+
+    def _check(self, engine: Engine) -> None:
+        meta = engine.state.batch["image"].meta
+        files, checksums = ensure_tuple(meta["filename_or_obj"]), ensure_tuple(meta["fingerprint"])
+        for path, checksum in zip(files, checksums, strict=True):
+            self.check(path, checksum)
+
+    def check(self, path: str, checksum: str) -> None:
+        """Refuse a scan, or warn of it, by the checksum of its voxels."""
+        if checksum in self.names and path in self.shared:
+            logger.warning(
+                "%s: serves for training and for validation, so that its score tells nothing of new scans; label "
+                "another one",
+                path,
+            )
+        elif checksum in self.names:
+            raise InputError(
+                f"{path}: must not be among the scans that the weights were trained on ({self.names[checksum]}), "
+                "since its score would tell nothing of new scans; take it out of the data list, or pass --split "
+                "training"
+            )

@@ -1,0 +1,132 @@
+"""Laws of the checks at the start of a run: where it writes, and whether disk and memory suffice."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+
+from common.cli import collect_errors
+from common.data import write_datalist
+from common.training import check_run, format_size, preflight
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def make_config(tmp_path, write_scan):
+    """Return a function that makes the config of an inference of some scans."""
+
+    def _make(output_dir=None, names=("case_0", "case_1"), **content) -> ConfigParser:
+        for name in names:
+            write_scan(f"scans/{name}.nii.gz", np.zeros((10, 10, 10), "int16"), spacing=(2.0, 2.0, 2.0))
+        folder = str(output_dir or tmp_path / "output")
+        handlers = [
+            {"_target_": "common.training.LoadWeights", "path": "model.pt", "network": None},
+            {"_target_": "common.training.InferenceReport", "path": f"{folder}/report.json", "labels": "@labels"},
+        ]
+        config = {
+            "inference": [],
+            "output_dir": folder,
+            "labels": {0: "background", 1: "liver"},
+            "record": {},
+            "dataset": {
+                "_target_": "Dataset",
+                "data": {"_target_": "common.data.list_images", "path": str(tmp_path / "scans")},
+                "transform": {},
+            },
+            "handlers": handlers,
+            "postprocessing": [
+                {"_target_": "common.transforms.SaveSegmentationd", "keys": "pred", "output_dir": "@output_dir"}
+            ],
+        }
+        return ConfigParser({**config, **content})
+
+    return _make
+
+
+def test_what_will_be_written_is_told_and_nothing_is_written(make_config, tmp_path):
+    plan = check_run(make_config())
+    assert {file.name for file in plan.files} == {"report.json", "case_0_seg.nii.gz", "case_1_seg.nii.gz"}
+    assert [case["case_id"] for case in plan.data["dataset"]] == ["case_0", "case_1"]
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(make_config):
+    with pytest.raises(ValueError, match=r"/proc/output: must be a folder that can be written to, got .*--output_dir"):
+        check_run(make_config("/proc/output"))
+
+
+def test_a_file_in_place_of_a_folder_is_refused(make_config, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match=r"taken: must be a folder, since results are written there, got a file; pass"):
+        check_run(make_config(tmp_path / "taken" / "output"))
+
+
+def test_a_disk_that_is_too_full_is_refused_by_its_folder(make_config, monkeypatch):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 1000))
+    with pytest.raises(
+        ValueError, match=r"output: must have 20 MB of free disk for what is written, got 0.001 MB; make"
+    ):
+        check_run(make_config())
+
+
+def test_a_memory_that_is_too_small_is_warned_of(make_config, monkeypatch, caplog):
+    monkeypatch.setattr(preflight, "free_memory", lambda device: 1000)
+    check_run(make_config())
+    assert "cpu: about 0.012 MB of memory are needed for the volumes, and 0.001 MB are free" in caplog.text
+
+
+def test_a_name_that_would_become_too_long_is_refused(make_config, tmp_path):
+    longest = "n" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len(".partial._seg.nii.gz"))
+    check_run(make_config(names=[longest]))
+    with pytest.raises(ValueError, match=r"_seg.nii.gz: name of a result must have at most 246 bytes, got 247; rename"):
+        check_run(make_config(names=[f"{longest}n"]))
+
+
+def test_all_that_is_wrong_is_found_at_once(make_config, tmp_path):
+    config = make_config("/proc/output")
+    for name in ("case_0", "case_1"):
+        (tmp_path / "scans" / f"{name}.nii.gz").write_bytes(b"")
+    with collect_errors() as errors:
+        check_run(config)
+    files = {error.partition(": ")[0].rpartition("/")[2] for error in errors}
+    assert files == {"case_0.nii.gz", "case_1.nii.gz", "output"}
+
+
+def test_what_is_held_in_memory_is_what_the_class_of_the_data_set_says(make_config, tmp_path, write_scan):
+    """Two cases of 1000 voxels of 2 mm, resampled to 1 mm, of four levels of floats and a label of two bytes."""
+    cases = []
+    for index in range(3):
+        image = write_scan(f"image_{index}.nii.gz", np.ones((10, 10, 10), "int16"), spacing=(2.0, 2.0, 2.0))
+        label = write_scan(f"label_{index}.nii.gz", np.ones((10, 10, 10), "uint8"), spacing=(2.0, 2.0, 2.0))
+        cases.append({"image": Path(image).name, "label": Path(label).name})
+    write_datalist(tmp_path, {"labels": {"0": "background", "1": "liver"}, "modality": {"0": "CT"}, "training": cases})
+    config = ConfigParser(
+        {
+            "training": [],
+            "spacing": 1.0,
+            "record": {"_target_": "common.data.fit_preprocessing", "from_weights": None},
+            "cases": {"_target_": "common.data.read_cases", "dataset_dir": str(tmp_path)},
+            "train": {
+                "dataset": {
+                    "_target_": "common.fnet.PatchDataset",
+                    "data": "$@cases.training",
+                    "transform": {},
+                    "geometry": {"_target_": "common.fnet.FNetGeometry", "num_levels": 4},
+                }
+            },
+        }
+    )
+    plan = check_run(config)
+    assert plan.spacing == 1.0
+    assert plan.memory == {"cpu": 2 * 8000 * (4 * 4 + 2)}
+
+
+@pytest.mark.parametrize(("size", "text"), [(1500, "0.0015 MB"), (2.5e7, "25 MB"), (1.25e9, "1.25 GB")])
+def test_sizes_are_told_in_units_of_disks(size, text):
+    assert format_size(size) == text

@@ -1,0 +1,1 @@
+"""Check of a run before it is started."""

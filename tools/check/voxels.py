@@ -1,0 +1,140 @@
+"""Look at every voxel of the scans and labels of a run, as the run itself would."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from common.cli import InputError, keep_going
+from common.data import (
+    Cases,
+    Item,
+    Record,
+    check_classes,
+    find_classes,
+    fingerprint,
+    image_files,
+    make_record,
+    map_threads,
+)
+from common.training import RefuseLearnedCases, RunPlan
+
+__all__ = ["read_voxels"]
+
+logger = logging.getLogger("common.check")
+
+Loader = Any
+_LISTS = ("training", "validation", "test", "unlabeled", "normal")
+
+
+def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
+    """Read all scans of a run with the config's own loader, and look for leaks and for classes without any label.
+
+    Returns:
+        The number of cases that were read.
+    """
+    cases = config.get_parsed_content("cases") if "cases" in config.get() and plan.data else None
+    items = [case for data in plan.data.values() for case in data]
+    if cases is not None:
+        items += [case for name in _LISTS for case in getattr(cases, name)]
+    richest: dict[tuple[str, ...], Item] = {}  # a case may stand in several lists, with its label and without
+    for item in items:
+        files = tuple(image_files(item))
+        is_there = all(Path(file).exists() for file in files)  # others have been refused
+        if is_there and len(item) > len(richest.get(files, {})):
+            richest[files] = item
+    loaders = _make_loaders(config, plan, cases)
+    num_threads = min(os.cpu_count() or 1, 4)
+    read = map_threads(lambda item: _read(item, loaders), richest.values(), num_threads)
+    found = {files: result for files, result in zip(richest, read, strict=True) if result is not None}
+    checksums = {}
+    for files in richest:
+        with keep_going():
+            checksums[files] = fingerprint(files)  # known by now, even where the label was refused
+    if plan.workflow == "evaluation" and cases is not None:
+        guard = RefuseLearnedCases(config.get_parsed_content("record"), config.get_parsed_content("split"), cases)
+        for item in items[: sum(map(len, plan.data.values()))]:
+            with keep_going():
+                guard.check(image_files(item)[0], checksums.get(tuple(image_files(item)), ""))
+    elif cases is not None:
+        _find_leaks(cases, checksums, plan.workflow)
+    if plan.workflow == "training" and cases is not None:
+        labels = [found[files] for case in cases.training if (files := tuple(image_files(case))) in found]
+        with keep_going():
+            check_classes(set().union(*labels), cases.labels, len(labels))
+    return len(found)
+
+
+def _make_loaders(config: ConfigParser, plan: RunPlan, cases: Cases | None) -> list[Loader]:
+    """Return the loading transforms of the first data set, with a record for which no voxel was read."""
+    content = deepcopy(config.get())
+    if cases is not None:
+        content["cases"] = cases
+    if plan.workflow in ("training", "pretraining"):
+        content["record"] = _make_record(config, plan, cases)
+    loading = ConfigParser(content)
+    first = next(iter(plan.data))
+    id = f"{first}::transform" if f"{first}::transform" in loading else f"{first}::preprocessing"
+    value = loading.get(id)
+    while isinstance(value, str):
+        id = value.removeprefix("@")
+        value = loading.get(id)
+    ids = [*_find_loaders(value, id)]
+    for loader in ids:
+        loading[f"{loader}::allow_missing_keys"] = True
+    return [loading.get_parsed_content(loader) for loader in ids]
+
+
+def _find_loaders(part: Any, id: str) -> Iterator[str]:
+    if isinstance(part, Mapping) and str(part.get("_target_", "")).endswith(".LoadVolumesd"):
+        yield id
+    entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else ()
+    for key, value in entries:
+        yield from _find_loaders(value, f"{id}::{key}")
+
+
+def _make_record(config: ConfigParser, plan: RunPlan, cases: Cases | None) -> Record:
+    """Return the record of a training as far as headers tell it."""
+    modality: Sequence[str] = cases.modality if cases is not None else ("",)
+    labels = cases.labels if cases is not None and plan.workflow == "training" else None
+    data = [case for id, part in plan.data.items() if id.startswith("train") for case in part]
+    with keep_going():
+        return make_record(None, labels, modality, data=data, spacing=plan.spacing)
+    return Record(labels=dict(labels or {}), modality=[*modality])
+
+
+def _read(item: Item, loaders: Sequence[Loader]) -> set[int]:
+    """Read a case, and return the classes of its label."""
+    data: dict[Any, Any] = dict(item)
+    for loader in loaders:
+        data = loader(data)
+    label = data.get("label")
+    return set() if isinstance(label, str | None) else find_classes(label)
+
+
+def _find_leaks(cases: Cases, checksums: Mapping[tuple[str, ...], str], workflow: str) -> None:
+    """Refuse a training on the voxels of a test or validation scan, and warn of other scans that are the same."""
+    first_of: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name in _LISTS:
+        for case in getattr(cases, name):
+            files = tuple(image_files(case))
+            checksum = checksums.get(files)
+            if checksum is None:
+                continue
+            first, other = first_of.setdefault(checksum, (name, files))
+            if other == files:
+                continue
+            if workflow == "training" and first == "training" and name in ("validation", "test"):
+                with keep_going():
+                    raise InputError(
+                        f"{files[0]}: must not hold the voxels of {other[0]}, since one is in {name} and the other in "
+                        f"{first}; take one of them out of dataset.json"
+                    )
+            else:
+                logger.warning("%s (%s): holds the voxels of %s (%s)", files[0], name, other[0], first)
