@@ -75,4 +75,4 @@ def test_an_option_that_is_advised_is_there():
     """`nan: replace` was advised by bundles that had no such option."""
     options = names_of_options() | {*signature(monai.bundle.run).parameters}
     advised = {name for path in FILES for _, text in refusals(path) for name in re.findall(r"--(\w+)", text)}
-    assert advised - {"help", "VALUE", "raw", "renumber"} <= options and len(advised) > 10
+    assert advised - {"help", "VALUE", "raw"} <= options and len(advised) > 10
