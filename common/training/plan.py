@@ -66,10 +66,11 @@ def plan_run(config: ConfigParser) -> RunPlan:
     with keep_going():
         cases = [case for data in plan.data.values() for case in data]
         plan.files = [*dict.fromkeys(_files(config, plan.workflow, cases))]
+    headers = _Headers(config, plan.data)
     with keep_going():
-        headers = _Headers(config, plan.data)
         plan.spacing = headers.spacing
         plan.memory = _memory(config, plan, headers)
+    with keep_going():
         plan.disk = _disk(config, plan, headers)
     return plan
 
@@ -169,7 +170,9 @@ class _Headers:
         self.headers: dict[str, Header] = {
             path: header for path, header in zip(paths, found, strict=True) if header is not None
         }
-        self.spacing = _spacing(config, list(self.headers.values()))
+        self.spacing: float | list[float] | None = None
+        with keep_going():
+            self.spacing = _spacing(config, list(self.headers.values()))
         box = config.get_parsed_content("field_of_view") if "field_of_view" in content else None
         self.box = math.inf if box is None or not isinstance(self.spacing, float) else math.prod(box) / self.spacing**3
 
@@ -202,7 +205,7 @@ def _spacing(config: ConfigParser, headers: Sequence[Header]) -> float | list[fl
     if spacing is not None or not str(record.get("_target_")).endswith("fit_preprocessing"):
         return float(spacing) if isinstance(spacing, int) else spacing
     weights = config.get_parsed_content("record::from_weights") if "from_weights" in record else None
-    if has_weights(weights):
+    if has_weights(weights) and Path(str(weights)).is_file():
         return load_record(str(weights)).spacing
     return float(np.median([header.spacing for header in headers], axis=0).max()) if headers else None
 

@@ -16,7 +16,7 @@ from monai.bundle import ConfigExpression, ConfigParser
 from common.cli import MissingFileError, Option, collect_errors, keep_going
 from common.cli.command_line import check_command_line
 from common.cli.texts import text_expression
-from common.data import Cases, case_id
+from common.data import Cases, Record, case_id
 from common.training import RunPlan, check_run, free_disk, free_memory, load_network
 from tools.options import option_table
 
@@ -126,7 +126,7 @@ def examine(
         if deep:
             findings.num_read = read_voxels(config, plan)
     findings.problems = [*dict.fromkeys(problems)]
-    findings.warnings = [*dict.fromkeys(findings.warnings)]
+    findings.warnings = [text for text in dict.fromkeys(findings.warnings) if text not in findings.problems]
     findings.seconds = round(time.perf_counter() - started, 2)
     return findings
 
@@ -193,6 +193,12 @@ def _check_options(
             config.get_parsed_content("cases")
         if len(problems) > num_problems:
             config = _read_checked(root, names, {name: right[name] for name in right if name not in _CHOICE})
+    if workflow in ("evaluation", "inference"):
+        num_problems = len(problems)
+        with keep_going():
+            config.get_parsed_content("record")
+        if len(problems) > num_problems:  # the data are looked at without it
+            config["record"], config["labels"] = Record(), {0: "background", 1: "foreground"}
     return config
 
 
@@ -236,6 +242,8 @@ def _name(case: Mapping[str, Any]) -> str:
 def _load_weights(config: ConfigParser, plan: RunPlan) -> None:
     """Load the weights that an evaluation or an inference would load; a training has loaded its own by now."""
     section = {"evaluation": "validate::handlers", "inference": "handlers"}.get(plan.workflow)
+    if isinstance(config.get("record"), Record):  # in place of one that is missing, as the weights will be
+        return
     for index, handler in enumerate(config.get(section) if section else []):
         if str(handler.get("_target_", "")).endswith(".LoadWeights"):
             network: torch.nn.Module = config.get_parsed_content(f"{section}::{index}::network")

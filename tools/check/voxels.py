@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.cli import InputError, keep_going
+from common.cli import InputError, collect_errors, keep_going
 from common.data import (
     Cases,
     Item,
@@ -29,46 +29,65 @@ __all__ = ["read_voxels"]
 
 logger = logging.getLogger("common.check")
 
+Files = tuple[str, ...]  # of an image, one or one for each channel
 Loader = Any
 _LISTS = ("training", "validation", "test", "unlabeled", "normal")
 
 
 def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
-    """Read all scans of a run with the config's own loader, and look for leaks and for classes without any label.
+    """Read the scans of a run with the config's own loader, and look for leaks and for classes without any label.
+
+    What is wrong with a scan that the run itself does not read, such as a test scan beside a training, is warned of.
 
     Returns:
         The number of cases that were read.
     """
-    cases = config.get_parsed_content("cases") if "cases" in config.get() and plan.data else None
-    items = [case for data in plan.data.values() for case in data]
-    if cases is not None:
-        items += [case for name in _LISTS for case in getattr(cases, name)]
-    richest: dict[tuple[str, ...], Item] = {}  # a case may stand in several lists, with its label and without
-    for item in items:
-        files = tuple(image_files(item))
-        is_there = all(Path(file).exists() for file in files)  # others have been refused
-        if is_there and len(item) > len(richest.get(files, {})):
-            richest[files] = item
+    if not plan.data:
+        return 0
+    cases: Cases | None = config.get_parsed_content("cases") if "cases" in config.get() else None
+    own = _by_files(case for data in plan.data.values() for case in data)
+    lists = [] if cases is None or plan.workflow == "evaluation" else [getattr(cases, name) for name in _LISTS]
+    others = _by_files(case for part in lists for case in part if tuple(image_files(case)) not in own)
     loaders = _make_loaders(config, plan, cases)
-    num_threads = min(os.cpu_count() or 1, 4)
-    read = map_threads(lambda item: _read(item, loaders), richest.values(), num_threads)
-    found = {files: result for files, result in zip(richest, read, strict=True) if result is not None}
+    classes = _read_all(own, loaders)
+    with collect_errors() as sentences:
+        classes |= _read_all(others, loaders)
+    for sentence in sentences:
+        logger.warning(sentence)
     checksums = {}
-    for files in richest:
-        with keep_going():
-            checksums[files] = fingerprint(files)  # known by now, even where the label was refused
+    with collect_errors():  # each of which has been told
+        for files in (*own, *others):
+            with keep_going():
+                checksums[files] = fingerprint(files)
     if plan.workflow == "evaluation" and cases is not None:
         guard = RefuseLearnedCases(config.get_parsed_content("record"), config.get_parsed_content("split"), cases)
-        for item in items[: sum(map(len, plan.data.values()))]:
+        for files in own:
             with keep_going():
-                guard.check(image_files(item)[0], checksums.get(tuple(image_files(item)), ""))
+                guard.check(files[0], checksums.get(files, ""))
     elif cases is not None:
         _find_leaks(cases, checksums, plan.workflow)
     if plan.workflow == "training" and cases is not None:
-        labels = [found[files] for case in cases.training if (files := tuple(image_files(case))) in found]
+        labels = [classes[files] for case in cases.training if (files := tuple(image_files(case))) in classes]
         with keep_going():
             check_classes(set().union(*labels), cases.labels, len(labels))
-    return len(found)
+    return len(classes)
+
+
+def _by_files(cases: Iterable[Item]) -> dict[Files, Item]:
+    """Return cases by the files of their image; one may stand in several lists, with its label and without."""
+    found: dict[Files, Item] = {}
+    for case in cases:
+        files = tuple(image_files(case))
+        is_there = all(Path(file).exists() for file in files)  # others have been refused
+        if is_there and len(case) > len(found.get(files, {})):
+            found[files] = case
+    return found
+
+
+def _read_all(cases: Mapping[Files, Item], loaders: Sequence[Loader]) -> dict[Files, set[int]]:
+    """Return the classes of the labels of those cases that can be read."""
+    read = map_threads(lambda case: _read(case, loaders), cases.values(), min(os.cpu_count() or 1, 4))
+    return {files: found for files, found in zip(cases, read, strict=True) if found is not None}
 
 
 def _make_loaders(config: ConfigParser, plan: RunPlan, cases: Cases | None) -> list[Loader]:
@@ -118,9 +137,9 @@ def _read(item: Item, loaders: Sequence[Loader]) -> set[int]:
     return set() if isinstance(label, str | None) else find_classes(label)
 
 
-def _find_leaks(cases: Cases, checksums: Mapping[tuple[str, ...], str], workflow: str) -> None:
+def _find_leaks(cases: Cases, checksums: Mapping[Files, str], workflow: str) -> None:
     """Refuse a training on the voxels of a test or validation scan, and warn of other scans that are the same."""
-    first_of: dict[str, tuple[str, tuple[str, ...]]] = {}
+    first_of: dict[str, tuple[str, Files]] = {}
     for name in _LISTS:
         for case in getattr(cases, name):
             files = tuple(image_files(case))

@@ -137,9 +137,27 @@ def test_unlabeled_voxels_of_a_test_scan_and_a_class_without_labels_are_warned_o
     assert "has" in warnings and "(2), so that nothing will be segmented as it" in warnings
 
 
+def test_a_broken_scan_that_the_run_does_not_read_is_warned_of(phantoms, tmp_path, check):
+    scans = shutil.copytree(phantoms, tmp_path / "scans")
+    path = scans / "imagesTs" / "phantom_004.nii.gz"
+    copy(path, path, lambda voxels: voxels * np.nan)
+    options = {"dataset_dir": scans, "ckpt_dir": tmp_path, "pretrained": "null"}
+    starts, lines = check("fnet_wtacae_stl", "training", "--deep", **options)
+    assert starts and [line for line in lines if line.startswith("warning") and f"{path}: every voxel must" in line]
+
+
+def test_scans_are_looked_at_where_the_weights_are_missing(phantoms, tmp_path, check):
+    scans = shutil.copytree(phantoms / "imagesTs", tmp_path / "scans")
+    (scans / "phantom_004.nii.gz").write_bytes(b"")
+    starts, lines = check("layer_decomp_tumor", "inference", "--deep", dataset_dir=scans, ckpt_dir=tmp_path)
+    record, scan = problems(lines)
+    assert not starts and "record.json: the record of the weights must lie beside them" in record
+    assert "phantom_004.nii.gz: a .nii.gz file must be gzip data, got an empty file" in scan
+
+
 def test_an_evaluation_without_weights_and_an_inference_without_scans_would_not_start(phantoms, tmp_path, check):
     starts, lines = check("fnet_wtacae_stl", "evaluation", dataset_dir=phantoms, ckpt_dir=tmp_path)
-    assert not starts and "record.json: the record of the weights must lie beside them; train first" in lines[-2]
+    assert not starts and "record.json: the record of the weights must lie beside them" in problems(lines)[0]
     starts, lines = check("fnet_wtacae_stl", "inference", dataset_dir=tmp_path / "missing", ckpt_dir=tmp_path)
     assert not starts and lines[-1].startswith("would not start")
 
