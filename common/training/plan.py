@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc import locate
@@ -221,7 +221,8 @@ def _memory(config: ConfigParser, plan: RunPlan, headers: _Headers) -> dict[str,
         for holder in holders:
             part = config.get(holder)
             device = str(config.get_parsed_content("device")) if "device" in part else "cpu"
-            held = sum(headers.voxels(case) * _bytes_per_voxel(config, holder, part, case, headers) for case in data)
+            estimate = _memory_of(config, holder, part)
+            held = sum(headers.voxels(case) * estimate(headers.channels(case), "label" in case) for case in data)
             memory[device] = memory.get(device, 0.0) + held
     if any(id.startswith("validate") or id == "dataset" for id in plan.data) and "labels" in content:
         num_classes = len(config.get_parsed_content("labels"))
@@ -236,21 +237,30 @@ def _memory(config: ConfigParser, plan: RunPlan, headers: _Headers) -> dict[str,
     return {device: round(size) for device, size in memory.items() if size}
 
 
-def _bytes_per_voxel(config: ConfigParser, id: str, part: Any, case: Item, headers: _Headers) -> float:
-    """Return the bytes that a data set holds of each voxel of a case: what its class says; none if it says nothing."""
+def _memory_of(config: ConfigParser, id: str, part: Any) -> Callable[[int, bool], float]:
+    """Return what tells the bytes that a data set holds of a voxel with so many channels, and perhaps a label.
+
+    The class of the data set says it; one that says nothing holds none.
+    """
     kind = str(part.get("_target_", ""))
     content = config.get()
-    channels = config.get_parsed_content("in_channels") if "in_channels" in content else headers.channels(case)
-    has_label = "label" in case
+    channels = config.get_parsed_content("in_channels") if "in_channels" in content else None
     if kind == "CacheDataset":
         rate = config.get_parsed_content(_join(id, "cache_rate")) if "cache_rate" in part else 1.0
-        return rate * (_FLOAT * channels + _LABEL * has_label)
+        return lambda found, has_label: rate * (_FLOAT * (channels or found) + _LABEL * has_label)
     estimate: Any = getattr(locate(kind), "bytes_per_voxel", None)
     if estimate is None:
-        return 0.0
+        return lambda found, has_label: 0.0
     _, _, *names = inspect.signature(estimate).parameters
-    arguments = {name: config.get_parsed_content(_join(id, name)) for name in names if name in part}
-    return estimate(channels, has_label, **arguments)
+    arguments = {name: _build_apart(config, _join(id, name)) for name in names if name in part}
+    return lambda found, has_label: estimate(channels or found, has_label, **arguments)
+
+
+def _build_apart(config: ConfigParser, id: str) -> Any:
+    """Return a component, such as a network, whose initial weights take nothing of the chance of the run."""
+    known = {"cases": config.get_parsed_content("cases")} if "cases" in config.get() else {}
+    with torch.random.fork_rng(devices=[]):
+        return ConfigParser({**config.get(), **known}).get_parsed_content(id)
 
 
 def _disk(config: ConfigParser, plan: RunPlan, headers: _Headers) -> int:
@@ -258,7 +268,7 @@ def _disk(config: ConfigParser, plan: RunPlan, headers: _Headers) -> int:
     content = config.get()
     size = float(_OTHERS)
     if "module" in content and plan.workflow in ("pretraining", "training"):
-        weights = _weight_bytes(config.get_parsed_content("module"))
+        weights = _weight_bytes(_build_apart(config, "network_def"))
         checkpoint = weights * (3 if content.get("optimizer") else 1)  # Adam keeps two numbers of each
         older = sum(file.stat().st_size for file in plan.files if file.is_file())
         size += max(2 * (weights + checkpoint) - older, 0)  # twice, since each is whole before it replaces another

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
 from common.cli import collect_errors
@@ -130,3 +131,33 @@ def test_what_is_held_in_memory_is_what_the_class_of_the_data_set_says(make_conf
 @pytest.mark.parametrize(("size", "text"), [(1500, "0.0015 MB"), (2.5e7, "25 MB"), (1.25e9, "1.25 GB")])
 def test_sizes_are_told_in_units_of_disks(size, text):
     assert format_size(size) == text
+
+
+def test_a_check_takes_nothing_of_the_chance_of_the_run(tmp_path, write_scan):
+    """The networks of a run draw the same weights with and without it."""
+    write_scan("image.nii.gz", np.ones((10, 10, 10), "int16"), spacing=(2.0, 2.0, 2.0))
+    write_datalist(tmp_path, {"modality": {"0": "CT"}, "unlabeled": ["image.nii.gz"]})
+    network = {"_target_": "common.fnet.FNet", "in_channels": 1, "out_channels": 2, "features": [2, 2]}
+    config = {
+        "pretraining": [],
+        "cases": {"_target_": "common.data.read_cases", "dataset_dir": str(tmp_path), "is_pretraining": True},
+        "network_def": network,
+        "module": "@network_def",
+        "train": {
+            "dataset": {
+                "_target_": "common.fnet.PatchDataset",
+                "data": "$@cases.pretraining()",
+                "transform": {},
+                "geometry": "$@network_def.geometry",
+            }
+        },
+    }
+    weights = []
+    for is_checked in (True, False):
+        torch.manual_seed(0)
+        parser = ConfigParser(config)
+        if is_checked:
+            assert check_run(parser).memory["cpu"] > 0
+        torch.rand(1)
+        weights.append(parser.get_parsed_content("module").state_dict())
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
