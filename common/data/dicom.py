@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from monai.utils import ensure_tuple
 
 from common.cli import InputError, MissingFileError
 
@@ -26,11 +27,13 @@ _SAME = 1e-3  # mm, within which two slices have one position; and of direction 
 _DRIFT = 0.1  # pixels, by which slices may lie beside the line through the first and the last one
 _TILT = 1e-2  # of the direction between slices, beyond which a tilt is worth a word
 _IMPLICIT = "1.2.840.10008.1.2"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNCOMPRESSED = (_IMPLICIT, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _DECODED = {  # by ITK
-    *("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"),
+    *(_DEFLATED, "1.2.840.10008.1.2.5"),
     *(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)),
 }
+_GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers of each
 _NO_IMAGE = ("RTSTRUCT", "RTPLAN", "RTDOSE", "SEG", "SR", "PR", "KO", "REG", "DOC")
 
 
@@ -112,18 +115,21 @@ def read_series(series: Series) -> np.ndarray:
 def _read_headers(folder: Path) -> list[tuple[Path, FileDataset]]:
     """Return the files of a folder that are images, with what their headers say."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     found = []
     for file in list_dicom(folder):
         try:
             with file.open("rb") as content:
-                dataset = pydicom.dcmread(content, stop_before_pixels=True)
+                dataset = pydicom.dcmread(content, stop_before_pixels=True, force=True)  # old files have no preamble
                 remaining = os.fstat(content.fileno()).st_size - content.tell()
-        except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
+        except (OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
             raise InputError(f"{file}: slice must be readable, got {error}; copy it again, or remove it") from error
-        if str(dataset.get("Modality", "")) in _NO_IMAGE or "Rows" not in dataset:
-            if "SOPClassUID" not in dataset:
+        if "SOPClassUID" not in dataset:
+            raise InputError(f"{file}: slice must be a whole DICOM file, got none; copy it again, or remove it")
+        if str(dataset.get("Modality", "")) in _NO_IMAGE:
+            continue
+        if "Rows" not in dataset or "Columns" not in dataset:
+            if "Image" in dataset.SOPClassUID.name:
                 raise InputError(f"{file}: slice must have a whole header, got a part; copy it again, or remove it")
             continue
         _check_length(file, dataset, remaining)
@@ -137,6 +143,8 @@ def _check_length(file: Path, dataset: FileDataset, remaining: int) -> None:
     bits = int(dataset.get("BitsAllocated", 16)) * int(dataset.get("SamplesPerPixel", 1))
     size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1) * bits // 8
     remaining -= 8 if syntax == _IMPLICIT else 12  # the head of the element of the voxels
+    if syntax == _DEFLATED:  # of which pydicom has read everything
+        return
     if remaining <= 0 or (syntax in _UNCOMPRESSED and remaining < size):
         raise InputError(f"{file}: slice must hold {size} bytes of voxels, got {max(remaining, 0)}; copy it again")
 
@@ -178,11 +186,23 @@ def _check_slice(file: Path, dataset: FileDataset, first: FileDataset) -> None:
             f"{file}: compression must be one that ITK decodes, got {syntax.name}; decompress the series, "
             "for instance by dcmdjpeg of DCMTK or gdcmconv --raw"
         )
-    missing = [
-        name for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if not dataset.get(name)
-    ]
-    if missing:
-        raise InputError(f"{file}: slice must say where it lies, got no {missing[0]}; remove it if it is no slice")
+    for name, count in _GEOMETRY.items():
+        if not dataset.get(name):
+            raise InputError(f"{file}: slice must say where it lies, got no {name}; remove it if it is no slice")
+        numbers = _numbers(dataset, name)
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise InputError(f"{file}: {name} must be {count} numbers, got {numbers.tolist()}; export the series again")
+    axes = _numbers(dataset, "ImageOrientationPatient").reshape(2, 3)
+    if not np.allclose(axes @ axes.T, np.eye(2), atol=_TILT):
+        raise InputError(
+            f"{file}: ImageOrientationPatient must be two directions of length 1 at a right angle, got "
+            f"{axes.ravel().tolist()}; export the series again"
+        )
+    if not (_numbers(dataset, "PixelSpacing") > 0).all():
+        raise InputError(
+            f"{file}: PixelSpacing must be above 0, got {_numbers(dataset, 'PixelSpacing').tolist()}; export the "
+            "series again"
+        )
     if not np.allclose(
         _numbers(dataset, "ImageOrientationPatient"), _numbers(first, "ImageOrientationPatient"), atol=_SAME
     ):
@@ -259,4 +279,4 @@ def _make_series(folder: Path, slices: Sequence[tuple[Path, FileDataset]]) -> Se
 
 def _numbers(dataset: FileDataset, name: str) -> np.ndarray:
     value: Any = dataset.get(name)
-    return np.array([float(number) for number in value])
+    return np.array([float(number) for number in ensure_tuple(value)])

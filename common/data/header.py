@@ -6,6 +6,7 @@ import functools
 import gzip
 import itertools
 import logging
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ __all__ = [
     "check_gzip",
     "check_header",
     "corner_distance",
+    "find_reason",
+    "nifti_start",
     "read_nifti_header",
     "voxel_file",
     "warn_once",
@@ -49,6 +52,8 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NRRD_SPACES = {  # in which ITK knows where the patient's left and front are
     *("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"),
 }
+_NRRD_ENCODINGS = ("raw", "gzip", "gz", "ascii", "text", "txt", "hex")  # which ITK decodes
+_META_SCALE = {"slope": "1", "offset": "0"}
 _MISSING_SPACING = "voxel size must be in the header, got none; write it with the program that made the file"
 
 _SIGNATURES = {
@@ -133,14 +138,19 @@ def check_header(path: str | Path, allow_2d: bool = False, series: str | None = 
         except FileNotFoundError:  # the voxels of an .mhd file
             raise
         except (HeaderDataError, OSError, EOFError, zlib.error, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # ITK writes many lines
             raise InputError(
-                f"{path}: header must be readable, got {reason}; copy or convert the file again"
+                f"{path}: header must be readable, got {find_reason(error)}; copy or convert the file again"
             ) from error
         header = _check_geometry(path, *parts, allow_2d)
     for warning in header.warnings:
         warn_once(f"{path}: {warning}")
     return header
+
+
+def find_reason(error: BaseException) -> str:
+    """Return the line of an error that tells most: the last of the many that ITK writes, but for that of the system."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip() and not line.startswith("Reason:")]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 @functools.cache
@@ -202,10 +212,14 @@ def voxel_file(path: Path) -> tuple[Path, int, bool]:
         source = _half(path, ".img") if name.endswith((".hdr", ".img")) else path
         return source, 0, name.endswith(".gz")
     fields, offset = _read_fields(path)
-    is_compressed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
+    is_compressed = (
+        fields.get("encoding", "").lower() in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
+    )
     separate = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
     if separate == "LOCAL":
         return path, offset, is_compressed
+    if separate.split()[:1] == ["LIST"] or "%" in separate:
+        raise InputError(f"{path}: voxels must lie in one file, got several, {separate}; convert the file")
     if not (path.parent / separate).is_file():
         raise MissingFileError(f"{path}: voxels must lie in {separate}, got no such file; copy it, too")
     return path.parent / separate, 0, is_compressed
@@ -230,6 +244,19 @@ def read_nifti_header(path: Path) -> nib.Nifti1Header:
             f"{path}: header must be that of a NIfTI {'pair' if is_pair else 'file'}, got {what}; convert it"
         )
     return header
+
+
+def nifti_start(path: Path, header: nib.Nifti1Header) -> int:
+    """Return the byte at which the voxels begin; 0 stands for the end of the header where one file holds both."""
+    is_pair = path.name.lower().endswith((".hdr", ".img"))
+    least = 0 if is_pair else int(header["sizeof_hdr"]) + 4  # four bytes tell of extensions
+    start = float(header["vox_offset"])
+    if start != 0 and not (start >= least and start.is_integer()):
+        raise InputError(
+            f"{path}: voxels must begin at a whole byte from {least} on (vox_offset), got {start:g}; write the header "
+            "anew"
+        )
+    return int(start) or least
 
 
 def _half(path: Path, suffix: str) -> Path:
@@ -292,13 +319,14 @@ def _read_nifti(path: Path) -> tuple[tuple[int, ...], np.ndarray, dict[str, Any]
         raise InputError(
             f"{path}: data type must be one that NIfTI knows, got code {header['datatype']}; convert the file again"
         )
+    _check_nifti(path, header)
     shape, dtype = tuple(int(size) for size in header.get_data_shape()), header.get_data_dtype()
     unit = header.get_xyzt_units()[0]
     if dtype.kind not in "iuf":
         _refuse_voxels(path, "complex" if dtype.kind == "c" else "color or other compound")
     pixdim = header["pixdim"][1 : 1 + min(len(shape), 3)]
     if not np.isfinite(pixdim).all() or not pixdim.all():
-        raise InputError(f"{path}: voxel size must not be 0, got {tuple(pixdim.tolist())}; write the header anew")
+        raise InputError(f"{path}: voxel size must be finite and not 0, got {_mm(pixdim)}; write the header anew")
     affine, parts = _locate_nifti(path, header, shape[:3])
     if unit in ("meter", "micron"):
         scale = 1e3 if unit == "meter" else 1e-3
@@ -306,9 +334,28 @@ def _read_nifti(path: Path) -> tuple[tuple[int, ...], np.ndarray, dict[str, Any]
         raise InputError(
             f"{path}: voxel size must be in mm, got {unit}s and a field of view of {_mm(extent)}; convert the file"
         )
-    start = 0 if path.name.lower().endswith((".hdr", ".img")) else 352
-    _check_length(path, max(int(header.get_data_offset()), start) + int(np.prod(shape)) * dtype.itemsize)
+    if min(shape, default=0) > 0:  # others are refused later
+        num_bytes = math.prod(shape) * dtype.itemsize
+        parts["warnings"] += _check_length(path, nifti_start(path, header) + num_bytes)
     return shape, affine, parts
+
+
+def _check_nifti(path: Path, header: nib.Nifti1Header) -> None:
+    """Refuse fields without a meaning, which one program passes over and another does not."""
+    if int(header["dim"][0]) not in range(1, 8):
+        raise InputError(
+            f"{path}: number of dimensions (dim[0]) must be 1 to 7, got {header['dim'][0]}; write the header anew"
+        )
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in nib.nifti1.xform_codes.value_set("code"):
+            raise InputError(f"{path}: {name} must be 0 to 5, got {header[name]}; write the grid anew")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    is_scaled = slope != 0 and not math.isnan(slope)
+    if is_scaled and not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise InputError(
+            f"{path}: intensities must be scaled by finite numbers (scl_slope, scl_inter), got {slope:g} and "
+            f"{intercept:g}; write the header anew"
+        )
 
 
 def _locate_nifti(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -317,6 +364,8 @@ def _locate_nifti(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) 
     sizes[len(shape) :] = 1.0
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     warnings = []
+    if (header["pixdim"][1:4] < 0).any():
+        warnings.append(f"pixdim is negative ({_mm(header['pixdim'][1:4])}), its absolute value is used")
     if has_sform:
         affine = header.get_sform().astype(float)
         if not affine[:3].any():
@@ -392,7 +441,8 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray, dict[str, Any]]:
     if pixel not in ("scalar", "vector", "rgb", "rgba", "covariant_vector", "point", "offset"):
         _refuse_voxels(path, f"{channels}-component {pixel.replace('_', ' ')}")
     num_dims = image_io.GetNumberOfDimensions()
-    warnings = _check_fields(path, _read_fields(path)[0], num_dims)
+    fields = _read_fields(path)[0]
+    warnings = _check_fields(path, fields, num_dims)
     shape = tuple(int(image_io.GetDimensions(axis)) for axis in range(num_dims))
     affine = np.eye(4)
     for axis in range(min(num_dims, 3)):
@@ -403,13 +453,21 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray, dict[str, Any]]:
         direction = list(image_io.GetDirection(axis))[:3]
         affine[: len(direction), axis] = np.array(direction) * image_io.GetSpacing(axis)
         affine[axis, 3] = image_io.GetOrigin(axis)
-    _check_length(path, int(np.prod(shape)) * channels * image_io.GetComponentSize())
-    parts = {"warnings": warnings, "is_oriented": not warnings, "channels": channels}
+    is_oriented = not warnings
+    is_exact = not {"byte skip", "line skip", "headersize"} & {*fields} and fields.get("encoding") in (
+        None,
+        "raw",
+        "gzip",
+    )
+    warnings += _check_length(path, math.prod(shape) * channels * image_io.GetComponentSize(), is_exact)
+    parts = {"warnings": warnings, "is_oriented": is_oriented, "channels": channels}
     return shape, _LPS @ affine, parts  # ITK's world is LPS
 
 
 def _check_fields(path: Path, fields: dict[str, str], num_dims: int) -> tuple[str, ...]:
     """Refuse what ITK passes over in an NRRD or MetaImage header; return warnings of what the header leaves open."""
+    for name in ("spacings", "elementspacing", "elementsize", "transformmatrix", "offset", "position", "origin"):
+        _check_numbers(path, name, fields.get(name, ""))
     if path.name.lower().endswith(".nrrd"):
         units = set(re.findall(r"\w+", fields.get("space units", ""))) - {"mm"}
         space = fields.get("space", "none").lower()
@@ -417,7 +475,11 @@ def _check_fields(path: Path, fields: dict[str, str], num_dims: int) -> tuple[st
         has_spacing = bool(directions) or "spacings" in fields
         is_oriented = space.removesuffix("-time") in _NRRD_SPACES and bool(directions)
         unknown = f"space must be right-anterior-superior or its like, got {space}"
+        encoding = fields.get("encoding", "raw").lower()
+        if encoding not in _NRRD_ENCODINGS:
+            raise InputError(f"{path}: encoding must be raw, gzip, ascii or hex, got {encoding}; convert the file")
     else:
+        _check_metaimage(path, fields)
         units = {fields.get("distanceunits", "mm")} - {"mm", "?"}
         spacing, size = (fields.get(name, "").split()[:num_dims] for name in ("elementspacing", "elementsize"))
         has_spacing, is_oriented = (
@@ -434,6 +496,36 @@ def _check_fields(path: Path, fields: dict[str, str], num_dims: int) -> tuple[st
     if not has_spacing:
         raise InputError(f"{path}: {_MISSING_SPACING}")
     return () if is_oriented else (f"orientation is unknown, since {unknown}; left and right may be swapped",)
+
+
+def _check_numbers(path: Path, name: str, text: str) -> None:
+    """Refuse text that is no list of finite numbers; ITK takes 0 or 1 for it, and for what follows."""
+    for word in text.split():
+        try:
+            is_finite = math.isfinite(float(word))
+        except ValueError:
+            is_finite = False
+        if not is_finite:
+            raise InputError(f"{path}: {name} must be finite numbers, got {text}; mend the header")
+
+
+def _check_metaimage(path: Path, fields: dict[str, str]) -> None:
+    """Refuse voxels that ITK would decode to other ones, or not at all."""
+    if fields.get("binarydata", "true").lower() == "false":
+        raise InputError(f"{path}: voxels must be binary (BinaryData), got text; convert the file")
+    scale = [fields.get(f"elementtointensityfunction{name}", default) for name, default in _META_SCALE.items()]
+    if [*map(float, scale)] != [*map(float, _META_SCALE.values())]:
+        raise InputError(
+            f"{path}: intensities must be stored as they are, got ElementToIntensityFunctionSlope and Offset of "
+            f"{' and '.join(scale)}, which programs pass over; scale the voxels"
+        )
+    source, offset, is_compressed = voxel_file(path)
+    size = source.stat().st_size - offset
+    if is_compressed and fields.get("compresseddatasize", "none") != str(size):
+        raise InputError(
+            f"{path}: CompressedDataSize must be the number of bytes, {size}, got "
+            f"{fields.get('compresseddatasize', 'none')}; write the file again, or without compression"
+        )
 
 
 def _read_series(path: Path, series: str | None) -> tuple[tuple[int, ...], np.ndarray, dict[str, Any]]:
@@ -460,8 +552,14 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         return fields, file.tell()
 
 
-def _check_length(path: Path, num_bytes: int) -> None:
-    """Refuse a file with fewer than `num_bytes` bytes of voxels (of header and voxels for NIfTI)."""
+def _check_length(path: Path, num_bytes: int, is_exact: bool = True) -> tuple[str, ...]:
+    """Refuse a file with fewer than `num_bytes` bytes of voxels (of header and voxels for NIfTI); warn of more.
+
+    Args:
+        path: of the image.
+        num_bytes: that its header announces.
+        is_exact: whether the file should hold nothing else.
+    """
     source, offset, is_compressed = voxel_file(path)
     size = source.stat().st_size - offset
     if is_compressed:
@@ -473,12 +571,19 @@ def _check_length(path: Path, num_bytes: int) -> None:
         raise InputError(
             f"{path}: must hold the {num_bytes} bytes its header announces, got {size}; it is truncated, copy it again"
         )
+    if is_exact and size > num_bytes:
+        return (f"holds {size - num_bytes} bytes more than its header announces, which are not read",)
+    return ()
 
 
 def _check_geometry(
     path: Path, shape: tuple[int, ...], affine: np.ndarray, parts: dict[str, Any], allow_2d: bool = False
 ) -> Header:
     parts, whole = dict(parts), shape
+    if min(whole, default=0) < 1:
+        raise InputError(
+            f"{path}: every dimension must hold a voxel, got shape {whole}; copy or convert the file again"
+        )
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 5 and shape[3] == 1:
@@ -490,10 +595,6 @@ def _check_geometry(
         shape, parts["is_2d"] = (*shape, 1), True
     if len(shape) != 3:
         raise InputError(f"{path}: must hold one volume of 3 dimensions, got shape {whole}; split or convert the file")
-    if min(shape) < 1:
-        raise InputError(
-            f"{path}: every dimension must hold a voxel, got shape {whole}; copy or convert the file again"
-        )
     if max(shape) == 1:
         raise InputError(f"{path}: must hold more than one voxel, got shape {whole}; look at the file")
     if not np.isfinite(affine).all():

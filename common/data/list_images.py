@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from common.cli import InputError, MissingFileError, keep_going
 from .checks import check_grids
 from .dicom import is_dicom
 from .header import PICTURE_SUFFIX, SUFFIXES, Header, check_header
-from .reader import Paths, case_id
+from .reader import Paths, case_id, check_name
 from .threads import map_threads
 
 __all__ = ["list_images"]
@@ -25,6 +26,7 @@ _SIDECARS = (  # beside scans: what programs and people write down about them
     *(".json", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".log", ".bval", ".bvec"),
     *(".raw", ".zraw", ".xlsx", ".docx", ".lnk", ".ini", ".db", ".sha256", ".md5", ".jpg", ".jpeg", PICTURE_SUFFIX),
 )
+_REPORT = "report.json"  # of an inference, in the folder of its results
 _CHANNEL = re.compile(r"_(\d{4})$")
 
 
@@ -66,6 +68,8 @@ def list_images(
     images = _group_channels(found) if channels > 1 else found
     headers = map_threads(lambda image: _check_scan(image, channels, allow_2d, series), images)
     cases: list[dict[str, Any]] = [{"image": image, "case_id": case_id(image)} for image in images]
+    for case in cases:
+        check_name(case["image"])
     _tell_apart(cases, root)
     if organ_dir is not None:
         _add_organs(cases, headers, Path(organ_dir))
@@ -73,6 +77,8 @@ def list_images(
 
 
 def _check_output(root: Path, output_dir: str | Path | None) -> None:
+    if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise InputError(f"{output_dir}: output_dir must be a folder, got a file; name another one")
     if output_dir is not None and root.is_dir() and Path(output_dir).resolve() == root.resolve():
         raise InputError(
             f"{output_dir}: output_dir must be another folder than that of the scans, since segmentations would be "
@@ -96,11 +102,17 @@ def _list_scans(path: Path, allow_2d: bool, series: str | None, output_dir: str 
         raise InputError(
             f"{path}: is a data set with labels; name the folder of its scans, such as {path / 'imagesTs'}"
         )
+    if _is_output(path):
+        raise InputError(
+            f"{path}: dataset_dir must hold scans, got the results of an inference; name the scans' folder"
+        )
     skipped = None if output_dir is None else Path(output_dir).resolve()
     scans = sorted(_walk(path, suffixes, skipped))
     if not scans:
+        others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        found = f"{others[0]} and {len(others) - 1} more" if len(others) > 1 else "".join(others) or "an empty folder"
         raise MissingFileError(
-            f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or DICOM), got none; look at the path"
+            f"{path}: dataset_dir must hold scans ({', '.join(suffixes)} or DICOM), got {found}; look at the path"
         )
     return scans
 
@@ -120,8 +132,12 @@ def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: t
                     f"{entry}: must lead to a scan, got a link to {entry.readlink()}, which is not there; mend or "
                     "remove it"
                 )
+        elif entry.is_dir() and _is_output(entry):
+            logger.warning("%s: holds the results of an inference and is left out", entry)
         elif entry.is_dir():
             yield from _walk(entry, suffixes, skipped, (*seen, resolved))
+        elif not entry.is_file():
+            logger.warning("%s: is no file of the usual kind and is left out", entry)
         elif _is_header_of_pair(entry):
             continue
         elif entry.name.lower().endswith(suffixes):
@@ -136,6 +152,15 @@ def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: t
             "them into folders of their own"
         )
     yield from ([str(folder)] if dicom else map(str, files))
+
+
+def _is_output(folder: Path) -> bool:
+    """Tell whether a folder has the report of an inference, so that its images are no scans."""
+    try:
+        content = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("cases"), list)
 
 
 def _is_header_of_pair(file: Path) -> bool:

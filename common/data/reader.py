@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,15 +29,18 @@ from .header import (
     Header,
     check_gzip,
     check_header,
+    find_reason,
+    nifti_start,
     read_nifti_header,
     voxel_file,
 )
 
-__all__ = ["LoadVolume", "Paths", "case_id", "case_name", "fingerprint", "read_volume"]
+__all__ = ["LoadVolume", "Paths", "case_id", "case_name", "check_name", "fingerprint", "read_volume"]
 
 Paths = str | Path | Sequence[str | Path]
 
 _HASHED_SIDE = 40  # voxels
+_NAME_BYTES = 200  # of a case: file systems take 255, results add some
 _fingerprints: dict[tuple[str, ...], str] = {}
 
 
@@ -81,6 +85,18 @@ def case_id(paths: Paths) -> str:
     suffix = next((suffix for suffix in (*SUFFIXES, PICTURE_SUFFIX) if name.lower().endswith(suffix)), "")
     stem = name[: len(name) - len(suffix)]
     return re.sub(r"_\d{4}$", "", stem) if len(files) > 1 else stem
+
+
+def check_name(paths: Paths) -> None:
+    """Refuse a path that no line of a report can hold, and a name of a case that is too long for its results."""
+    path, name = str(ensure_tuple(paths)[0]), case_id(paths)
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+        raise InputError(f"{path!r}: path must be plain text in one line, got control characters; rename it")
+    if len(name.encode()) > _NAME_BYTES:
+        raise InputError(
+            f"{path}: name must have at most {_NAME_BYTES} bytes without its ending, got {len(name.encode())}, to "
+            "which the names of the results add some; rename it"
+        )
 
 
 def case_name(meta: Mapping[str, Any]) -> str:
@@ -152,7 +168,7 @@ def _read_voxels(path: Path, header: Header) -> np.ndarray:
     elif name.endswith(NIFTI_SUFFIXES):
         voxels = _read_nifti(path)
     else:
-        voxels = _read_itk(path)
+        voxels = _read_itk(path, header.channels)
     if header.channels == 1:
         return voxels.reshape(header.shape, order="A")[None]
     return np.moveaxis(voxels.reshape((*header.shape, header.channels), order="A"), -1, 0)
@@ -168,7 +184,7 @@ def _read_nifti(path: Path) -> np.ndarray:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: compressed data must be intact, got {error}; copy the file again") from error
-    shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
+    shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), nifti_start(path, header)
     voxels = np.frombuffer(content, dtype, int(np.prod(shape)), start).reshape(shape, order="F")
     slope, intercept = header.get_slope_inter()
     if slope is not None:
@@ -176,18 +192,30 @@ def _read_nifti(path: Path) -> np.ndarray:
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
-def _read_itk(path: Path) -> np.ndarray:
+def _read_itk(path: Path, channels: int) -> np.ndarray:
     """Return the voxels of an NRRD or MetaImage file, channels last."""
     import itk  # takes a second to import, and most data is NIfTI
 
     check_gzip(path)
     try:
-        image = itk.imread(str(path))
+        image = _imread(path, channels)
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or ["an error"])[-1]
-        raise InputError(f"{path}: voxels must be readable, got {reason}; copy or convert the file again") from error
+        raise InputError(
+            f"{path}: voxels must be readable, got {find_reason(error)}; copy or convert the file again"
+        ) from error
     voxels = itk.array_from_image(image).T
     return voxels if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(voxels, 0, -1)
+
+
+def _imread(path: Path, channels: int) -> Any:
+    import itk
+
+    try:
+        return itk.imread(str(path))
+    except TypeError as error:  # of numbers, or lists of one number, for which itk has no type of image
+        if channels == 1:
+            return itk.imread(str(path), itk.D)
+        raise InputError(f"{path}: voxels must be of a usual type, got {channels} of a rare one; convert it") from error
 
 
 def _check_range(voxels: np.ndarray, path: Path) -> None:

@@ -35,7 +35,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _FILE = "record.json"
-_UNLIKE = 1.5  # times smaller or larger
+_UNLIKE = 1.5  # times smaller or larger, of voxels that nothing resamples
+_ABSURD = 8.0  # likewise, of others: as if they were in other units
 _FORMER_FILES = ("preprocessing.json", "classes.json")  # of versions up to 0.1, with a part of the fields
 
 
@@ -126,21 +127,26 @@ def make_record(
 
 
 def check_voxel_size(record: Record, affine: np.ndarray, path: str | Path) -> str | None:
-    """Return a warning when the voxels of a scan are unlike those of the training, and nothing resamples them.
+    """Return a warning when the voxels of a scan are unlike those of the training.
+
+    Where they are resampled, only those that are many times smaller or larger are, as if in other units.
 
     Args:
         record: of the weights.
         affine: `(4, 4)`, from voxel indices to RAS millimeters.
         path: of the scan, for the warning.
     """
-    if record.voxel_sizes is None or isinstance(record.spacing, float | int):
+    if record.voxel_sizes is None:
         return None
-    kept = np.array([not edge for edge in record.spacing or (0, 0, 0)])
+    spacing = record.spacing or 0
+    kept = np.array([not edge for edge in (spacing if isinstance(spacing, list) else 3 * [spacing])])
     sizes, (low, high) = _voxel_size(affine), np.array(record.voxel_sizes)
-    if not (((sizes < low / _UNLIKE) | (sizes > high * _UNLIKE)) & kept).any():
+    factor = np.where(kept, _UNLIKE, _ABSURD)
+    if not ((sizes < low / factor) | (sizes > high * factor)).any():
         return None
     texts = (" x ".join(f"{edge:.3g}" for edge in edges) for edges in (sizes, low, high))
-    return "{}: voxels of {} mm are unlike those of the training, {} to {} mm; resample the scan".format(path, *texts)
+    sentence = "{}: voxels of {} mm are unlike those of the training, {} to {} mm; resample the scan, or mend its units"
+    return sentence.format(path, *texts)
 
 
 def _voxel_size(affine: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def save_overlay(
             show_slice(axes, slice_image, low, high, axis, aspect=spacing[up] / spacing[across])
             for value, color in colors.items():
                 mask = (slice_labels == value).T
-                if mask.any():
+                if mask.any() and min(mask.shape) > 1:
                     axes.contourf(mask, levels=[0.5, 1.5], colors=[color], alpha=0.3)
                     axes.contour(mask, levels=[0.5], colors=[color], linewidths=1.2)
             axes.set_title(f"{name}, {plane}", fontsize=9)

@@ -67,20 +67,22 @@ class SaveSegmentationd(SaveImaged):
                 raise InputError(f"{path}: labels of a PNG must be at most 255, got {array.max()}; convert the scans")
             write_atomically(path, Image.fromarray(array.T.astype(np.uint8)).save)
             return
-        image = nib.Nifti1Image(array, np.asarray(volume.affine, dtype=float))
-        _state_grid(image, volume.meta)
+        image = nib.Nifti1Image(array, None)  # with an affine, nibabel would write codes of its own
+        _state_grid(image, np.asarray(volume.affine, dtype=float), volume.meta)
         write_atomically(path, lambda temporary: nib.save(image, temporary))
 
 
-def _state_grid(image: nib.Nifti1Image, meta: Mapping[str, Any]) -> None:
+def _state_grid(image: nib.Nifti1Image, affine: np.ndarray, meta: Mapping[str, Any]) -> None:
     """Say where the voxels lie, with the codes of the scan's header if that is NIfTI; what it leaves open stays so."""
-    header, affine, stated = image.header, np.array(image.affine), meta.get("nifti") or {}
+    header, stated = image.header, meta.get("nifti") or {}
     header.set_xyzt_units("mm")
     if not meta.get("is_oriented", True):
         header.set_sform(affine, _UNKNOWN)
         header.set_qform(affine, _UNKNOWN, strip_shears=True)
         for name in set(stated) - {"pixdim", "xyzt_units"}:  # readers differ in what they make of them
             header[name] = stated[name]
+        if stated:
+            header["pixdim"][0] = stated["pixdim"][0]
         return
     header.set_sform(affine, int(stated.get("sform_code", _SCANNER)))
     header.set_qform(affine, int(stated.get("qform_code", _SCANNER)), strip_shears=True)

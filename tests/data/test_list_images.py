@@ -53,7 +53,7 @@ def test_what_holds_no_scan_is_refused_by_name(tmp_path):
     (tmp_path / "empty.nii").touch()
     for name, error, message in (
         ("nowhere", FileNotFoundError, "nowhere: dataset_dir must exist"),
-        ("empty", FileNotFoundError, r"empty: dataset_dir must hold scans .* got none"),
+        ("empty", FileNotFoundError, r"empty: dataset_dir must hold scans .* got readme.md; look"),
         ("page.html", ValueError, r"page.html: scan must be one of .nii.gz, .*, got .html"),
         ("set", ValueError, r"set: is a data set with labels; name the folder of its scans, such as .*imagesTs"),
         ("empty.nii", ValueError, r"empty.nii: .*empty"),
