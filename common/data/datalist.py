@@ -27,6 +27,8 @@ __all__ = ["Cases", "read_cases", "read_images", "without_labels", "write_datali
 
 logger = logging.getLogger(__name__)
 
+_GZIP_END = 8  # bytes
+
 _T = TypeVar("_T")
 
 
@@ -411,14 +413,15 @@ def _check_files(cases: list[Item]) -> None:
             other = f", also as {first}" if first != file else ""
             with keep_going():
                 raise InputError(f"{file}: must be listed once, got it twice{other}; remove one")
-    seen: dict[tuple[int, str], str] = {}
+    seen: dict[str, str] = {}
     images = [file for case in cases for file in image_files(case) if Path(file).is_file()]
-    sizes = Counter(sizes_of := [Path(image).stat().st_size for image in images])
-    for image, size in zip(images, sizes_of, strict=True):
-        if sizes[size] > 1:
-            first_image = seen.setdefault((size, _fingerprint(image, size)), image)
+    counts = Counter(marks := [_mark(Path(image)) for image in images])
+    for image, mark in zip(images, marks, strict=True):
+        if counts[mark] > 1:
+            content = f"{mark} {_fingerprint(image, mark)}" if isinstance(mark, int) else mark.hex()
+            first_image = seen.setdefault(content, image)
             if first_image != image:
-                logger.warning("%s: holds the same as %s", image, first_image)
+                logger.warning("%s: holds the same as %s; take one off the list", image, first_image)
 
 
 def _files(item: Item) -> list[Path]:
@@ -436,14 +439,27 @@ def _tell_missing(file: Path) -> str:
     for place in (file, *file.parents):
         if place.is_symlink() and not place.exists():
             where = "" if place == file else f"{place} "
-            return f"must exist, {where}is a link to {place.readlink()}, which does not exist"
+            return f"must exist, {where}is a link to {place.readlink()}, which does not exist; mend the link"
     if file.is_dir():
-        return "must be a file or hold a DICOM series, got another folder"
+        return "must be a file or hold a DICOM series, got another folder; name the file in it"
     if "\\" in file.name:
         return "must exist, got no such file; write / between folders"
     name = case_id(file)
     of_nnunet = file.with_name(f"{name}_0000{file.name[len(name) :]}")
-    return "must exist, got no such file" + (f"; list {of_nnunet.name}, which is there" if of_nnunet.is_file() else "")
+    advice = (
+        f"list {of_nnunet.name}, which is there" if of_nnunet.is_file() else "copy it there, or take it off the list"
+    )
+    return f"must exist, got no such file; {advice}"
+
+
+def _mark(path: Path) -> int | bytes:
+    """Return the checksum and the length of what a gzip file holds, however compressed; of others the size."""
+    size = path.stat().st_size
+    if not path.name.lower().endswith(".gz") or size < _GZIP_END:
+        return size
+    with path.open("rb") as file:
+        file.seek(-_GZIP_END, 2)
+        return file.read()
 
 
 def _fingerprint(path: str, size: int) -> str:

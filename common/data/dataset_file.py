@@ -14,7 +14,7 @@ from typing import Any
 from common.cli import InputError, MissingFileError
 
 from .header import PICTURE_SUFFIX, SUFFIXES
-from .reader import case_id
+from .reader import case_id, check_name
 
 __all__ = ["Case", "DatasetFile", "Item", "image_files", "list_channels", "read_dataset_file", "read_names"]
 
@@ -105,7 +105,7 @@ def read_dataset_file(path: Path) -> DatasetFile:
         content["test"] = content["testing"]
     for key in _LISTS:
         if not isinstance(content.get(key, []), list):
-            raise InputError(f"{path}: {key} must be a list, got a {type(content[key]).__name__}")
+            raise InputError(f"{path}: {key} must be a list, got {content[key]!r:.80}; write [] where there is none")
     if "training" not in content and isinstance(content.get("dataset"), dict):
         raise InputError(f"{path}: cases must be listed as training, got nnU-Net's dataset; list them as training")
     if "training" not in content and ("file_ending" in content or content.get("numTraining")):
@@ -187,13 +187,19 @@ class _CaseReader:
             if needed == ("image",) and not isinstance(case, dict):
                 case = {"image": case}
             if not isinstance(case, dict):
-                raise InputError(f"{self.path}: every case must have {' and '.join(needed)}, got {case}")
+                raise InputError(
+                    f"{self.path}: every case must have {' and '.join(needed)}, got {case!r:.80}; write "
+                    '{"image": ..., "label": ...}'
+                )
             known = [name for name in _CASE_USED if name not in _useless(key)]
             for name in _find_unused(self.path, f"a case of {key}", case, _CASE_USED, _CASE_METADATA, known):
                 if (said := f"{name} (of a case of {key})") not in self.unused:
                     self.unused.append(said)
             if any(name not in case for name in needed):
-                raise InputError(f"{self.path}: every case must have {' and '.join(needed)}, got {case}")
+                raise InputError(
+                    f"{self.path}: every case must have {' and '.join(needed)}, got {case}; add what is missing, or "
+                    "list the image as unlabeled"
+                )
             files = {name: case[name] for name in ("label", "organ", "t2_map") if name in case and name in known}
             item = {"image": self._locate_image(case["image"])}
             item |= {name: _locate(self.path, file) for name, file in files.items()}
@@ -258,9 +264,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: must be JSON, got {error}") from error
+        raise InputError(
+            f"{path}: must be JSON, got {error}; mend it, or write it by python -m tools.datalist"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: must be a JSON object, got a {type(content).__name__}")
+        raise InputError(
+            f"{path}: must be a JSON object, got a {type(content).__name__}; write it by python -m tools.datalist"
+        )
     return content
 
 
@@ -293,6 +303,7 @@ def _locate(path: Path, name: Any) -> str:
             f"{path}: every file must lie inside {path.parent}, got {name!r}; name it relative to this folder, or put "
             "a link there"
         )
+    check_name(path.parent / relative)
     return str(path.parent / relative)
 
 

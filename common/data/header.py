@@ -390,8 +390,9 @@ def _locate_nifti(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) 
             )
         elif has_qform:
             off = _sform_to_qform(header, affine, sizes, whole)
-            if off > _TENTH:
-                warnings.append(f"sform is used, though the qform lies {off:.2g} voxels off at a corner")
+            if not off <= _TENTH:
+                where = f"lies {off:.2g} voxels off at a corner" if np.isfinite(off) else "makes no sense"
+                warnings.append(f"sform is used, though the qform {where}")
     fields = ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")
     places = (*fields, *(f"{name}_{axis}" for name, axes in (("quatern", "bcd"), ("qoffset", "xyz")) for axis in axes))
     return affine, {
@@ -466,8 +467,8 @@ def _read_itk(path: Path) -> tuple[tuple[int, ...], np.ndarray, dict[str, Any]]:
 
 def _check_fields(path: Path, fields: dict[str, str], num_dims: int) -> tuple[str, ...]:
     """Refuse what ITK passes over in an NRRD or MetaImage header; return warnings of what the header leaves open."""
-    for name in ("spacings", "elementspacing", "elementsize", "transformmatrix", "offset", "position", "origin"):
-        _check_numbers(path, name, fields.get(name, ""))
+    for name in ("spacings", "ElementSpacing", "ElementSize", "TransformMatrix", "Offset", "Position", "Origin"):
+        _check_numbers(path, name, fields.get(name.lower(), ""))
     if path.name.lower().endswith(".nrrd"):
         units = set(re.findall(r"\w+", fields.get("space units", ""))) - {"mm"}
         space = fields.get("space", "none").lower()

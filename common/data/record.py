@@ -18,7 +18,7 @@ from monai.utils import ensure_tuple
 from common.cli import InputError, MissingFileError, has_weights
 
 from .files import write_atomically
-from .header import check_header
+from .header import check_header, warn_once
 from .reader import Paths, case_id, fingerprint
 
 __all__ = [
@@ -116,6 +116,15 @@ def make_record(
     scans = {case.get("case_id") or case_id(case["image"]): case["image"] for case in data}
     headers = [check_header(ensure_tuple(scan)[0], allow_2d=True) for scan in scans.values()]
     sizes = np.array([_voxel_size(header.affine) for header in headers])
+    for scan, size in zip(scans.values(), sizes, strict=True):
+        usual = np.median(sizes, axis=0)
+        if ((size < usual / _ABSURD) | (size > usual * _ABSURD)).any():
+            texts = (" x ".join(f"{edge:.3g}" for edge in edges) for edges in (size, usual))
+            warn_once(
+                "{}: voxels of {} mm are unlike those of the other scans, {} mm; look at its units".format(
+                    ensure_tuple(scan)[0], *texts
+                )
+            )
     return Record(
         labels=dict(labels or {}),
         modality=[*modality],

@@ -258,6 +258,7 @@ def _edges(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the length of the gradient of the first channel, 0 to 1 when clipped, on a coarse grid, and its steps."""
     volume = torch.as_tensor(np.asarray(image[:1]), dtype=torch.float32)
+    volume = volume.nan_to_num(clip[0])  # refused or replaced when the case is loaded
     volume = (volume.clamp(*clip) - clip[0]) / (clip[1] - clip[0])
     fine = np.array(volume.shape[1:])
     coarse = np.maximum(np.round(fine * np.array(spacing) / step), 1).astype(int)

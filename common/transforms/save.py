@@ -19,7 +19,7 @@ from common.data import case_name, corner_distance, write_atomically
 __all__ = ["SaveSegmentationd"]
 
 _TOLERANCE = 0.1  # voxels, by which a qform may miss the grid
-_SCANNER, _UNKNOWN = 1, 0  # codes of NIfTI
+_UNKNOWN, _SCANNER, _ALIGNED = 0, 1, 2  # codes of NIfTI; the last one: to another file, whatever its own place means
 
 
 class SaveSegmentationd(SaveImaged):
@@ -76,15 +76,15 @@ def _state_grid(image: nib.Nifti1Image, affine: np.ndarray, meta: Mapping[str, A
     """Say where the voxels lie, with the codes of the scan's header if that is NIfTI; what it leaves open stays so."""
     header, stated = image.header, meta.get("nifti") or {}
     header.set_xyzt_units("mm")
-    if not meta.get("is_oriented", True):
+    if not meta.get("is_oriented", True) and stated:
         header.set_sform(affine, _UNKNOWN)
         header.set_qform(affine, _UNKNOWN, strip_shears=True)
         for name in set(stated) - {"pixdim", "xyzt_units"}:  # readers differ in what they make of them
             header[name] = stated[name]
-        if stated:
-            header["pixdim"][0] = stated["pixdim"][0]
+        header["pixdim"][0] = stated["pixdim"][0]
         return
-    header.set_sform(affine, int(stated.get("sform_code", _SCANNER)))
-    header.set_qform(affine, int(stated.get("qform_code", _SCANNER)), strip_shears=True)
+    code = _SCANNER if meta.get("is_oriented", True) else _ALIGNED
+    header.set_sform(affine, int(stated.get("sform_code", code)))
+    header.set_qform(affine, int(stated.get("qform_code", code)), strip_shears=True)
     if header["sform_code"] and corner_distance(affine, header.get_qform(), (*image.shape, 1, 1)[:3]) > _TOLERANCE:
         header["qform_code"] = _UNKNOWN  # a shear, which no quaternion can hold

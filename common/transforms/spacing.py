@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import Spacingd
@@ -11,6 +12,8 @@ from monai.transforms import Spacingd
 from common.cli import InputError
 
 __all__ = ["IsotropicSpacingd", "VoxelSpacingd"]
+
+_MOST_VOXELS = 4e9  # 16 GB
 
 
 class VoxelSpacingd(Spacingd):
@@ -39,7 +42,21 @@ class VoxelSpacingd(Spacingd):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
         images = {key: data[key] for key in self.key_iterator(dict(data))}
+        for image in images.values():
+            self._check_size(image)
         return {**data, **super().__call__(images, lazy)}
+
+    def _check_size(self, image: torch.Tensor) -> None:
+        """Refuse a grid that no memory holds before it is made."""
+        edges, shape = np.asarray(image.pixdim), np.array(image.shape[1:])
+        wanted = np.asarray(self.spacing_transform.pixdim)
+        sizes = np.ceil(shape * edges / np.where(wanted > 0, wanted, edges))
+        if np.prod(sizes) > _MOST_VOXELS:
+            extent, grid = (" x ".join(f"{size:.4g}" for size in values) for values in (shape * edges, sizes))
+            raise InputError(
+                f"{image.meta.get('filename_or_obj', 'image')}: resampled scan must have at most {_MOST_VOXELS:.0e} "
+                f"voxels, got {grid} for a field of view of {extent} mm; look at its voxel size, or at spacing"
+            )
 
 
 class IsotropicSpacingd(VoxelSpacingd):
