@@ -405,7 +405,8 @@ def _check_files(cases: list[Item]) -> None:
     missing = [file for file in files if _is_missing(file)]
     for file in missing:
         with keep_going():
-            raise MissingFileError(f"{file}: {_tell_missing(file)} ({len(missing)} missing in all)")
+            what, advice = _tell_missing(file)
+            raise MissingFileError(f"{file}: {what} ({len(missing)} missing in all); {advice}")
     first_of: dict[Path, Path] = {}
     for file in files:
         first = first_of.setdefault(file.resolve(), file)
@@ -434,22 +435,18 @@ def _is_missing(file: Path) -> bool:
     return not file.is_file() and not (file.is_dir() and is_dicom(file))
 
 
-def _tell_missing(file: Path) -> str:
-    """Return what is wrong with a file that is not there: it may be a broken link, or lie below one."""
+def _tell_missing(file: Path) -> tuple[str, str]:
+    """Return what is wrong with a file that is not there, and what to do: it may be a broken link, or lie below one."""
     for place in (file, *file.parents):
         if place.is_symlink() and not place.exists():
             where = "" if place == file else f"{place} "
-            return f"must exist, {where}is a link to {place.readlink()}, which does not exist; mend the link"
+            return f"must exist, {where}is a link to {place.readlink()}, which does not exist", "mend the link"
     if file.is_dir():
-        return "must be a file or hold a DICOM series, got another folder; name the file in it"
-    if "\\" in file.name:
-        return "must exist, got no such file; write / between folders"
+        return "must be a file or hold a DICOM series, got another folder", "name the file in it"
     name = case_id(file)
     of_nnunet = file.with_name(f"{name}_0000{file.name[len(name) :]}")
-    advice = (
-        f"list {of_nnunet.name}, which is there" if of_nnunet.is_file() else "copy it there, or take it off the list"
-    )
-    return f"must exist, got no such file; {advice}"
+    advice = f"list {of_nnunet.name}, which is there" if of_nnunet.is_file() else "copy it there, or unlist it"
+    return "must exist, got no such file", "write / between folders" if "\\" in file.name else advice
 
 
 def _mark(path: Path) -> int | bytes:

@@ -77,8 +77,6 @@ def list_images(
 
 
 def _check_output(root: Path, output_dir: str | Path | None) -> None:
-    if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
-        raise InputError(f"{output_dir}: output_dir must be a folder, got a file; name another one")
     if output_dir is not None and root.is_dir() and Path(output_dir).resolve() == root.resolve():
         raise InputError(
             f"{output_dir}: output_dir must be another folder than that of the scans, since segmentations would be "

@@ -40,7 +40,7 @@ __all__ = ["LoadVolume", "Paths", "case_id", "case_name", "check_name", "fingerp
 Paths = str | Path | Sequence[str | Path]
 
 _HASHED_SIDE = 40  # voxels
-_NAME_BYTES = 200  # of a case: file systems take 255, results add some
+_NAME_BYTES = 255  # that file systems take
 _fingerprints: dict[tuple[str, ...], str] = {}
 
 
@@ -88,15 +88,12 @@ def case_id(paths: Paths) -> str:
 
 
 def check_name(paths: Paths) -> None:
-    """Refuse a path that no line of a report can hold, and a name of a case that is too long for its results."""
-    path, name = str(ensure_tuple(paths)[0]), case_id(paths)
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
-        raise InputError(f"{path!r}: path must be plain text in one line, got control characters; rename it")
-    if len(name.encode()) > _NAME_BYTES:
-        raise InputError(
-            f"{path}: name must have at most {_NAME_BYTES} bytes without its ending, got {len(name.encode())}, to "
-            "which the names of the results add some; rename it"
-        )
+    """Refuse a path that no file system takes, or no line of a report."""
+    path = Path(ensure_tuple(paths)[0])
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in str(path)):
+        raise InputError(f"{str(path)!r}: path must be plain text in one line, got control characters; rename it")
+    if (size := len(path.name.encode())) > _NAME_BYTES:
+        raise InputError(f"{path}: name must have at most {_NAME_BYTES} bytes, got {size}; correct it")
 
 
 def case_name(meta: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import Spacingd
 
 from common.cli import InputError
@@ -40,13 +41,13 @@ class VoxelSpacingd(Spacingd):
         pixdim = [edge or -1 for edge in spacing or (0, 0, 0)]  # MONAI keeps the voxel size where it is not positive
         super().__init__(keys, pixdim=pixdim, mode=mode, allow_missing_keys=allow_missing_keys)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, MetaTensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
         images = {key: data[key] for key in self.key_iterator(dict(data))}
         for image in images.values():
             self._check_size(image)
         return {**data, **super().__call__(images, lazy)}
 
-    def _check_size(self, image: torch.Tensor) -> None:
+    def _check_size(self, image: MetaTensor) -> None:
         """Refuse a grid that no memory holds before it is made."""
         edges, shape = np.asarray(image.pixdim), np.array(image.shape[1:])
         wanted = np.asarray(self.spacing_transform.pixdim)

@@ -299,11 +299,11 @@ def test_names_the_tool_that_writes_a_missing_datalist(tmp_path):
     [
         ("{", "must be JSON"),
         ("[]", "must be a JSON object, got a list"),
-        ('{"training": {}}', "training must be a list, got a dict"),
-        ('{"normal": {}}', "normal must be a list, got a dict"),
+        ('{"training": {}}', "training must be a list, got {}; write"),
+        ('{"normal": {}}', "normal must be a list, got {}; write"),
         ('{"normal": [{"organ": "a.nii"}]}', "every case must have image, got"),
         ('{"training": [{"image": "a.nii"}]}', "every case must have image and label, got"),
-        ('{"training": ["a.nii"]}', "every case must have image and label, got a.nii"),
+        ('{"training": ["a.nii"]}', "every case must have image and label, got 'a.nii'; write"),
     ],
 )
 def test_refuses_a_malformed_datalist(tmp_path, text, match):
@@ -743,8 +743,8 @@ def test_files_and_folders_may_be_links_and_broken_ones_are_named(tmp_path, cont
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("imagesTr\\c1.nii.gz", "must exist, got no such file; write / between folders"),
-        ("imagesUn/v.nii.gz", "must exist, got no such file; list v_0000.nii.gz, which is there"),
+        ("imagesTr\\c1.nii.gz", "must exist, got no such file (1 missing in all); write / between folders"),
+        ("imagesUn/v.nii.gz", "must exist, got no such file (1 missing in all); list v_0000.nii.gz, which is there"),
         ("imagesUn", "must be a file or hold a DICOM series, got another folder"),
     ],
 )

@@ -176,7 +176,7 @@ def test_metadata_is_left_alone_and_other_keys_are_named(write):
     [
         ('{"training": [], "training": []}', "each key must stand once, got 'training' twice"),
         ('{"folds": ["c1", "c2"]}', "folds must be a list of lists of case ids"),
-        ('{"validation": ["a.nii"]}', "every case must have image and label, got a.nii"),
+        ('{"validation": ["a.nii"]}', "every case must have image and label, got 'a.nii'; write"),
         (
             '{"training": [{"image": "a", "label": "b", "fold": "0"}]}',
             "fold of a case must be a whole number .* got '0'",
