@@ -49,11 +49,13 @@ def next_scan(
 
     check_choice("criterion", criterion, CRITERIA)
     POSITIVE_INT.check("count", count)
-    labeled, unlabeled = read_images(dataset_dir) if labels is None else _split(dataset_dir, labels)
+    files = [name for name in override_files.split(",") if name]
+    describer = load_describer(bundle, files, options)
+    images = read_images(dataset_dir) if labels is None else _split(dataset_dir, labels, describer.channels)
+    labeled, unlabeled = images
     if not unlabeled:
         raise InputError(f"{dataset_dir}: must hold an unlabeled scan, got {len(labeled)}, all labeled; add scans")
-    files = [name for name in override_files.split(",") if name]
-    chosen = load_describer(bundle, files, options).choose(labeled, unlabeled, count, criterion)
+    chosen = describer.choose(labeled, unlabeled, count, criterion)
     lines = [f"{len(labeled)} labeled and {len(unlabeled)} unlabeled scans; label next, by {criterion}:"]
     lines += [
         f"{place}. {scan} ({f'distance {distance:.2f}' if math.isfinite(distance) else 'the medoid of all'})"
@@ -62,14 +64,14 @@ def next_scan(
     return "\n".join(lines)
 
 
-def _split(images: str, labels: str) -> tuple[list[str], list[str]]:
+def _split(images: str, labels: str, channels: int) -> tuple[list[Any], list[Any]]:
     """Return the scans of a folder that have a label of their name in another one, and those that have none."""
     from common.data import case_id, list_images
 
     if not Path(labels).is_dir():
         raise MissingFileError(f"{labels}: labels must be a folder, got none; make it, or leave out --labels")
     names = {case_id(file) for file in Path(labels).iterdir()}
-    scans = [case["image"] for case in list_images(images)]
+    scans = [case["image"] for case in list_images(images, channels=channels)]
     return [scan for scan in scans if case_id(scan) in names], [scan for scan in scans if case_id(scan) not in names]
 
 

@@ -42,6 +42,7 @@ class ScanDescriber:
         cache_path: file of the descriptors, one for each network and preprocessing.
         axis: see `describe_scan`.
         device: of the network.
+        channels: of a scan.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class ScanDescriber:
         cache_path: str | Path,
         axis: int = 2,
         device: str | torch.device = "cpu",
+        channels: int = 1,
     ) -> None:
         self.network = network.eval()
         self.preprocessing = preprocessing
         self.cache_path = Path(cache_path)
         self.axis = axis
         self.device = torch.device(device)
+        self.channels = channels
         self.known: dict[str, torch.Tensor] = {}
         if self.cache_path.is_file():
             self.known = torch.load(self.cache_path, weights_only=True)
@@ -170,6 +173,7 @@ def load_describer(
         models / "scan_descriptors" / f"{digest}.pt",
         axis,
         device,
+        len(inference.get_parsed_content("modality")) if "modality" in inference else 1,
     )
 
 

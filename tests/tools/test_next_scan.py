@@ -25,6 +25,8 @@ def scans(write_scan, tmp_path, monkeypatch):
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
 
     class Describer(ScanDescriber):
+        channels = 1
+
         def __init__(self, *arguments):
             self.arguments = arguments
 
@@ -72,3 +74,16 @@ def test_refuses_what_it_does_not_know_and_a_data_set_without_a_choice(scans):
     (scans / "dataset.json").write_text(json.dumps({"training": content["training"]}), encoding="utf-8")
     with pytest.raises(ValueError, match="must hold an unlabeled scan, got 1, all labeled"):
         next_scan("bundle", str(scans))
+
+
+def test_a_folder_with_a_file_for_each_channel_is_listed_by_scans(scans, write_scan, monkeypatch):
+    monkeypatch.setattr("common.active_learning.load_describer.channels", 2)
+    for index in range(4):
+        for channel in (0, 1):
+            write_scan(f"data/pairs/case_{index}_{channel:04d}.nii.gz", np.zeros((6, 6, 6)))
+    monkeypatch.setattr(
+        "common.active_learning.load_describer.__call__",
+        lambda self, scan: torch.tensor([float(re.search(r"case_(\d)", scan[0])[1])]),
+    )
+    said = next_scan("bundle", str(scans / "pairs"), labels=str(scans / "labels"), criterion="k_center")
+    assert said.startswith("1 labeled and 3 unlabeled scans") and "case_0_0000.nii.gz (distance 2.00)" in said
