@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +35,7 @@ __all__ = [
 
 _collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
 _ERROR = "error: "
+_PATIENCE = 60.0  # seconds for one case
 _OTHER_IS_GONE = ("closed by peer", "reset by peer")  # what gloo says of it
 
 
@@ -132,12 +135,24 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         cause = _cause(error)
         sentence = f"error: {type(cause).__name__}: {cause}"
     print(sentence, file=sys.stderr)
+    _wait_for_pools()
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report:
         message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
         Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
     if _is_one_of_several():
         end_process_at_exit(1)
+
+
+def _wait_for_pools() -> None:
+    """Wait for threads that still load a case beside the one that failed.
+
+    A pool that is given up, as that of MONAI's `CacheDataset`, leaves them running. Where they met the end of the
+    interpreter, it aborted: with another exit status, and another last line.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, DummyProcess) and thread is not threading.current_thread():
+            thread.join(_PATIENCE)
 
 
 def _cause(error: BaseException) -> BaseException:

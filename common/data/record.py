@@ -117,7 +117,7 @@ def make_record(
     headers = [check_header(ensure_tuple(scan)[0], allow_2d=True) for scan in scans.values()]
     sizes = np.array([_voxel_size(header.affine) for header in headers])
     for scan, size in zip(scans.values(), sizes, strict=True):
-        usual = np.median(sizes, axis=0)
+        usual = np.sort(sizes, axis=0)[(len(sizes) - 1) // 2]
         if ((size < usual / _ABSURD) | (size > usual * _ABSURD)).any():
             texts = (" x ".join(f"{edge:.3g}" for edge in edges) for edges in (size, usual))
             warn_once(
