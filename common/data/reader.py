@@ -39,6 +39,7 @@ __all__ = ["LoadVolume", "Paths", "case_id", "case_name", "check_name", "fingerp
 
 Paths = str | Path | Sequence[str | Path]
 
+_ITK_TYPES = ("unsigned_char", "short", "unsigned_short", "int", "unsigned_int", "float", "double")
 _HASHED_SIDE = 40  # voxels
 _NAME_BYTES = 255  # that file systems take
 _fingerprints: dict[tuple[str, ...], str] = {}
@@ -205,14 +206,20 @@ def _read_itk(path: Path, channels: int) -> np.ndarray:
 
 
 def _imread(path: Path, channels: int) -> Any:
+    """Read an image by ITK, as 64-bit floats where it has no type of image for what the file holds."""
     import itk
 
+    image_io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    image_io.SetFileName(str(path))
+    image_io.ReadImageInformation()
+    is_scalar = image_io.GetPixelTypeAsString(image_io.GetPixelType()) == "scalar"  # or lists of one number
+    component = image_io.GetComponentTypeAsString(image_io.GetComponentType())
+    if channels == 1 and not (is_scalar and component in _ITK_TYPES):
+        return itk.imread(str(path), itk.D)
     try:
         return itk.imread(str(path))
-    except TypeError as error:  # of numbers, or lists of one number, for which itk has no type of image
-        if channels == 1:
-            return itk.imread(str(path), itk.D)
-        raise InputError(f"{path}: voxels must be of a usual type, got {channels} of a rare one; convert it") from error
+    except TypeError as error:
+        raise InputError(f"{path}: voxels must be of a usual type, got lists of {component}; convert it") from error
 
 
 def _check_range(voxels: np.ndarray, path: Path) -> None:

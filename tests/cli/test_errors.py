@@ -53,6 +53,22 @@ def test_an_operation_that_goes_wrong_in_the_library_keeps_its_traceback():
 
 
 @pytest.mark.slow
+def test_threads_that_still_load_a_case_are_waited_for():
+    """Where one met the end of the interpreter, it aborted: status 134, and another last line."""
+    status, lines = run(
+        "import time\n"
+        "from multiprocessing.pool import ThreadPool\n"
+        "from common.cli import InputError\n"
+        "with ThreadPool(1) as pool:\n"
+        "    pool.apply_async(lambda: (time.sleep(0.5), print('loaded', file=__import__('sys').stderr)))\n"
+        "    time.sleep(0.1)\n"
+        "    raise InputError('a.nii: must be whole; copy it again')"
+    )
+    assert status == 1
+    assert lines == ["error: a.nii: must be whole; copy it again", "loaded"]
+
+
+@pytest.mark.slow
 def test_a_termination_signal_is_an_interruption():
     status, lines = run("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
     assert status != 0

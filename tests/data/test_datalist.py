@@ -743,8 +743,8 @@ def test_files_and_folders_may_be_links_and_broken_ones_are_named(tmp_path, cont
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("imagesTr\\c1.nii.gz", "must exist, got no such file (1 missing in all); write / between folders"),
-        ("imagesUn/v.nii.gz", "must exist, got no such file (1 missing in all); list v_0000.nii.gz, which is there"),
+        ("imagesTr\\c1.nii.gz", "must exist, got no such file .1 missing in all.; write / between folders"),
+        ("imagesUn/v.nii.gz", "must exist, got no such file .1 missing in all.; list v_0000.nii.gz, which is there"),
         ("imagesUn", "must be a file or hold a DICOM series, got another folder"),
     ],
 )

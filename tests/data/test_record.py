@@ -177,3 +177,12 @@ def test_channels_of_other_names_are_taken_with_a_warning_where_both_are_known(t
 )
 def test_the_body_shows_in_the_first_ct_or_else_in_the_first_channel(modality, channel):
     assert body_channel(modality) == channel
+
+
+def test_voxels_many_times_larger_than_those_of_the_other_scans_are_warned_of(write_scan, caplog):
+    """A scan in tenths of millimeters was learned from without a word."""
+    usual = [{"image": write_scan(f"usual_{index}.nii", np.ones((8, 8, 8)), (2.0, 2.0, 3.0))} for index in range(3)]
+    make_record(data=usual)
+    assert not caplog.text
+    make_record(data=[*usual, {"image": write_scan("odd.nii", np.ones((8, 8, 8)), (20.0, 20.0, 30.0))}])
+    assert "odd.nii: voxels of 20 x 20 x 30 mm are unlike those of the other scans, 2 x 2 x 3 mm; look" in caplog.text

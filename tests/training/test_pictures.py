@@ -93,3 +93,10 @@ def test_of_several_channels_the_first_is_drawn_and_named(tmp_path, write_scan, 
         engine.run([[{"pred": pred}]])
         image, shown = drawn[-1]
         assert image.shape == (9, 8, 7) and not image.any() and shown == title
+
+
+def test_a_row_of_voxels_is_drawn_without_its_outlines(tmp_path):
+    """matplotlib draws no contour of a single row, and the segmentation was written but not the report."""
+    row = np.ones((1, 1, 8))
+    save_overlay(row, (1.0, 1.0, 1.0), {"prediction": row}, tmp_path / "row.png")
+    assert (tmp_path / "row.png").stat().st_size > 0

@@ -51,6 +51,19 @@ def test_a_nifti_segmentation_lies_on_the_grid_of_its_file(tmp_path, shape):
     np.testing.assert_allclose(probabilities[..., 1].reshape(6, 5), (PIXELS > 20) * 2 / 3, atol=1e-6)
 
 
+def test_what_a_scan_leaves_open_stays_open_in_its_mask(tmp_path):
+    """nibabel wrote a code of its own for an affine that is not what it guesses of a header without codes."""
+    scan = nib.load(write(tmp_path / "a.nii", PIXELS.reshape(3, 5, 2)))
+    scan.header.set_qform(scan.affine, 0)
+    scan.header.set_sform(scan.affine, 0)
+    nib.save(nib.Nifti1Image(scan.dataobj, None, scan.header), tmp_path / "b.nii")
+    segment(tmp_path / "b.nii", [SaveSegmentationd("pred", tmp_path / "out")])
+    before, after = nib.load(tmp_path / "b.nii"), nib.load(tmp_path / "out" / "b_seg.nii.gz")
+    assert (after.header["sform_code"], after.header["qform_code"]) == (0, 0)
+    np.testing.assert_allclose(after.affine, before.affine)
+    np.testing.assert_allclose(after.header.get_qform(), before.header.get_qform())
+
+
 def test_the_label_map_of_a_picture_is_a_picture_with_the_same_pixels(tmp_path):
     segment(write(tmp_path / "a.png"), [SaveSegmentationd("pred", tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_seg.png"]

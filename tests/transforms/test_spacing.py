@@ -45,3 +45,10 @@ def test_missing_keys_are_skipped_where_allowed():
 def test_a_spacing_of_another_number_of_axes_is_refused(spacing):
     with pytest.raises(ValueError, match="spacing must be three lengths in mm, got"):
         VoxelSpacingd("image", spacing)
+
+
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made():
+    with pytest.raises(
+        ValueError, match=r"scan.nii.gz: resampled scan must .* for a field of view of 16 x 16 x 16 mm; look"
+    ):
+        IsotropicSpacingd("image", 0.005)(make_scan())
