@@ -1,10 +1,12 @@
 from .checks import check_grids, check_image, check_label, check_modality
 from .classes import check_classes, find_classes
+from .container import check_gzip
 from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
 from .device_cache import DeviceCacheDataset
 from .files import is_main_process, write_atomically, write_folder
-from .header import Header, check_gzip, check_header, corner_distance
+from .grid import corner_distance
+from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader

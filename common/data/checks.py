@@ -10,7 +10,8 @@ import numpy as np
 
 from common.cli import InputError
 
-from .header import Header, corner_distance
+from .grid import corner_distance
+from .header import Header
 
 __all__ = ["check_grids", "check_image", "check_label", "check_modality"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.cli import InputError, MissingFileError
 
-from .header import PICTURE_SUFFIX, SUFFIXES
+from .container import PICTURE_SUFFIX, SUFFIXES
 from .reader import case_id, check_name
 
 __all__ = ["Case", "DatasetFile", "Item", "image_files", "list_channels", "read_dataset_file", "read_names"]

@@ -13,8 +13,9 @@ from typing import Any
 from common.cli import InputError, MissingFileError, keep_going
 
 from .checks import check_grids
+from .container import PICTURE_SUFFIX, SUFFIXES
 from .dicom import is_dicom
-from .header import PICTURE_SUFFIX, SUFFIXES, Header, check_header
+from .header import Header, check_header
 from .reader import Paths, case_id, check_name
 from .threads import map_threads
 

@@ -21,19 +21,10 @@ from PIL import Image
 from common.cli import InputError
 
 from .checks import check_grids
+from .container import NIFTI_SUFFIXES, PICTURE_SUFFIX, SUFFIXES, check_gzip, voxel_file
 from .dicom import read_series
-from .header import (
-    NIFTI_SUFFIXES,
-    PICTURE_SUFFIX,
-    SUFFIXES,
-    Header,
-    check_gzip,
-    check_header,
-    find_reason,
-    nifti_start,
-    read_nifti_header,
-    voxel_file,
-)
+from .header import Header, check_header, find_reason
+from .nifti import nifti_start, read_nifti_header
 
 __all__ = ["LoadVolume", "Paths", "case_id", "case_name", "check_name", "fingerprint", "read_volume"]
 

@@ -17,7 +17,7 @@ from monai.bundle.utils import ID_SEP_KEY
 
 from common.cli import has_weights, keep_going
 from common.data import Header, Item, case_id, check_header, image_files, load_record, map_threads
-from common.data.header import PICTURE_SUFFIX
+from common.data.container import PICTURE_SUFFIX
 
 __all__ = ["WORKFLOWS", "RunPlan", "plan_run"]
 

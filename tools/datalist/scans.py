@@ -43,7 +43,7 @@ def list_scans(root: Path, where: str | None) -> list[Scan]:
 
 def _list_folder(root: Path, folder: str) -> list[Path]:
     """Return the image files of a folder in order of name: volumes or, where there are none, PNG pictures."""
-    from common.data.header import PICTURE_SUFFIX, SUFFIXES
+    from common.data.container import PICTURE_SUFFIX, SUFFIXES
 
     path = _inside(root, folder)
     if not path.is_dir():
@@ -76,7 +76,7 @@ def _check_link(file: Path) -> Path:
 
 def _match(root: Path, patterns: Sequence[str]) -> list[Scan]:
     """Return the scans whose files match the patterns, one for each channel, by what the wildcards stand for."""
-    from common.data.header import PICTURE_SUFFIX, SUFFIXES
+    from common.data.container import PICTURE_SUFFIX, SUFFIXES
 
     if not all(map(is_pattern, patterns)):
         raise InputError(f"every pattern must have a *, got {', '.join(patterns)}; separate patterns by commas")
