@@ -59,9 +59,10 @@ def read_volume(
     for file, header in zip(files[1:], headers[1:], strict=True):
         check_grids(headers[0], header, file, "channel", channels=None)
     parts = [_read_voxels(file, header) for file, header in zip(files, headers, strict=True)]
+    for file, part in zip(files, parts, strict=True):
+        if part.dtype.kind == "f" and part.dtype.itemsize > 4:
+            _check_range(part, file)
     voxels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if voxels.dtype.kind == "f" and voxels.dtype.itemsize > 4:
-        _check_range(voxels, files[0])
     _fingerprints[tuple(map(str, files))] = _hash(voxels)
     return voxels, headers[0], _metadata(files, headers)
 

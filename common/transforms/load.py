@@ -46,7 +46,7 @@ class LoadVolumesd(LoadImaged):
         record: what is known of the images: the modality of each channel, the classes (where a label must be one of
             them) and the voxels of the training. None: nothing is, and the image may have any channels.
         channels: of the image, if not one for each modality.
-        nan: `refuse` voxels that are NaN or infinite, or `replace` them by the smallest finite value of the image.
+        nan: `refuse` voxels that are NaN or infinite, or `replace` them by the smallest finite value of their channel.
         allow_2d: take 2D images for volumes with one slice, see `check_header`.
         series: UID of the DICOM series that is read, where a folder holds several.
     """
@@ -99,11 +99,12 @@ class LoadVolumesd(LoadImaged):
             )
         if image.meta["has_palette"]:  # fine for labels, whose values are the indices
             raise InputError(f"{path}: pixels must be gray or RGB, got indices into a palette; convert the file")
+        paths = files if len(files) == len(image) else len(image) * [path]  # of each channel
         if self.nan == "replace":
-            image = _replace_nan(image, path)
+            image = _replace_nan(image, paths)
         array = _to_array(image)
-        warnings = [check_image(array, path), *self._compare(array, image, path)]
-        found = [warning for warning in warnings if warning]
+        warnings = [check_image(channel, file) for channel, file in zip(array, paths, strict=True)]
+        found = [warning for warning in [*warnings, *self._compare(image, paths)] if warning]
         for warning in found:
             logger.warning(warning)
         said = [image.meta["warnings"], *(warning.removeprefix(f"{path}: ") for warning in found)]
@@ -111,25 +112,31 @@ class LoadVolumesd(LoadImaged):
         image.meta["fingerprint"] = fingerprint(files)
         return image
 
-    def _compare(self, array: np.ndarray, image: MetaTensor, path: str) -> list[str | None]:
-        """Return warnings of an image that is unlike those of the record."""
+    def _compare(self, image: MetaTensor, paths: Sequence[str]) -> list[str | None]:
+        """Return warnings of an image that is unlike those of the record.
+
+        Args:
+            image: of shape `(C, H, W, D)`.
+            paths: of each channel.
+        """
         if self.record is None:
             return []
-        found = [
-            check_modality(channel, path, name) for name, channel in zip(self.record.modality, array, strict=False)
-        ]
-        return [*found, check_voxel_size(self.record, image.affine.numpy(), path)]
+        names = self.record.modality
+        found = [check_modality(*channel) for channel in zip(_to_array(image), paths, names, strict=False)]
+        return [*found, check_voxel_size(self.record, image.affine.numpy(), paths[0])]
 
 
-def _replace_nan(image: MetaTensor, path: str) -> MetaTensor:
-    """Return a copy whose NaN and infinite voxels have the smallest of the finite values, with a warning."""
-    bad = ~torch.isfinite(image.as_tensor())
-    num_bad = int(bad.sum())
-    if num_bad in (0, bad.numel()):
+def _replace_nan(image: MetaTensor, paths: Sequence[str]) -> MetaTensor:
+    """Return a copy whose NaN and infinite voxels have the smallest finite value of their channel, with a warning."""
+    if torch.isfinite(image.as_tensor()).all():
         return image
-    logger.warning("%s: %d voxels that are NaN or infinite are replaced by the minimum", path, num_bad)
     out = image.clone()
-    out[bad] = image.as_tensor()[~bad].min()
+    for channel, path in zip(out.as_tensor(), paths, strict=True):
+        bad = ~torch.isfinite(channel)
+        num_bad = int(bad.sum())
+        if num_bad not in (0, bad.numel()):
+            logger.warning("%s: %d voxels that are NaN or infinite are replaced by the minimum", path, num_bad)
+            channel[bad] = channel[~bad].min()
     return out
 
 

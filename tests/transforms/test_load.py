@@ -225,3 +225,18 @@ def test_a_2d_image_is_refused_where_it_is_not_allowed_and_one_with_a_palette_ev
     assert LoadVolumesd("image", allow_2d=True)({"image": tmp_path / "gray.png"})["image"].shape == (1, 5, 6, 1)
     with pytest.raises(ValueError, match=r"palette.png: pixels must be gray or RGB, got indices into a palette"):
         LoadVolumesd("image", allow_2d=True)({"image": tmp_path / "palette.png"})
+
+
+def test_what_is_wrong_with_a_channel_is_said_of_its_own_file_and_mended_by_its_own_values(tmp_path, caplog):
+    """The first file was named, and NaN of a PET became the air of the CT beside it."""
+    files = [str(tmp_path / f"case_000{channel}.nii.gz") for channel in range(2)]
+    voxels = np.random.RandomState(0).normal(-500, 100, (8, 8, 8)).astype("float32")
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), files[0])
+    second = np.where(np.arange(512).reshape(8, 8, 8) == 7, np.nan, voxels + 2000).astype("float32")
+    nib.save(nib.Nifti1Image(second, np.eye(4)), files[1])
+    with pytest.raises(ValueError, match=r"case_0001.nii.gz: every voxel must be finite, got 1 NaN"):
+        LoadVolumesd("image")({"image": files})
+    loaded = LoadVolumesd("image", nan="replace")({"image": files})["image"]
+    assert loaded[1].min() == np.nanmin(second) and "case_0001.nii.gz: 1 voxels" in caplog.text
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), "float32"), np.eye(4)), files[1])
+    assert "case_0001.nii.gz: image is constant" in LoadVolumesd("image")({"image": files})["image"].meta["warnings"]
