@@ -19,6 +19,7 @@ from .grid import corner_distance, format_mm
 __all__ = ["nifti_start", "read_nifti_grid", "read_nifti_header"]
 
 _TENTH = 0.1  # voxels, by which two statements about a grid may differ
+_NO_SCALAR = 3 * float(np.finfo(np.float32).eps)  # below which 1 minus these squares is rounding: half a turn
 _QUATERNION_ROUNDING = 1e-3  # by which the squares of a rounded quaternion may exceed 1
 
 
@@ -157,7 +158,8 @@ def _qform(path: Path, header: nib.Nifti1Header, sizes: np.ndarray) -> np.ndarra
         raise InputError(f"{path}: quaternion must have length 1, got {square**0.5:.4g}; write the grid anew")
     vector /= max(square, 1.0) ** 0.5
     affine = np.eye(4)
-    affine[:3, :3] = quat2mat([max(1 - square, 0.0) ** 0.5, *vector]) * (
+    scalar = 1 - square if 1 - square > _NO_SCALAR else 0.0
+    affine[:3, :3] = quat2mat([scalar**0.5, *vector]) * (
         *sizes[:2],
         -sizes[2] if qfac < 0 else sizes[2],
     )
