@@ -33,7 +33,7 @@ done
 
 requirements=$root/tools/label/requirements.txt
 if [ ! -f "$environment/.complete" ] || [ "$requirements" -nt "$environment/.complete" ]; then
-  echo "setting up $environment (downloads MONAI Label and PyTorch with CUDA once, 5 GB; minutes)"
+  echo "setting up $environment (downloads MONAI Label and PyTorch with CUDA once, 8 GB; minutes)"
   "${PYTHON:-python3}" -m venv "$environment"
   "$environment/bin/python" -m pip install --quiet --requirement "$requirements"
   touch "$environment/.complete"
