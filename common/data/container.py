@@ -19,6 +19,7 @@ __all__ = [
     "check_gzip",
     "check_kind",
     "check_length",
+    "find_reason",
     "half_of_pair",
     "name_kind",
     "read_fields",
@@ -186,6 +187,12 @@ def check_length(path: Path, num_bytes: int, is_exact: bool = True) -> tuple[str
     if is_exact and size > num_bytes:
         return (f"holds {size - num_bytes} bytes more than its header announces, which are not read",)
     return ()
+
+
+def find_reason(error: BaseException) -> str:
+    """Return the line of an error that tells most: the last of the many that ITK writes, but for that of the system."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip() and not line.startswith("Reason:")]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def refuse_voxels(path: Path, kind: str) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from .reader import case_id, check_name
 __all__ = ["Case", "DatasetFile", "Item", "image_files", "list_channels", "read_dataset_file", "read_names"]
 
 Item = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 _LISTS = ("training", "validation", "test", "unlabeled", "normal", "folds")
 _USED = (*_LISTS, "testing", "labels", "name", "modality", "channel_names", "file_ending", "numTraining", "renumbered")
@@ -110,6 +113,9 @@ def read_dataset_file(path: Path) -> DatasetFile:
         raise InputError(f"{path}: cases must be listed as training, got nnU-Net's dataset; list them as training")
     if "training" not in content and ("file_ending" in content or content.get("numTraining")):
         content |= _find_cases(path, content, len(modality))
+    number = content.get("numTraining", len(content.get("training", [])))
+    if number != len(content.get("training", [])):
+        logger.warning("%s: numTraining is %s, training lists %d cases", path, number, len(content.get("training", [])))
     reader = _CaseReader(path, modality)
     cases = {key: reader.read(key, content.get(key, [])) for key in _LISTS if key != "folds"}
     for scored in (cases["training"] + cases["validation"], cases["test"]):

@@ -17,6 +17,8 @@ from monai.utils import ensure_tuple
 
 from common.cli import InputError, MissingFileError
 
+from .container import find_reason
+
 if TYPE_CHECKING:  # takes a while to import, and most data is NIfTI
     from pydicom.dataset import FileDataset
 
@@ -106,8 +108,7 @@ def read_series(series: Series) -> np.ndarray:
         try:
             pixels = itk.array_view_from_image(itk.imread(str(file), itk.F))  # each with a slope of its own
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or ["an error"])[-1]
-            raise InputError(f"{file}: slice must be readable, got {reason}; copy it again") from error
+            raise InputError(f"{file}: slice must be readable, got {find_reason(error)}; copy it again") from error
         volume[:, :, index] = pixels.reshape(series.shape[1::-1]).T
     return volume
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 from common.cli import InputError
 
-from .container import NIFTI_SUFFIXES, PICTURE_SUFFIX, SUFFIXES, check_kind
+from .container import NIFTI_SUFFIXES, PICTURE_SUFFIX, SUFFIXES, check_kind, find_reason
 from .dicom import Series, check_series, is_dicom
 from .grid import format_mm
 from .nifti import read_nifti_grid
 from .text_header import read_text_grid
 
-__all__ = ["Header", "check_header", "find_reason", "warn_once"]
+__all__ = ["Header", "check_header", "warn_once"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,6 @@ def check_header(path: str | Path, allow_2d: bool = False, series: str | None = 
     for warning in header.warnings:
         warn_once(f"{path}: {warning}")
     return header
-
-
-def find_reason(error: BaseException) -> str:
-    """Return the line of an error that tells most: the last of the many that ITK writes, but for that of the system."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip() and not line.startswith("Reason:")]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 @functools.cache

@@ -21,9 +21,9 @@ from PIL import Image
 from common.cli import InputError
 
 from .checks import check_grids
-from .container import NIFTI_SUFFIXES, PICTURE_SUFFIX, SUFFIXES, check_gzip, voxel_file
+from .container import NIFTI_SUFFIXES, PICTURE_SUFFIX, SUFFIXES, check_gzip, find_reason, voxel_file
 from .dicom import read_series
-from .header import Header, check_header, find_reason
+from .header import Header, check_header
 from .nifti import nifti_start, read_nifti_header
 
 __all__ = ["LoadVolume", "Paths", "case_id", "case_name", "check_name", "fingerprint", "read_volume"]

@@ -216,3 +216,10 @@ def test_a_byte_order_mark_is_no_matter(write):
 )
 def test_a_case_has_the_name_of_its_first_file(path, name):
     assert case_id(path) == name
+
+
+def test_a_number_of_training_cases_that_is_not_that_of_the_list_is_told(write, caplog):
+    content = {"labels": {"0": "background", "1": "liver"}, "training": [{"image": "a.nii", "label": "b.nii"}]}
+    for number, told in ((1, False), (5, True)):
+        read_dataset_file(write({**content, "numTraining": number}))
+        assert ("numTraining is 5, training lists 1 cases" in caplog.text) is told

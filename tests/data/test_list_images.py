@@ -108,3 +108,12 @@ def test_refuses_an_organ_off_the_grid_of_its_scan(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((10, 10, 9), np.uint8), np.diag([-1.0, -1, 1, 1])), tmp_path / "organs/a.nii")
     with pytest.raises(ValueError, match=r"organs/a\.nii: organ must have the shape of its image \(10, 10, 10\), got"):
         list_images(tmp_path / "a.nii", organ_dir=tmp_path / "organs")
+
+
+def test_results_are_never_taken_for_scans_and_a_link_that_leads_back_ends(tmp_path):
+    touch(tmp_path, "a.nii", "results/a_seg.nii.gz", "sub/b.nii")
+    (tmp_path / "sub" / "back").symlink_to(tmp_path)
+    listed = names(tmp_path, list_images(tmp_path, output_dir=tmp_path / "results"))
+    assert listed == ["a.nii", "sub/b.nii"]
+    with pytest.raises(ValueError, match="output_dir must be another folder than that of the scans"):
+        list_images(tmp_path, output_dir=tmp_path)

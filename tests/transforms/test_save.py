@@ -81,3 +81,17 @@ def test_a_label_that_a_picture_cannot_hold_is_refused(tmp_path):
 
 def test_monai_label_leaves_it_out_as_it_does_with_the_class_that_it_knows():
     assert isinstance(SaveSegmentationd("pred", "out"), SaveImaged)
+
+
+@pytest.mark.parametrize("has_shear", [True, False])
+def test_a_qform_that_cannot_hold_the_grid_of_the_scan_is_not_claimed(tmp_path, has_shear):
+    affine = np.diag([-2.0, 3, 4, 1])
+    affine[1, 2] = 1.4 if has_shear else 0
+    image = nib.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1, strip_shears=True)
+    nib.save(image, tmp_path / "a.nii")
+    segment(tmp_path / "a.nii", [SaveSegmentationd("pred", tmp_path / "out")])
+    mask = nib.load(tmp_path / "out" / "a_seg.nii.gz")
+    np.testing.assert_allclose(mask.affine, affine)
+    assert (int(mask.header["sform_code"]), int(mask.header["qform_code"])) == (1, 0 if has_shear else 1)
