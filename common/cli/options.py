@@ -192,6 +192,14 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "num_folds": _place("into which the labeled cases are cut, where dataset.json has no folds", 4, POSITIVE_INT),
     "num_labeled": _place("training cases whose labels are used; null: all", 8, POSITIVE_INT.or_null),
     "num_validation": _place("validation cases; null: the whole fold", 2, POSITIVE_INT.or_null),
+    "pseudo_labels": _place(
+        "folder of pseudo-labels that are learned from, too; null: none", "/data/pseudo_labels", PATH.or_null
+    ),
+    "labeled_fraction": Option(
+        FRACTION.or_null,
+        "smallest share of a minibatch that has labels, beside pseudo-labels; null: each scan alike",
+        0.5,
+    ),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),

@@ -10,9 +10,11 @@ from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
+from .partial_labels import IGNORED, MAX_DOUBT, class_set, is_partial, known_classes, leave_open, member_mask, to_doubt
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import fit_preprocessing
+from .pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
 from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
-from .samplers import DistributedSampler, EpochBatchSampler
+from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 from .threads import map_threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -13,13 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.cli import InputError, MissingFileError, check_choice, check_flags, keep_going
+from common.cli import InputError, MissingFileError, check_choice, check_flags, is_scratch, keep_going
 
 from .checks import check_grids
 from .dataset_file import Case, DatasetFile, Item, image_files, read_dataset_file
 from .dicom import is_dicom
 from .files import write_atomically
 from .header import check_header
+from .pseudo_labels import read_pseudo_labels
 from .reader import case_id
 from .threads import map_threads
 
@@ -44,13 +46,15 @@ class Cases:
         labels: names of the classes by their value, background (0) included.
         modality: name of each channel of an image, such as CT or FLAIR; one empty name when the file has none.
         training: `image` and `label` of the labeled training cases; where several files of the list have one name, a
-            `case_id`, too, with the folder in front, by which they are told apart.
+            `case_id`, too, with the folder in front, by which they are told apart. What their labels leave open is told
+            by `ignore` and `classes`, see `LoadVolumesd`.
         validation: `image` and `label` of the cases held out in this fold; those of a single patient serve as both.
         unlabeled: `image` of the unlabeled cases, and of the training cases whose labels stay unused.
         test: `image`, and `label` where there is one.
         normal: `image` of the training scans without a lesion, and of those that are held out in this fold.
         normal_validation: the latter.
         unlabeled_validation: `image` of the unlabeled cases whose patients are held out in this fold.
+        pseudo_labeled: `image`, `label` and `confidence` of the unlabeled cases that have a pseudo-label.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Cases:
     normal: list[Item] = field(default_factory=list)
     normal_validation: list[Item] = field(default_factory=list)
     unlabeled_validation: list[Item] = field(default_factory=list)
+    pseudo_labeled: list[Item] = field(default_factory=list)
 
     def pretraining(self, include_val_images: bool = False, num_unlabeled: int | None = None) -> list[Item]:
         """Return every training case, every unlabeled one, and the validation cases if asked to, all without labels.
@@ -129,6 +134,7 @@ def read_cases(
     seed: int = 0,
     allow_2d: bool = False,
     is_pretraining: bool = False,
+    pseudo_labels: str | Path | None = None,
 ) -> Cases:
     """Read `dataset.json`, refuse what is wrong with it or with the headers of its files, and choose a fold's cases.
 
@@ -155,6 +161,7 @@ def read_cases(
         seed: of the folds and of the order of the training cases.
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
         is_pretraining: no label is learned from: `fold` may be any of `num_folds`, however few cases have a label.
+        pseudo_labels: folder of those of unlabeled cases, see `read_pseudo_labels`; none if not given.
 
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
@@ -194,7 +201,7 @@ def read_cases(
     away = set() if is_shared else {case.patient for case in held_out} - {None}
     normal_away = _hold_out_normals(listed, {case.patient for case in training} - {None}, away, fold, num_folds, seed)
     unlabeled = [case for case in listed.unlabeled if case.patient not in away]
-    return Cases(
+    cases = Cases(
         name=listed.name,
         labels=listed.labels,
         modality=listed.modality,
@@ -206,6 +213,11 @@ def read_cases(
         normal_validation=_items(normal_away),
         unlabeled_validation=_items(case for case in listed.unlabeled if case.patient in away),
     )
+    if is_scratch(pseudo_labels):
+        return cases
+    others = {"labeled": cases.training, "validation": _items(held_out), "test": cases.test}
+    pseudo = read_pseudo_labels(str(pseudo_labels), path.parent, cases.labels, cases.unlabeled, others)
+    return dataclasses.replace(cases, pseudo_labeled=pseudo)
 
 
 def read_images(dataset_dir: str | Path) -> tuple[list[Any], list[Any]]:
@@ -427,7 +439,7 @@ def _check_files(cases: list[Item]) -> None:
 
 def _files(item: Item) -> list[Path]:
     """Return all files of a case, and folders of DICOM series."""
-    others = [item[key] for key in item if key not in ("image", "case_id")]
+    others = [item[key] for key in item if key not in ("image", "case_id", "classes", "ignore")]
     return [Path(file) for file in (*image_files(item), *others)]
 
 

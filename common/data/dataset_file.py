@@ -24,8 +24,11 @@ Item = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 _LISTS = ("training", "validation", "test", "unlabeled", "normal", "folds")
-_USED = (*_LISTS, "testing", "labels", "name", "modality", "channel_names", "file_ending", "numTraining", "renumbered")
-_CASE_USED = ("image", "label", "organ", "t2_map", "patient", "case", "fold")
+_USED = (
+    *(*_LISTS, "testing", "labels", "ignore", "name", "modality", "channel_names", "file_ending", "numTraining"),
+    "renumbered",
+)
+_CASE_USED = ("image", "label", "classes", "organ", "t2_map", "patient", "case", "fold")
 _METADATA = (
     *("authors", "citation", "comment", "converted_by", "date", "description", "license", "licence", "reference"),
     *("regions_class_order", "relase", "release", "source", "tensorImageSize", "url", "version"),
@@ -46,6 +49,7 @@ _OTHER_WORDS = {
     "valid": "validation",
 }
 _SIMILAR = 0.8  # ratio of difflib, from which on another key is meant
+_IGNORE = "ignore"  # the key, and nnU-Net's label of voxels that are not labeled
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
@@ -55,6 +59,8 @@ class Case:
 
     Attributes:
         item: absolute path of each of its files; that of `image` is a list where each channel has a file of its own.
+            Beside them stand `ignore`, the value of voxels of the label that are not labeled, and `classes`, those
+            that are labeled where not all are; see `LoadVolumesd`.
         patient: name of the patient, if any is given.
         fold: fold in which it is held out, if the file says so.
     """
@@ -71,6 +77,7 @@ class DatasetFile:
     Attributes:
         name: of the data set.
         labels: names of the classes by their value.
+        ignore: value of voxels that are not labeled, in the label files; None: all are.
         modality: name of each channel of an image.
         folds: ids of the cases held out in each fold; empty when the file has none.
         unused: names of its keys that mean nothing here.
@@ -79,6 +86,7 @@ class DatasetFile:
 
     name: str
     labels: dict[int, str]
+    ignore: int | None
     modality: list[str]
     folds: list[list[str]]
     unused: list[str]
@@ -116,13 +124,15 @@ def read_dataset_file(path: Path) -> DatasetFile:
     number = content.get("numTraining", len(content.get("training", [])))
     if number != len(content.get("training", [])):
         logger.warning("%s: numTraining is %s, training lists %d cases", path, number, len(content.get("training", [])))
-    reader = _CaseReader(path, modality)
+    labels, ignore = _read_labels(path, content.get("labels", {})), _read_ignore(path, content)
+    reader = _CaseReader(path, modality, labels, ignore)
     cases = {key: reader.read(key, content.get(key, [])) for key in _LISTS if key != "folds"}
     for scored in (cases["training"] + cases["validation"], cases["test"]):
         _tell_apart(path, scored)
     return DatasetFile(
         name=str(content.get("name", path.parent.name)),
-        labels=_read_labels(path, content.get("labels", {})),
+        labels=labels,
+        ignore=ignore,
         modality=modality,
         folds=_read_folds(path, content.get("folds", [])),
         unused=unused + reader.unused,
@@ -180,9 +190,11 @@ class _CaseReader:
         unused: names of keys of cases that mean nothing here.
     """
 
-    def __init__(self, path: Path, modality: Sequence[str]) -> None:
+    def __init__(self, path: Path, modality: Sequence[str], labels: Mapping[int, str], ignore: int | None) -> None:
         self.path = path
         self.modality = modality
+        self.labels = labels
+        self.ignore = ignore
         self.unused: list[str] = []
 
     def read(self, key: str, cases: Sequence[Any]) -> list[Case]:
@@ -207,8 +219,12 @@ class _CaseReader:
                     "list the image as unlabeled"
                 )
             files = {name: case[name] for name in ("label", "organ", "t2_map") if name in case and name in known}
-            item = {"image": self._locate_image(case["image"])}
+            item: Item = {"image": self._locate_image(case["image"])}
             item |= {name: _locate(self.path, file) for name, file in files.items()}
+            if "label" in item and self.ignore is not None:
+                item["ignore"] = self.ignore
+            if "label" in item and "classes" in case:
+                item["classes"] = self._read_classes(case["classes"])
             found.append(Case(item, self._read_patient(key, case), self._read_fold(key, case)))
         return found
 
@@ -237,6 +253,19 @@ class _CaseReader:
             )
         return name
 
+    def _read_classes(self, classes: Any) -> list[int]:
+        """Return the classes that a case is labeled with, background included; they stand as values or as names."""
+        values: dict[Any, int] = {name: value for value, name in self.labels.items()}
+        values |= {value: value for value in self.labels}
+        listed = classes if isinstance(classes, list) else [None]
+        found = [values.get(name) for name in listed if isinstance(name, int | str) and not isinstance(name, bool)]
+        if None in found or len(found) < len(listed) or not any(found):
+            raise InputError(
+                f"{self.path}: classes of a case must be a list of classes that it is labeled with, got {classes!r}; "
+                f"name some of {', '.join(name for value, name in self.labels.items() if value)}"
+            )
+        return sorted({0, *(value for value in found if value)})
+
     def _read_fold(self, key: str, case: Mapping[str, Any]) -> int | None:
         fold = case.get("fold") if key == "training" else None
         if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
@@ -250,8 +279,8 @@ def _useless(key: str) -> tuple[str, ...]:
         "training": ("case",),
         "validation": ("case", "fold"),
         "test": ("case", "fold"),
-        "unlabeled": ("case", "fold", "label", "t2_map"),
-        "normal": ("fold", "label", "t2_map"),
+        "unlabeled": ("case", "classes", "fold", "label", "t2_map"),
+        "normal": ("classes", "fold", "label", "t2_map"),
     }[key]
 
 
@@ -352,11 +381,7 @@ def _read_labels(path: Path, labels: Any) -> dict[int, str]:
         if all(key.isdecimal() for key in labels):
             names = {int(value): str(name) for value, name in labels.items()}
         else:
-            if "ignore" in labels:
-                raise InputError(
-                    f"{path}: labels must be classes, got nnU-Net's 'ignore' for {labels['ignore']}; label these "
-                    "voxels, or make them background"
-                )
+            labels = {name: value for name, value in labels.items() if name != _IGNORE}
             names = {_whole(value): str(name) for name, value in labels.items()}
     except (AttributeError, TypeError):
         names = {-1: ""}
@@ -369,6 +394,22 @@ def _read_labels(path: Path, labels: Any) -> dict[int, str]:
     if repeated:
         raise InputError(f"{path}: labels must have different names, got {repeated[0]!r} twice; rename one")
     return dict(sorted(names.items()))
+
+
+def _read_ignore(path: Path, content: Mapping[str, Any]) -> int | None:
+    """Return the value of voxels that are not labeled: `ignore`, or nnU-Net's label of that name."""
+    labels = content.get("labels")
+    of_nnunet = labels.get(_IGNORE) if isinstance(labels, dict) else None
+    value = content.get(_IGNORE, of_nnunet)
+    if value is None:
+        return None
+    classes = _read_labels(path, labels)
+    if not isinstance(value, int) or isinstance(value, bool) or value in classes or (of_nnunet not in (None, value)):
+        raise InputError(
+            f"{path}: ignore must be the value of voxels that are not labeled, a whole number that is no class, got "
+            f"{value!r}; 255 is usual"
+        )
+    return value
 
 
 def _whole(value: Any) -> int:

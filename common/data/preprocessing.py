@@ -140,7 +140,8 @@ def _survey(
                 "modality in dataset.json"
             )
         if "label" in case:
-            inside = image[:, loaded["label"].numpy()[0] > 0]
+            label = loaded["label"].numpy()[0]
+            inside = image[:, (label > 0) & (label != case.get("ignore"))]
         elif air is None:
             inside = image.reshape(len(image), -1)
         else:

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from .files import process_rank
 
-__all__ = ["EpochBatchSampler", "DistributedSampler"]
+__all__ = ["DistributedSampler", "EpochBatchSampler", "split_labeled"]
 
 Request = TypeVar("Request")
 Item = TypeVar("Item")
@@ -49,16 +49,44 @@ class EpochBatchSampler(Sampler[list[Request]], Generic[Request]):
         raise NotImplementedError
 
     def _repeat(
-        self, order: Callable[[np.random.Generator], Sequence[Item]], count: int, first: int, last: int
+        self,
+        order: Callable[[np.random.Generator], Sequence[Item]],
+        count: int,
+        first: int,
+        last: int,
+        stream: int = 0,
     ) -> Iterator[Item]:
-        """Yield draws `first` to `last - 1` of a training: all `count` items in one random `order` after another."""
+        """Yield draws `first` to `last - 1` of a training: all `count` items in one random `order` after another.
+
+        Streams with another number have orders of their own.
+        """
         for turn in range(first // count, math.ceil(last / count)):
-            items = order(np.random.default_rng((self.seed, 1, turn)))
+            items = order(np.random.default_rng((self.seed, 1 + stream, turn)))
             yield from items[max(first - turn * count, 0) : last - turn * count]
 
-    def _cases(self, count: int, first: int, last: int) -> list[int]:
+    def _cases(self, count: int, first: int, last: int, stream: int = 0) -> list[int]:
         """Return the cases of some draws, each of `count` as often as any other, see `_repeat`."""
-        return list(self._repeat(lambda rng: rng.permutation(count).tolist(), count, first, last))
+        return list(self._repeat(lambda rng: rng.permutation(count).tolist(), count, first, last, stream))
+
+
+def split_labeled(
+    count: int, pseudo_labeled: Sequence[int], size: int, labeled_fraction: float | None
+) -> list[tuple[list[int], int]]:
+    """Return the streams that a minibatch is drawn from: their cases, and how many of the minibatch each one has.
+
+    Args:
+        count: number of cases.
+        pseudo_labeled: those of them that have pseudo-labels.
+        size: of a minibatch.
+        labeled_fraction: smallest share of it that is of the other cases. None, or where all cases are of one kind:
+            there is one stream.
+    """
+    labeled = sorted({*range(count)} - {*pseudo_labeled})
+    if labeled_fraction is None or not labeled or not pseudo_labeled:
+        return [([*range(count)], size)]
+    share = math.ceil(labeled_fraction * size - 1e-9)
+    streams = [(labeled, share), ([*pseudo_labeled], size - share)]
+    return [(cases, number) for cases, number in streams if number]
 
 
 class DistributedSampler(Sampler[int]):

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import InputError, check_choice, check_each
 from common.cli.options import FRACTION, POSITIVE_INT
-from common.data import EpochBatchSampler, check_classes
+from common.data import EpochBatchSampler, check_classes, known_classes, split_labeled
 from common.transforms import padded_crop
 
 from .network import FNetGeometry
@@ -57,9 +57,11 @@ class PatchSourced(Transform):
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
         out["pyramid"] = self.geometry.pyramid(volume, anywhere=True)
         if "label" in data:
-            label = np.asarray(data["label"]).astype(np.int16)
+            label = np.asarray(data["label"])
+            label = label.astype(np.int32 if label.min() < np.iinfo(np.int16).min else np.int16)
             out["label"] = torch.from_numpy(label)
-            out["foreground"] = {int(c): np.flatnonzero(label == c) for c in np.unique(label) if c > 0}
+            classes = known_classes(label)
+            out["foreground"] = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes) if c > 0}
         return out
 
 
@@ -67,10 +69,11 @@ class PatchDataset(CacheDataset):
     """Data set of patches of cached volumes, one for each `PatchRequest`.
 
     An item has `image`, the input patch of level 0, of shape `(C, *size)`; `context`, the list of those of the coarser
-    levels; `label`, of shape `(1, *patch_size)`, where the case has one; and `case`, its file.
+    levels; `label`, of shape `(1, *patch_size)`, where the case has one, or `(2, *patch_size)` where any case has a
+    pseudo-label, see `common.data.partial_labels`; and `case`, its file.
 
     Args:
-        data: cases, each with `image` and perhaps `label`.
+        data: cases, each with `image` and perhaps `label`, which has a `confidence` where it is a pseudo-label.
         transform: preprocessing up to a normalized image, without randomness.
         geometry: of the network that takes the patches.
         patch_size: output patch in voxels.
@@ -95,6 +98,7 @@ class PatchDataset(CacheDataset):
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
+        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case]
         self.geometry = geometry
         self.patch_size = ensure_tuple_rep(patch_size, 3)
         geometry.input_sizes(self.patch_size)  # refuses a size that does not fit
@@ -121,6 +125,8 @@ class PatchDataset(CacheDataset):
         else:
             patches = [window.contiguous() for window in self.geometry.windows(pyramid, start, self.patch_size)]
             label = None if label is None else padded_crop(label, start, self.patch_size)
+        if label is not None and self.pseudo_labeled and len(label) == 1:
+            label = torch.cat((label, torch.zeros_like(label)))  # no doubt
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}
 
@@ -160,6 +166,8 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         batch_size: patches in a minibatch.
         num_batches: minibatches in an epoch.
         foreground_fraction: smallest share of the patches of each minibatch (of all processes) that hold foreground.
+        labeled_fraction: smallest share of them that are of labeled cases, where others have pseudo-labels; None: each
+            case is as likely as any other.
         seed: of the draws.
         fixed: every epoch draws what the first one drew.
     """
@@ -170,31 +178,38 @@ class PatchBatchSampler(EpochBatchSampler[PatchRequest]):
         batch_size: int,
         num_batches: int,
         foreground_fraction: float = 0.0,
+        labeled_fraction: float | None = None,
         seed: int = 0,
         fixed: bool = False,
     ) -> None:
         check_each(POSITIVE_INT, batch_size=batch_size, num_batches=num_batches)
         check_each(FRACTION, foreground_fraction=foreground_fraction)
+        check_each(FRACTION.or_null, labeled_fraction=labeled_fraction)
         super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.foreground_fraction = foreground_fraction
+        self.labeled_fraction = labeled_fraction
 
     def __len__(self) -> int:
         return self.num_batches
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[PatchRequest]]:
         size = self.batch_size * world_size
-        num_foreground = math.ceil(self.foreground_fraction * size - 1e-9)
         seeds = np.random.default_rng((self.seed, epoch)).integers(2**63, size=(self.num_batches, size))
+        streams = split_labeled(len(self.dataset), self.dataset.pseudo_labeled, size, self.labeled_fraction)
         for batch in range(self.num_batches):
-            first = (epoch * self.num_batches + batch) * size
-            cases = self._cases(len(self.dataset), first, first + size)
-            yield [
-                PatchRequest(cases[place], int(seeds[batch, place]), place < num_foreground)
-                for place in range(rank, size, world_size)
-            ]
+            requests: list[PatchRequest] = []
+            for stream, (cases, share) in enumerate(streams):
+                first = (epoch * self.num_batches + batch) * share
+                drawn = [cases[index] for index in self._cases(len(cases), first, first + share, stream)]
+                num_foreground = math.ceil(self.foreground_fraction * share - 1e-9)
+                chances = seeds[batch, len(requests) :]
+                requests += [
+                    PatchRequest(case, int(chances[place]), place < num_foreground) for place, case in enumerate(drawn)
+                ]
+            yield requests[rank:size:world_size]
 
 
 class PatchLoader(DataLoader):

@@ -18,6 +18,7 @@ from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
 from .scores import HausdorffDistanceInMm, SaveScores
+from .segmentation_loss import PartialLabelLoss, batch_dice_loss
 from .task import PrepareTask, PretextTask
 from .unseen import RefuseLearnedCases
 from .weights import (

@@ -1,4 +1,5 @@
 from .crop import CropBodyd, padded_crop
+from .ignore import IgnoreUnlabeledd
 from .invert import InvertLabelMapd, InvertProbabilitiesd
 from .load import LoadVolumesd
 from .normalize import ClipAndNormalize, ClipAndNormalized

@@ -25,6 +25,8 @@ from common.data import (
     check_modality,
     check_voxel_size,
     fingerprint,
+    leave_open,
+    to_doubt,
 )
 
 __all__ = ["LoadVolumesd"]
@@ -38,6 +40,10 @@ class LoadVolumesd(LoadImaged):
     The image must have its channels and finite values; a label one channel, allowed values and the image's grid. What
     is only odd is logged as a warning and kept in the image's metadata: a constant image, an empty label, intensities
     or voxels unlike those of the record. It is a `LoadImaged` since MONAI Label looks for one.
+
+    What a label leaves open is told by the data list: `ignore`, the value of voxels that are not labeled; `classes`,
+    those that the case is labeled with; and `confidence`, a file with how far the label of each voxel can be trusted,
+    from 0 to 1. The label in memory then has negative values or a second channel, see `common.data.partial_labels`.
 
     Args:
         keys: `image`, and perhaps `label` and `organ`: paths, see `check_header`, or lists of them, one for each
@@ -80,14 +86,27 @@ class LoadVolumesd(LoadImaged):
                 out[key] = self._check_image(out[key], files)
                 out[key].meta["case_id"] = data.get("case_id") or case_id(path)
                 continue
-            labels = len(self.record.labels) if key == "label" and self.record and self.record.labels else None
             if out[key].shape[0] != 1:
                 raise InputError(f"{files[0]}: {key} must have 1 channel, got {out[key].shape[0]}; split the file")
-            rounded = check_label(_to_array(out[key]), files[0], labels)
-            out[key] = convert_to_dst_type(rounded, out[key], dtype=rounded.dtype)[0]
             if isinstance(out.get("image"), MetaTensor):
                 check_grids(_header(out["image"]), _header(out[key]), files[0], str(key))
+            values = self._read_label(out[key], data, files[0]) if key == "label" else _read_mask(out[key], files[0])
+            out[key] = convert_to_dst_type(values, out[key], dtype=values.dtype)[0]
         return out
+
+    def _read_label(self, label: MetaTensor, data: Mapping[Hashable, Any], path: str) -> np.ndarray:
+        """Return a label as it is in memory, see `common.data.partial_labels`."""
+        ignore = data.get("ignore")
+        num_classes = len(self.record.labels) if self.record and self.record.labels else None
+        allowed = None if num_classes is None else [*range(num_classes), *([] if ignore is None else [ignore])]
+        values = check_label(_to_array(label), path, allowed)
+        if num_classes is not None:
+            values = leave_open(values, path, num_classes, ignore, data.get("classes"))
+        if "confidence" not in data:
+            return values
+        confidence = self._loader(data["confidence"])
+        check_grids(_header(label), _header(confidence), data["confidence"], "confidence")
+        return np.concatenate((values.astype(np.int32), to_doubt(_to_array(confidence), data["confidence"])))
 
     def _check_image(self, image: MetaTensor, files: Sequence[str]) -> MetaTensor:
         path = files[0]
@@ -138,6 +157,10 @@ def _replace_nan(image: MetaTensor, paths: Sequence[str]) -> MetaTensor:
             logger.warning("%s: %d voxels that are NaN or infinite are replaced by the minimum", path, num_bad)
             channel[bad] = channel[~bad].min()
     return out
+
+
+def _read_mask(mask: MetaTensor, path: str) -> np.ndarray:
+    return check_label(_to_array(mask), path)
 
 
 def _to_array(volume: MetaTensor) -> np.ndarray:

@@ -87,7 +87,6 @@ def test_one_channel_of_nnunet_is_one_file(write, tmp_path):
             FILES,
             "got the region 'whole' of .1, 2.; name each",
         ),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, FILES, "got nnU-Net's 'ignore' for 2; label these voxels"),
         ({"modality": {"0": "CT", "1": "PET"}}, FILES, "modality and channel_names must be the same, got"),
         ({"dataset": {"LA": {}}}, FILES, "cases must be listed as training, got nnU-Net's dataset"),
     ],

@@ -1,0 +1,114 @@
+"""Labels that leave something open: voxels that are not labeled, classes that are not, and pseudo-labels in doubt.
+
+In memory such a label is a map of whole numbers of shape `(1 or 2, *spatial_size)`. Its first channel has the class of
+each voxel; or `IGNORED` where nothing is known; or, where it may be one of several, the negative of a number whose bits
+tell which (`class_set`). The second channel, if there is one, has the doubt in each voxel, from 0 (sure, and so beyond
+the border) to `MAX_DOUBT`, at which the voxel counts no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from common.cli import InputError
+
+__all__ = ["IGNORED", "MAX_DOUBT", "class_set", "is_partial", "known_classes", "leave_open", "member_mask", "to_doubt"]
+
+IGNORED = -1
+MAX_DOUBT = 255
+_MAX_CLASSES = 24  # whole numbers of so many bits are exact as 32-bit floats, in which transforms resample
+
+_Map = TypeVar("_Map", np.ndarray, torch.Tensor)
+
+
+def class_set(classes: Sequence[int]) -> int:
+    """Return the value of a voxel whose class is one of two or more."""
+    return -sum(1 << label for label in set(classes))
+
+
+def leave_open(
+    label: np.ndarray,
+    path: str | Path,
+    num_classes: int,
+    ignore: int | None = None,
+    classes: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Return a label map as it is in memory, given what a data list says about it.
+
+    Args:
+        label: whole numbers as they are in the file.
+        path: of the file, for the errors.
+        num_classes: background included.
+        ignore: value of voxels that are not labeled.
+        classes: that the case is labeled with, background included, where not all are: its background may be any of the
+            others, too.
+    """
+    open_classes = sorted({*range(num_classes)} - {*classes}) if classes is not None else []
+    if ignore is None and not open_classes:
+        return label
+    if open_classes and num_classes > _MAX_CLASSES:
+        raise InputError(
+            f"{path}: a case may be labeled with a part of {_MAX_CLASSES} classes at most, got {num_classes}; list "
+            "fewer classes, or make voxels that are not labeled the value of ignore"
+        )
+    found = label.astype(np.int32)
+    if open_classes:
+        named = [value for value in open_classes if (label == value).any()]
+        if named:
+            raise InputError(
+                f"{path}: label must have the classes that dataset.json lists for the case, got {named}, too; list them"
+            )
+        found[label == 0] = class_set([0, *open_classes])
+    if ignore is not None:
+        found[label == ignore] = IGNORED
+    return found
+
+
+def to_doubt(confidence: np.ndarray, path: str | Path) -> np.ndarray:
+    """Return the doubt in each voxel, given a confidence from 0 to 1."""
+    if not (np.isfinite(confidence).all() and confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
+        found = f"{confidence.min():.4g} to {confidence.max():.4g}"
+        raise InputError(f"{path}: confidence must be from 0 to 1, got {found}; write it anew")
+    return np.rint((1 - confidence.clip(0, 1)) * MAX_DOUBT).astype(np.int16)
+
+
+def is_partial(label: torch.Tensor) -> bool:
+    """Tell whether labels of shape `(B, 1 or 2, *spatial_size)` leave anything open."""
+    return bool((label[:, :1] < 0).any() | (label[:, 1:] > 0).any())
+
+
+def known_classes(label: _Map) -> _Map:
+    """Return the class of each voxel, 0 where it is open or in full doubt.
+
+    Args:
+        label: of shape `(1 or 2, *spatial_size)`.
+
+    Returns:
+        Map of shape `(1, *spatial_size)`, of the type of the label.
+    """
+    classes = label[:1]
+    is_known = classes >= 0
+    if len(label) > 1:
+        is_known = is_known & (label[1:] < MAX_DOUBT)
+    return classes * is_known
+
+
+def member_mask(label: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return, for each class, whether a voxel may belong to it.
+
+    Args:
+        label: first channels, of shape `(B, 1, *spatial_size)`.
+
+    Returns:
+        Truth values of shape `(B, num_classes, *spatial_size)`: one class where it is known, all where it is ignored.
+    """
+    shape = (1, num_classes, *[1] * (label.ndim - 2))
+    values = torch.arange(num_classes, device=label.device).view(shape)
+    label = label.long()
+    in_set = ((-label).clamp(min=0) >> values.clamp(max=_MAX_CLASSES)) & 1
+    return (label == values) | (label == IGNORED) | ((label < IGNORED) & in_set.bool())
