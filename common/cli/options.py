@@ -200,6 +200,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
         "smallest share of a minibatch that has labels, beside pseudo-labels; null: each scan alike",
         0.5,
     ),
+    "save_probabilities": _place("also write the probability of each class", True, FLAG),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),

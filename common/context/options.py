@@ -38,7 +38,6 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     "freeze_epochs": Option(INT, "epochs in which transferred weights do not change", 10),
     "softmax": Option(FLAG, "classes and background exclude one another", True),
     "cross_entropy_weight": Option(NON_NEGATIVE, "of the cross entropy beside the Dice loss", 10.0),
-    "save_probabilities": Option(FLAG, "also write a probability map for each class", True, is_setting=False),
 }
 
 check_options = partial(check_options, CONTEXT_OPTIONS)

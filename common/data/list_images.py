@@ -14,6 +14,7 @@ from common.cli import InputError, MissingFileError, keep_going
 
 from .checks import check_grids
 from .container import PICTURE_SUFFIX, SUFFIXES
+from .dataset_file import image_files
 from .dicom import is_dicom
 from .header import Header, check_header
 from .reader import Paths, case_id, check_name
@@ -27,6 +28,7 @@ _SIDECARS = (  # beside scans: what programs and people write down about them
     *(".json", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".log", ".bval", ".bvec"),
     *(".raw", ".zraw", ".xlsx", ".docx", ".lnk", ".ini", ".db", ".sha256", ".md5", ".jpg", ".jpeg", PICTURE_SUFFIX),
 )
+_LIST = ".json"  # of a file that lists scans
 _REPORT = "report.json"  # of an inference, in the folder of its results
 _CHANNEL = re.compile(r"_(\d{4})$")
 
@@ -47,7 +49,8 @@ def list_images(
     Args:
         path: one file, a folder of files (`.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`, pairs of `.hdr` and `.img`;
             sub-folders and linked ones, too), or a folder with the files of one DICOM series; below a folder there may
-            be one series in each sub-folder.
+            be one series in each sub-folder. Or a `.json` file with a list of scans: of each its path, a list with
+            that of each channel, or a mapping with `image` and perhaps `organ` and `case_id`.
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
         organ_dir: folder with a mask for each scan, whose file has the scan's name but for its suffix.
         channels: of a scan. Several lie in one file, or in one each, whose names end in `_0000`, `_0001` and so on.
@@ -65,10 +68,13 @@ def list_images(
     """
     root = Path(path)
     _check_output(root, output_dir)
-    found = _list_scans(root, allow_2d, series, output_dir)
-    images = _group_channels(found) if channels > 1 else found
-    headers = map_threads(lambda image: _check_scan(image, channels, allow_2d, series), images)
-    cases: list[dict[str, Any]] = [{"image": image, "case_id": case_id(image)} for image in images]
+    if root.suffix.lower() == _LIST and root.is_file():
+        cases = _read_list(root)
+    else:
+        found = _list_scans(root, allow_2d, series, output_dir)
+        images = _group_channels(found) if channels > 1 else found
+        cases = [{"image": image, "case_id": case_id(image)} for image in images]
+    headers = map_threads(lambda case: _check_scan(case["image"], channels, allow_2d, series), cases)
     for case in cases:
         check_name(case["image"])
     _tell_apart(cases, root)
@@ -83,6 +89,30 @@ def _check_output(root: Path, output_dir: str | Path | None) -> None:
             f"{output_dir}: output_dir must be another folder than that of the scans, since segmentations would be "
             "taken for scans the next time; name a new one"
         )
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    """Return the scans that a file lists; relative paths begin at its folder."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        cases = [entry if isinstance(entry, dict) else {"image": entry} for entry in entries]
+        found = [{**case, "image": _resolve(path.parent, case["image"])} for case in cases]
+        for case in found:
+            if "organ" in case:
+                case["organ"] = _resolve(path.parent, case["organ"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: must be a list of scans, got {error!r:.120}; write paths of files into it") from None
+    files = [file for case in found for file in image_files(case)]
+    missing = [file for file in files if not Path(file).exists()]
+    if missing or not found:
+        raise MissingFileError(
+            f"{path}: must list scans that exist, got {missing[0] if missing else 'none'}; write their paths into it"
+        )
+    return [{"case_id": case_id(case["image"]), **case} for case in found]
+
+
+def _resolve(folder: Path, image: Any) -> str | list[str]:
+    return [str(folder / file) for file in image] if isinstance(image, list) else str(folder / image)
 
 
 def _list_scans(path: Path, allow_2d: bool, series: str | None, output_dir: str | Path | None) -> list[Any]:
@@ -206,7 +236,8 @@ def _tell_apart(cases: list[dict[str, Any]], root: Path) -> None:
     for case in cases:
         if counts[case["case_id"]] > 1:
             first = case["image"] if isinstance(case["image"], str) else case["image"][0]
-            case["case_id"] = "_".join((*Path(first).relative_to(root).parent.parts, case["case_id"]))
+            folders = Path(first).parent.relative_to(root).parts if root.is_dir() else [Path(first).parent.name]
+            case["case_id"] = "_".join((*folders, case["case_id"]))
     counts = Counter(case["case_id"].lower() for case in cases)
     repeated = [str(case["image"]) for case in cases if counts[case["case_id"].lower()] > 1]
     if repeated:

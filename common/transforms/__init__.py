@@ -3,5 +3,5 @@ from .ignore import IgnoreUnlabeledd
 from .invert import InvertLabelMapd, InvertProbabilitiesd
 from .load import LoadVolumesd
 from .normalize import ClipAndNormalize, ClipAndNormalized
-from .save import SaveSegmentationd
+from .save import SaveProbabilitiesd, SaveSegmentationd
 from .spacing import IsotropicSpacingd, VoxelSpacingd

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import SaveImaged
+from monai.transforms import Compose, SaveImaged
 from PIL import Image
 
 from common.cli import InputError
 from common.data import case_name, corner_distance, write_atomically
 
-__all__ = ["SaveSegmentationd"]
+from .invert import InvertProbabilitiesd
+
+__all__ = ["SaveProbabilitiesd", "SaveSegmentationd"]
 
 _TOLERANCE = 0.1  # voxels, by which a qform may miss the grid
+_STEPS = 65535  # of a probability
 _UNKNOWN, _SCANNER, _ALIGNED = 0, 1, 2  # codes of NIfTI; the last one: to another file, whatever its own place means
 
 
@@ -88,3 +92,53 @@ def _state_grid(image: nib.Nifti1Image, affine: np.ndarray, meta: Mapping[str, A
     header.set_qform(affine, int(stated.get("qform_code", code)), strip_shears=True)
     if header["sform_code"] and corner_distance(affine, header.get_qform(), (*image.shape, 1, 1)[:3]) > _TOLERANCE:
         header["qform_code"] = _UNKNOWN  # a shear, which no quaternion can hold
+
+
+class SaveProbabilitiesd(InvertProbabilitiesd):
+    """Write the probability of each class, background included, as `<name of the case>_probabilities.nii.gz`.
+
+    The file has the classes along its last axis, on the grid of the image, in steps of 1/65535. What the preprocessing
+    cropped away is background.
+
+    Args:
+        keys: probabilities of shape `(num_classes, H, W, D)`, on the grid of the network; they stay as they are.
+        transform: see `InvertProbabilitiesd`.
+        output_dir: folder for the files.
+        softmax: make probabilities of logits first.
+        has_background: the first channel is the background, as after a softmax. Otherwise the channels are the classes
+            from 1 on, as after a sigmoid for each class, and are divided by their sum where that is above 1.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        transform: Compose,
+        output_dir: str | Path,
+        softmax: bool = False,
+        has_background: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, transform, allow_missing_keys=allow_missing_keys)
+        self.output_dir = Path(output_dir)
+        self.softmax = softmax
+        self.has_background = has_background
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(dict(data)):
+            values = data[key].float()
+            values = values.softmax(dim=0) if self.softmax else values
+            self._save(values[1:] if self.has_background else values, data[self.orig_keys])
+        return dict(data)
+
+    def _save(self, probabilities: torch.Tensor, image: MetaTensor) -> None:
+        restored = [cast(MetaTensor, probability) for probability in self._restore(probabilities, image)]
+        classes = torch.cat([probability.clamp(0, 1) for probability in restored])
+        classes = classes / classes.sum(dim=0, keepdim=True).clamp(min=1)
+        shares = torch.cat((1 - classes.sum(dim=0, keepdim=True), classes)).clamp(min=0)
+        steps = (shares * _STEPS).round().cpu().numpy().astype(np.uint16)
+        volume = nib.Nifti1Image(np.moveaxis(steps, 0, -1), None)
+        meta = restored[0].meta
+        _state_grid(volume, np.asarray(restored[0].affine, dtype=float), meta)
+        volume.header.set_slope_inter(1 / _STEPS, 0)
+        path = self.output_dir / f"{case_name(meta)}_probabilities.nii.gz"
+        write_atomically(path, lambda temporary: nib.save(volume, temporary))
