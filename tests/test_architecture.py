@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"context", "fnet", "layers", "planar"}
-SHARED = {"active_learning", "cli", "data", "training", "transforms"}
+SHARED = {"active_learning", "cli", "data", "self_training", "training", "transforms"}
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("common/*/__init__.py"))
 Imports = dict[str, set[str]]  # full names, by the full name of the module that imports them
 

@@ -1,0 +1,2 @@
+from .plausibility import Segmentation, describe_segmentation, find_implausible
+from .pooling import class_thresholds, pool_probabilities

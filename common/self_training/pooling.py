@@ -1,0 +1,75 @@
+"""Pseudo-labels of several teachers: their probabilities as one, and how sure a voxel must be to be learned from.
+
+Teachers of different kinds make different mistakes, so a class that both find probable is most probably right: a
+product keeps what they agree on, where a mean keeps the mistakes of both (G. E. Hinton, *Training products of experts
+by minimizing contrastive divergence*, Neural Computation 2002, section 1).
+
+Source of the thresholds: Y. Zou, Z. Yu, B. V. K. Vijaya Kumar, J. Wang, *Unsupervised domain adaptation for semantic
+segmentation via class-balanced self-training*, ECCV 2018 (https://arxiv.org/abs/1810.07911), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.cli import InputError
+
+__all__ = ["class_thresholds", "pool_probabilities"]
+
+_FLOOR = 1e-3  # below which a probability says no more than that: no teacher alone can rule out a class
+
+
+def pool_probabilities(
+    probabilities: Sequence[np.ndarray], weights: Sequence[float] | None = None, floor: float = _FLOOR
+) -> np.ndarray:
+    """Return the product of what teachers think of each voxel, which sums to 1 again.
+
+    Args:
+        probabilities: of each teacher, of shape `(num_classes, *spatial_size)`.
+        weights: exponent of each teacher; 1 if not given. One teacher alone stays what it is, but for the floor.
+        floor: added to every probability.
+
+    Returns:
+        Array of the same shape, of 32-bit floats.
+    """
+    weights = [1.0] * len(probabilities) if weights is None else list(weights)
+    shapes = {teacher.shape for teacher in probabilities}
+    if len(shapes) != 1 or len(weights) != len(probabilities):
+        raise InputError(
+            f"teachers must have one weight each and probabilities of one shape, got {len(weights)} weights and shapes "
+            f"{sorted(shapes)}; let them segment the same scans"
+        )
+    logits = np.zeros(shapes.pop(), np.float32)
+    for weight, teacher in zip(weights, probabilities, strict=True):
+        logits += weight * np.log(teacher.astype(np.float32) + floor)
+    logits -= logits.max(axis=0)
+    pooled = np.exp(logits)
+    return pooled / pooled.sum(axis=0)
+
+
+def class_thresholds(
+    confidences: Sequence[np.ndarray], labels: Sequence[np.ndarray], num_classes: int, keep: float
+) -> np.ndarray:
+    """Return, for each class, the confidence that a share of its voxels reaches, over all scans together.
+
+    One threshold for all classes would keep those that are easy to find, and the others would drown.
+
+    Args:
+        confidences: of each scan, any sample of its voxels.
+        labels: classes of the same voxels.
+        keep: share of the voxels of each class that are learned from.
+
+    Returns:
+        Array of shape `(num_classes,)`; 0 for a class that no scan has.
+    """
+    if not 0 <= keep <= 1:
+        raise InputError(f"keep must be from 0 to 1, got {keep}")
+    sure, found = np.concatenate([c.ravel() for c in confidences]), np.concatenate([x.ravel() for x in labels])
+    thresholds = np.zeros(num_classes)
+    for label in range(num_classes):
+        values = sure[found == label]
+        if values.size:
+            thresholds[label] = np.quantile(values, 1 - keep)
+    return thresholds
