@@ -86,10 +86,20 @@ class Outcome:
 
 
 def jobs_of(runs: Iterable[Run]) -> list[Job]:
-    """List the pretrainings, for which others wait, and then each training with its evaluation."""
+    """List the pretrainings, for which others wait, and then each training with what it needs, and its evaluation."""
     runs = list(runs)
-    pretrainings = {run.pretraining.name: run.pretraining for run in runs if run.pretraining is not None}
-    return [*pretrainings.values(), *(job for run in runs for job in (run.training, run.evaluation))]
+    jobs: dict[str, Job] = {}
+
+    def add(job: Job) -> None:
+        for need in job.needs:
+            add(need)
+        jobs.setdefault(job.name, job)
+
+    for job in [run.pretraining for run in runs if run.pretraining is not None]:
+        add(job)
+    for run in runs:
+        add(run.evaluation)
+    return [*jobs.values()]
 
 
 def is_finished(job: Job) -> bool:

@@ -27,6 +27,9 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(["num_labeled", "folds", "seeds", "override_files", "evaluation_files"], list),
     **dict.fromkeys(["options", "arms", "pretrainings"], dict),
     "per_fold": bool,
+    "teachers": list,
+    "num_unlabeled": int,
+    "pooling": dict,
 }
 SET_BY_THE_DRAW = ("num_labeled", "fold", "seed", "split")
 
@@ -68,11 +71,17 @@ class Arm(Training):
         workflow: what is run with the draw's seed before the evaluation: `training`, or `pretraining` for what is
             evaluated without any label.
         evaluation_files: configs that the evaluation is given after `evaluate.yaml`, relative to the bundle.
+        teachers: arms that stand above this one and segment unlabeled scans, from which this one learns, too.
+        num_unlabeled: of these scans, at most.
+        pooling: options of `tools.pseudo_labels`, which makes one of what the teachers think.
     """
 
     pretraining: str | None = None
     workflow: str = "training"
     evaluation_files: Sequence[str] = ()
+    teachers: Sequence[str] = ()
+    num_unlabeled: int = 40
+    pooling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """Command of a workflow, with the files that it leaves and the jobs that it needs.
+    """Command of a workflow, or of a tool, with the files that it leaves and the jobs that it needs.
 
     Args:
         name: what the progress lines call it.
-        run_id: workflow of the bundle.
+        run_id: workflow of the bundle; without config files it is the module of a tool.
         folder: where its log, its record and its output go.
         config_files: the complete file first, then the overrides.
         options: overrides of ids, as Python values.
@@ -125,8 +134,11 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        config_files = json.dumps(self.config_files)
-        command = [sys.executable, "-m", "monai.bundle", "run", self.run_id, "--config_file", config_files]
+        command = [sys.executable, "-m"]
+        if self.config_files:
+            command += ["monai.bundle", "run", self.run_id, "--config_file", json.dumps(self.config_files)]
+        else:
+            command.append(self.run_id)
         for name, value in self.options.items():
             is_text = isinstance(value, str) and name in SHARED_OPTIONS and SHARED_OPTIONS[name].kind.is_text
             command += [f"--{name}", value if is_text else argument(value)]
@@ -194,6 +206,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
     for group, entries in (("pretrainings", study.pretrainings), ("arms", study.arms)):
         for name, entry in entries.items():
             _check_entry(study, entry, name, f"{group}.{name}")
+    _check_teachers(study)
     if study.reference is not None:
         check_known(study.reference, study.arms, "reference")
     return study
@@ -209,15 +222,19 @@ def plan_runs(study: Study) -> list[Run]:
             pretrainings[name, fold] = _plan_pretraining(study, name, fold, output_dir / "pretraining" / name)
         return pretrainings[name, fold]
 
-    runs = []
+    runs: list[Run] = []
     for fold, seed in [(fold, seed) for seed in study.seeds for fold in study.folds]:
         for num_labeled in study.num_labeled:
+            planned: dict[str, Run] = {}
             for name, arm in study.arms.items():
                 pretraining = None
                 if arm.pretraining is not None:
                     per_fold = study.pretrainings[arm.pretraining].per_fold
                     pretraining = pretrain(arm.pretraining, fold if per_fold else None)
-                runs.append(_plan_run(study, name, num_labeled, (fold, seed), pretraining, output_dir / "runs"))
+                draw = (fold, seed)
+                pool = _plan_pool(study, name, num_labeled, draw, planned) if arm.teachers else None
+                planned[name] = _plan_run(study, name, num_labeled, draw, pretraining, pool)
+            runs += planned.values()
     return runs
 
 
@@ -244,12 +261,12 @@ def _plan_pretraining(study: Study, name: str, fold: int | None, folder: Path) -
 
 
 def _plan_run(
-    study: Study, name: str, num_labeled: int, draw: tuple[int, int], pretraining: Job | None, runs_dir: Path
+    study: Study, name: str, num_labeled: int, draw: tuple[int, int], pretraining: Job | None, pool: Job | None
 ) -> Run:
     arm = study.arms[name]
     fold, seed = draw
-    label = f"{name}_n{num_labeled}_fold{fold}_seed{seed}"
-    folder = runs_dir / label
+    label = _label(name, num_labeled, draw)
+    folder = Path(study.output_dir) / "runs" / label
     options: dict[str, Any] = {
         "bundle_root": arm.bundle or study.bundle,
         "dataset_dir": study.dataset_dir,
@@ -260,6 +277,8 @@ def _plan_run(
     }
     if pretraining is not None:
         options["pretrained"] = str(pretraining.product)
+    if pool is not None:
+        options["pseudo_labels"] = str(pool.folder)
     options |= study.options
     for key, value in arm.options.items():
         is_text = isinstance(value, str)
@@ -271,7 +290,7 @@ def _plan_run(
         _check_ids(options, known, config_files)
     learned = _fitting(options, config_files) if arm.workflow == "pretraining" else options
     _check_ids(learned, _known_ids(config_files), config_files)
-    needs = () if pretraining is None else (pretraining,)
+    needs = tuple(job for job in (pretraining, pool) if job is not None)
     training = Job(f"{label} {arm.workflow}", arm.workflow, folder, config_files, learned, needs=needs)
 
     folder = folder / "evaluation"
@@ -283,6 +302,48 @@ def _plan_run(
     product = folder / study.scores
     evaluation = Job(f"{label} evaluation", "evaluation", folder, config_files, options, product, (training,))
     return Run(name, num_labeled, draw, training, evaluation, pretraining)
+
+
+def _plan_pool(study: Study, name: str, num_labeled: int, draw: tuple[int, int], planned: Mapping[str, Run]) -> Job:
+    """Plan what comes before a training on pseudo-labels: the teachers segment, and what they think is made one."""
+    arm, output_dir = study.arms[name], Path(study.output_dir)
+    own = {"num_labeled": num_labeled, "fold": draw[0]}
+    own |= {key: study.options[key] for key in ("num_folds", "num_validation") if key in study.options}
+    label = f"{_label('unlabeled', num_labeled, draw)}_{arm.num_unlabeled}"
+    folder = output_dir / "unlabeled" / label
+    options = {"dataset_dir": study.dataset_dir, "output_dir": str(folder), "num_unlabeled": arm.num_unlabeled, **own}
+    scans = Job(label, "tools.unlabeled", folder, (), options, folder / "scans.json")
+    segmentations = [
+        _plan_segmentation(study, planned[teacher].training, study.arms[teacher], scans, arm.num_unlabeled)
+        for teacher in arm.teachers
+    ]
+    label = _label(name, num_labeled, draw)
+    folder = output_dir / "pseudo_labels" / label
+    options = {
+        "dataset_dir": study.dataset_dir,
+        "teachers": [str(job.folder) for job in segmentations],
+        "output_dir": str(folder),
+        **own,
+        **arm.pooling,
+    }
+    product = folder / "pseudo_labels.json"
+    return Job(f"{label} pseudo-labels", "tools.pseudo_labels", folder, (), options, product, (*segmentations,))
+
+
+def _plan_segmentation(study: Study, training: Job, teacher: Arm, scans: Job, num_unlabeled: int) -> Job:
+    """Plan the inference of a trained teacher on unlabeled scans."""
+    folder = training.folder / f"unlabeled_{num_unlabeled}"
+    files = _config_files(study, teacher, "inference.yaml")
+    files = (files[0], *_bundle_files(study, teacher, teacher.evaluation_files), *files[1:])
+    options = _fitting(training.options, files)
+    options |= {"dataset_dir": str(scans.product), "output_dir": str(folder), "save_probabilities": True}
+    name = f"{training.folder.name} segmentation of {num_unlabeled} unlabeled"
+    _check_ids(options, _known_ids(files), files)
+    return Job(name, "inference", folder, files, options, folder / "report.json", (training, scans))
+
+
+def _label(name: str, num_labeled: int, draw: tuple[int, int]) -> str:
+    return f"{name}_n{num_labeled}_fold{draw[0]}_seed{draw[1]}"
 
 
 def _fitting(options: Mapping[str, Any], config_files: Sequence[str]) -> dict[str, Any]:
@@ -375,6 +436,25 @@ def _check_entry(study: Study, entry: Training, name: Any, where: str) -> None:
     elif isinstance(entry, Arm) and entry.pretraining is not None:
         check_known(entry.pretraining, study.pretrainings, f"{where}.pretraining")
         _check_options({**study.options, **entry.options}, f"{where}.options", ["pretrained"])
+
+
+def _check_teachers(study: Study) -> None:
+    """Refuse teachers that do not come before their student, and a number of unlabeled scans that is none."""
+    above: list[str] = []
+    for name, arm in study.arms.items():
+        for teacher in arm.teachers:
+            check_known(teacher, above, f"arms.{name}.teachers, arms above it,")
+        if len({*arm.teachers}) < len(arm.teachers):
+            raise InputError(f"arms.{name}.teachers must name each arm once, got {arm.teachers}; remove one")
+        _check_counts([arm.num_unlabeled], f"arms.{name}.num_unlabeled", minimum=1)
+        _check_values(arm.pooling, f"arms.{name}.pooling")
+        wrong = {*arm.pooling} - {"weights", "keep", "limit"}
+        if wrong:
+            raise InputError(
+                f"arms.{name}.pooling must have the keys weights, keep and limit, got {min(map(str, wrong))!r}; "
+                "see python -m tools.pseudo_labels --help"
+            )
+        above.append(name)
 
 
 def _check_counts(values: Any, name: str, minimum: int) -> None:
