@@ -44,12 +44,13 @@ logger = logging.getLogger(__name__)
 
 _PROBABILITIES = "_probabilities.nii.gz"
 _STEPS = 255  # of a confidence
+_CERTAIN = 0.99  # confidence
 _SAMPLE = 20_000  # voxels of a class and scan, by which its threshold is found
 
 
 def make_pseudo_labels(
     dataset_dir: str,
-    teachers: list[str],
+    teachers: list[Any],
     output_dir: str,
     *,
     num_labeled: int | None = None,
@@ -149,8 +150,12 @@ def _mean_dice(segmentations: Sequence[np.ndarray]) -> float:
 
 
 def _sample(label: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return classes and confidences of voxels that are evenly spread, of each class at most `_SAMPLE`."""
-    kept = [np.flatnonzero(label == value) for value in np.unique(label)]
+    """Return classes and confidences of voxels that are evenly spread, of each class at most `_SAMPLE`.
+
+    Of the background only those count that could be something else: by far the most are air or far away.
+    """
+    is_contested = (label > 0) | (confidence < _CERTAIN)
+    kept = [np.flatnonzero((label == value) & is_contested) for value in np.unique(label)]
     places = np.concatenate([where[:: max(len(where) // _SAMPLE, 1)] for where in kept])
     return label.ravel()[places], confidence.ravel()[places]
 
