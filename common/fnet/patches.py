@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import InputError, check_choice, check_each
 from common.cli.options import FRACTION, POSITIVE_INT
-from common.data import EpochBatchSampler, check_classes, known_classes, split_labeled
+from common.data import IGNORED, EpochBatchSampler, check_classes, known_classes, split_labeled
 from common.transforms import padded_crop
 
 from .network import FNetGeometry
@@ -68,6 +68,8 @@ class PatchSourced(Transform):
 class PatchDataset(CacheDataset):
     """Data set of patches of cached volumes, one for each `PatchRequest`.
 
+    Of cases without a label, where others have one, nothing is known: their patches have labels that are ignored.
+
     An item has `image`, the input patch of level 0, of shape `(C, *size)`; `context`, the list of those of the coarser
     levels; `label`, of shape `(1, *patch_size)`, where the case has one, or `(2, *patch_size)` where any case has a
     pseudo-label, see `common.data.partial_labels`; and `case`, its file.
@@ -98,7 +100,9 @@ class PatchDataset(CacheDataset):
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
-        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case]
+        self.has_doubt = any("confidence" in case for case in data)
+        self.has_labels = any("label" in case for case in data)
+        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case or "label" not in case]
         self.geometry = geometry
         self.patch_size = ensure_tuple_rep(patch_size, 3)
         geometry.input_sizes(self.patch_size)  # refuses a size that does not fit
@@ -125,7 +129,9 @@ class PatchDataset(CacheDataset):
         else:
             patches = [window.contiguous() for window in self.geometry.windows(pyramid, start, self.patch_size)]
             label = None if label is None else padded_crop(label, start, self.patch_size)
-        if label is not None and self.pseudo_labeled and len(label) == 1:
+        if label is None and self.has_labels:
+            label = torch.full((1, *self.patch_size), IGNORED, dtype=torch.int16)
+        if label is not None and self.has_doubt and len(label) == 1:
             label = torch.cat((label, torch.zeros_like(label)))  # no doubt
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}
@@ -134,7 +140,7 @@ class PatchDataset(CacheDataset):
         """Return the requested case, or the next one that has foreground when foreground is asked for."""
         for shift in range(len(self)):
             source = self._transform((request.case + shift) % len(self))
-            if not request.is_foreground or source.get("foreground"):
+            if not request.is_foreground or source.get("foreground") or (self.has_labels and "label" not in source):
                 return source
         raise InputError(
             f"labels must hold foreground in at least one of the {len(self)} training cases, got "
@@ -144,7 +150,9 @@ class PatchDataset(CacheDataset):
     def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the first voxel of the output patch."""
         size, patch = np.array(source["pyramid"].spatial_size), np.array(self.patch_size)
-        if is_foreground:  # a labeled voxel, each class being as likely, lies anywhere in the patch
+        if is_foreground and source.get(
+            "foreground"
+        ):  # a labeled voxel, each class being as likely, lies anywhere in the patch
             classes = sorted(source["foreground"])
             voxels = source["foreground"][classes[rng.integers(len(classes))]]
             voxel = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], size))

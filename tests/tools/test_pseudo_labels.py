@@ -1,0 +1,116 @@
+"""Pseudo-labels on phantoms: from the probabilities of teachers to what a training reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from common.data import read_cases, read_volume, write_phantoms
+from tools.pseudo_labels import make_pseudo_labels
+from tools.unlabeled import list_unlabeled
+
+FOLD = {"num_labeled": 2, "num_folds": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, num_training=12, num_test=1, num_unlabeled=0)
+    return folder
+
+
+@pytest.fixture
+def truth(data):
+    """Return the true label of each scan whose label stays unused, by its name."""
+    unused = read_cases(data, **FOLD).unlabeled
+    names = [case["image"].rsplit("/", 1)[1].removesuffix(".nii.gz") for case in unused]
+    return {name: case["image"].replace("imagesTr", "labelsTr") for name, case in zip(names, unused, strict=True)}
+
+
+def teach(folder, truth, sure=0.9, wrong=None):
+    """Write the probabilities of a teacher that finds the truth, but for what `wrong` makes of it."""
+    folder.mkdir()
+    for name, path in truth.items():
+        volume = nib.load(path)
+        label = np.asarray(volume.dataobj).astype(int)
+        label = label if wrong is None else wrong(name, label)
+        steps = np.full((*label.shape, 6), round(65535 * (1 - sure) / 5), np.uint16)
+        np.put_along_axis(steps, label[..., None], round(65535 * sure), axis=-1)
+        image = nib.Nifti1Image(steps, volume.affine)
+        image.header.set_slope_inter(1 / 65535, 0)
+        nib.save(image, folder / f"{name}_probabilities.nii.gz")
+    return str(folder)
+
+
+def test_a_teacher_that_knows_all_gives_the_labels_themselves(data, truth, tmp_path):
+    make_pseudo_labels(str(data), [teach(tmp_path / "teacher", truth)], str(tmp_path / "pseudo"), **FOLD)
+    cases = read_cases(data, **FOLD, pseudo_labels=tmp_path / "pseudo")
+    assert [case["image"] for case in cases.pseudo_labeled] == [case["image"] for case in cases.unlabeled]
+    for case in cases.pseudo_labeled:
+        label, header, _ = read_volume(case["label"])
+        expected, grid, _ = read_volume(case["image"].replace("imagesTr", "labelsTr"))
+        assert np.array_equal(label, expected)
+        assert np.allclose(header.affine, grid.affine)
+        assert np.allclose(read_volume(case["confidence"])[0], 0.9, atol=0.02)
+
+
+def test_a_scan_without_an_organ_is_left_out_and_named(data, truth, tmp_path, capsys):
+    odd = sorted(truth)[0]
+    teacher = teach(
+        tmp_path / "teacher", truth, wrong=lambda name, label: label * (label != 1) if name == odd else label
+    )
+    make_pseudo_labels(str(data), [teacher], str(tmp_path / "pseudo"), **FOLD)
+    assert f"{odd}: left out, has no" in capsys.readouterr().out
+    used = read_cases(data, **FOLD, pseudo_labels=tmp_path / "pseudo").pseudo_labeled
+    assert len(used) == len(truth) - 1
+    assert not any(odd in case["image"] for case in used)
+
+
+def test_what_teachers_do_not_agree_on_is_less_sure_and_the_unsure_counts_for_nothing(data, truth, tmp_path):
+    teachers = [
+        teach(tmp_path / "one", truth),
+        teach(tmp_path / "two", truth, sure=0.6, wrong=lambda name, label: np.roll(label, 1, axis=0)),
+    ]
+    make_pseudo_labels(str(data), teachers, str(tmp_path / "pseudo"), **FOLD, keep=0.7, limit=1000.0)
+    content = json.loads((tmp_path / "pseudo/pseudo_labels.json").read_text())
+    assert all(0.5 < case["details"]["agreement"] < 1 for case in content["cases"])
+    for case in read_cases(data, **FOLD, pseudo_labels=tmp_path / "pseudo").pseudo_labeled:
+        label, confidence = read_volume(case["label"])[0], read_volume(case["confidence"])[0]
+        shares = [(confidence[label == value] > 0).mean() for value in np.unique(label) if value]
+        assert 0.5 < np.mean(shares) < 0.95
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: shutil.rmtree(folder), "must hold probabilities, got none"),
+        (lambda folder: sorted(folder.iterdir())[0].unlink(), "must hold the scans of"),
+        (
+            lambda folder: sorted(folder.iterdir())[0].rename(folder / "other_probabilities.nii.gz"),
+            "must hold the scans of",
+        ),
+    ],
+)
+def test_teachers_that_have_not_segmented_the_same_scans_are_refused(data, truth, tmp_path, spoil, sentence):
+    teachers = [teach(tmp_path / name, truth) for name in ("one", "two")]
+    spoil(tmp_path / "two")
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        make_pseudo_labels(str(data), teachers, str(tmp_path / "pseudo"), **FOLD)
+
+
+def test_pseudo_labels_of_another_fold_are_refused(data, truth, tmp_path):
+    make_pseudo_labels(str(data), [teach(tmp_path / "teacher", truth)], str(tmp_path / "pseudo"), **FOLD)
+    with pytest.raises(ValueError, match=r"must be of unlabeled scans, got .*, a (labeled|validation) case"):
+        read_cases(data, **{**FOLD, "fold": 1}, pseudo_labels=tmp_path / "pseudo")
+
+
+def test_the_unlabeled_scans_of_a_fold_are_listed(data, truth, tmp_path):
+    list_unlabeled(str(data), str(tmp_path), num_unlabeled=3, **FOLD)
+    listed = json.loads((tmp_path / "scans.json").read_text())
+    assert listed == read_cases(data, **FOLD).unlabeled[:3]
+    with pytest.raises(ValueError, match="must have unlabeled scans, got none"):
+        list_unlabeled(str(data), str(tmp_path), num_folds=4)
