@@ -1,0 +1,81 @@
+"""Laws of students: what a sure and right teacher gives is all labels, and what an unsure one gives is nothing."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from workflow_helpers import BUNDLES, FAST, SHORT, run
+
+from common.data import PseudoLabel, read_cases, read_dataset_file, write_phantoms, write_pseudo_labels
+
+STUDENTS = [bundle for bundle in BUNDLES if (bundle / "configs" / "self_train.yaml").is_file()]
+FOLD = {"num_labeled": 2, "num_validation": 1, "num_folds": 4}
+
+every_student = pytest.mark.parametrize("bundle", STUDENTS, ids=lambda path: path.name)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, num_training=8, num_test=0, num_unlabeled=0)
+    return folder
+
+
+def write_teaching(data, folder, confidence, left_out=""):
+    """Write the true labels as pseudo-labels of all scans whose labels stay unused."""
+    folder.mkdir()
+    entries = []
+    for case in read_cases(data, **FOLD).unlabeled:
+        name = case["image"].rsplit("/", 1)[1].removesuffix(".nii.gz")
+        truth = nib.load(case["image"].replace("imagesTr", "labelsTr"))
+        nib.save(truth, folder / f"{name}.nii.gz")
+        sure = np.full(truth.shape, confidence, np.float32)
+        nib.save(nib.Nifti1Image(sure, truth.affine), folder / f"{name}_confidence.nii.gz")
+        image = case["image"].removeprefix(f"{data}/")
+        entries.append(PseudoLabel(image, f"{name}.nii.gz", f"{name}_confidence.nii.gz", left_out))
+    write_pseudo_labels(folder, read_dataset_file(data / "dataset.json").labels, entries)
+    return str(folder)
+
+
+def train(bundle, data, ckpt_dir, **options):
+    options = {**SHORT, **FAST, **FOLD, "pretrained": None, **options}
+    run(bundle, "train.yaml", dataset_dir=str(data), ckpt_dir=str(ckpt_dir), **options)
+    return torch.load(ckpt_dir / "model.pt", weights_only=True)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@every_student
+def test_without_confidence_a_student_trains_as_from_scratch_to_the_bit(bundle, data, tmp_path):
+    scratch = train(bundle, data, tmp_path / "scratch")
+    teaching = write_teaching(data, tmp_path / "none", 0.0, left_out="no voxel is sure enough")
+    student = train(bundle, data, tmp_path / "student", pseudo_labels=teaching, labeled_fraction=0.5)
+    assert_same(scratch, student)
+
+
+@every_student
+def test_a_teacher_that_is_sure_and_right_is_all_labels_to_the_bit(bundle, data, tmp_path):
+    cases = read_cases(data, **FOLD)
+    teaching = write_teaching(data, tmp_path / "perfect", 1.0)
+    taught = [*cases.training, *read_cases(data, **FOLD, pseudo_labels=teaching).pseudo_labeled]
+    labeled = [{"image": case["image"], "label": case["image"].replace("imagesTr", "labelsTr")} for case in taught]
+    options = {"labeled_fraction": None, "spacing": 2.0, "clip": [-200.0, 300.0]}
+    options = options if bundle.name.startswith("fnet") else {"labeled_fraction": None}
+    all_labels = train(bundle, data, tmp_path / "all", **options, **{"train::dataset::data": labeled})
+    student = train(bundle, data, tmp_path / "student", **options, **{"train::dataset::data": taught})
+    assert_same(all_labels, student)
+
+
+@every_student
+def test_a_student_of_doubtful_labels_learns_something_else(bundle, data, tmp_path):
+    scratch = train(bundle, data, tmp_path / "scratch")
+    teaching = write_teaching(data, tmp_path / "doubtful", 0.6)
+    student = train(bundle, data, tmp_path / "student", pseudo_labels=teaching, labeled_fraction=0.5)
+    assert any(not torch.equal(scratch[name], student[name]) for name in scratch)
+    assert all(torch.isfinite(value).all() for value in student.values())
