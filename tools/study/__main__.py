@@ -23,64 +23,99 @@ A study file names a data set, a bundle, and the arms to compare:
     split: test  # or validation
     scores: mean_dice_raw.csv  # what an evaluation leaves in its evaluation_dir
 
-It leaves `results.csv`, `table.md` and `curve.png` in `output_dir`. What is finished is not run again, so that a
-study that was stopped goes on with the same command.
+It leaves `results.csv`, `table.md`, `curve.png` and `report.html` in `output_dir`. What is finished is not run again,
+so that a study that was stopped goes on with the same command.
+
+    python -m tools.study --preset few_labels --dataset_dir DIR --minutes 30
+
+makes a study of your own data list, cross-validated on its labels: its file, `study.yaml`, follows from the data and
+from the minutes, and is made once.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from common.cli import InputError, MissingFileError
 from tools._command import run_command
+from tools.study.budget import check_minutes, conduct_within, count_threads, set_aside
 from tools.study.conduct import Runner, conduct, is_finished, jobs_of, read_record
-from tools.study.plan import Run, Study, plan_runs, read_study
+from tools.study.leaks import check_leaks
+from tools.study.page import write_page
+from tools.study.plan import Run, Study, check_known, plan_runs, read_study
+from tools.study.preset import list_presets, make_plan, plan_path
 from tools.study.report import Result, read_dice, write_files
 
 __all__ = ["collect_results", "study", "write_report"]
 
+_MINUTES = 30.0  # of a preset
+
 
 def study(
-    study_file: str,
+    study_file: str = "",
     *,
+    preset: str = "",
+    minutes: float | None = None,
     workers: int = 1,
     resume: bool = True,
     dry_run: bool = False,
     report_only: bool = False,
     dataset_dir: str | None = None,
+    output_dir: str = "",
 ) -> None:
     """Run a study and report it.
 
     Args:
         study_file: YAML file; `tools/study/__main__.py` begins with one.
-        workers: number of runs at a time; the cores are shared among them.
+        preset: in place of a file: few_labels, a study that is made of your data.
+        minutes: in which runs are begun; those of one label count and draw are finished. Given again, the command goes
+            on. A preset has 30 if not given, and its first command fits the study into them.
+        workers: number of runs at a time; the cores are shared among them, unless OMP_NUM_THREADS is set.
         resume: keep what is finished; otherwise move it aside and run everything again.
         dry_run: only print the commands.
         report_only: only report the runs that are finished.
         dataset_dir: data set to use in place of the one in the file.
+        output_dir: (preset) folder of the study; studies/<preset>_<name of the data's folder> if not given.
     """
     if type(workers) is not int or workers < 1:
         raise InputError(f"workers must be a whole number from 1, got {workers!r}")
-    plan = read_study(study_file, dataset_dir)
+    check_minutes(minutes)
+    repeat = ["python", "-m", "tools.study"]
+    if preset:
+        minutes = _MINUTES if minutes is None else minutes
+        repeat += ["--preset", preset, "--dataset_dir", str(dataset_dir), "--minutes", f"{minutes:g}"]
+        repeat += ["--output_dir", output_dir] if output_dir else []
+        output_dir = _check_preset(preset, study_file, dataset_dir, output_dir)
+        is_new = not plan_path(output_dir).is_file() or not resume
+        if is_new and (dry_run or report_only):
+            raise MissingFileError(f"{plan_path(output_dir)}: must be there for this, got none; run the study first")
+        if is_new:
+            _make(preset, str(dataset_dir), output_dir, minutes, workers, resume)
+        plan, resume = _read_made(str(dataset_dir), output_dir), True
+    else:
+        repeat += [study_file, *(["--dataset_dir", dataset_dir] if dataset_dir is not None else [])]
+        if not study_file or output_dir:
+            raise InputError(
+                f"study_file must be given, and output_dir stand in it, got {study_file!r} and {output_dir!r}; or pass "
+                f"--preset {' or '.join(list_presets())} --dataset_dir DIR"
+            )
+        plan = read_study(study_file, dataset_dir)
     runs = plan_runs(plan)
     if dry_run:
         _print_commands(runs, resume)
         return
     try:
-        lost = [] if report_only else _run(plan, runs, workers, resume)
-        repeat = f"python -m tools.study {shlex.quote(study_file)}"
-        if dataset_dir is not None:
-            repeat += f" --dataset_dir {shlex.quote(dataset_dir)}"
-        write_report(plan, runs, repeat)
+        lost = [] if report_only else _run(plan, runs, workers, resume, minutes)
+        write_report(plan, runs, shlex.join(repeat))
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _end_interrupted()
     if lost:
         sys.exit(f"error: {len(lost)} jobs failed or were skipped: {', '.join(lost)}")
 
@@ -104,6 +139,7 @@ def collect_results(plan: Study, runs: Sequence[Run]) -> list[Result]:
                 dice,
                 training_seconds=records[0]["seconds"],
                 pretraining_seconds=sum(record["seconds"] for record in records[1:]),
+                evaluation_seconds=read_record(run.evaluation.done_path)["seconds"],
                 was_interrupted=any(record["starts"] > 1 for record in records),
             )
         )
@@ -111,7 +147,7 @@ def collect_results(plan: Study, runs: Sequence[Run]) -> list[Result]:
 
 
 def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
-    """Write `results.csv`, `table.md` and `curve.png` of all runs, finished or not.
+    """Write `results.csv`, `table.md`, `curve.png` and `report.html` of all runs, finished or not.
 
     Args:
         repeat: command that repeats the study.
@@ -126,15 +162,55 @@ def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:
     notes.append(f"Repeat with `{repeat}`.")
     title = f"{plan.name}, {plan.split} cases"
     table = write_files(plan.output_dir, results, runs, plan.name, plan.reference, " ".join(notes), title)
-    print(f"{table}\n{plan.output_dir}: results.csv, table.md, curve.png", flush=True)
+    page = write_page(plan, runs, results, repeat)
+    print(f"{table}\n{plan.output_dir}: results.csv, table.md, curve.png, {page.name}", flush=True)
 
 
-def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[str]:
-    if not Path(plan.dataset_dir).is_dir():
-        raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}; pass --dataset_dir")
-    output_dir = Path(plan.output_dir)
+def _check_preset(preset: str, study_file: str, dataset_dir: str | None, output_dir: str) -> str:
+    """Return the output folder of a preset, and refuse what does not fit one."""
+    check_known(preset, list_presets(), "preset")
+    if study_file:
+        raise InputError(f"study_file must not be given beside --preset, got {study_file!r}; leave one of them out")
+    if dataset_dir is None or not Path(dataset_dir).is_dir():
+        raise MissingFileError(f"dataset_dir must be a folder, got {dataset_dir}; pass --dataset_dir")
+    return output_dir or str(Path("studies", f"{preset}_{Path(dataset_dir).absolute().name}"))
+
+
+def _make(preset: str, dataset_dir: str, output_dir: str, minutes: float, workers: int, resume: bool) -> None:
+    """Make the study file of a preset, for which its arms are timed."""
+
+    def run(timing: Study) -> bool:
+        return conduct(jobs_of(plan_runs(timing)), Runner(count_threads(workers), lock), 1, resume=True) == []
+
+    try:
+        with _hold(Path(output_dir)) as lock:
+            if not resume:
+                set_aside(output_dir)
+            make_plan(preset, dataset_dir, output_dir, minutes, workers, run)
+    except KeyboardInterrupt:
+        _end_interrupted()
+
+
+def _read_made(dataset_dir: str, output_dir: str) -> Study:
+    """Read the study file that a preset has left, and refuse that of other data."""
+    plan, wanted = read_study(plan_path(output_dir)), Path(dataset_dir).expanduser().absolute()
+    if Path(plan.dataset_dir).resolve() != wanted.resolve():
+        raise InputError(
+            f"{plan_path(output_dir)}: study must be of {wanted}, got {plan.dataset_dir}; pass another "
+            "--output_dir, or --resume False"
+        )
+    return plan
+
+
+def _end_interrupted() -> None:
+    print("interrupted: the same command goes on from here", file=sys.stderr)
+    sys.exit(130)
+
+
+@contextmanager
+def _hold(output_dir: Path) -> Iterator[int]:
+    """Block that has a folder for itself, and which SIGTERM interrupts; gives the descriptor that holds the lock."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    num_threads = max(1, len(os.sched_getaffinity(0)) // workers)
     with (output_dir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,9 +221,22 @@ def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool) -> list[s
             ) from error
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return conduct(jobs_of(runs), Runner(num_threads, lock.fileno()), workers, resume)
+            yield lock.fileno()
         finally:
             signal.signal(signal.SIGTERM, handler)
+
+
+def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool, minutes: float | None) -> list[str]:
+    if not Path(plan.dataset_dir).is_dir():
+        raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}; pass --dataset_dir")
+    num_threads = count_threads(workers)
+    check_leaks(plan)
+    with _hold(Path(plan.output_dir)) as lock:
+        if minutes is not None and not resume:
+            set_aside(plan.output_dir)
+            resume = True
+        run = partial(conduct, runner=Runner(num_threads, lock), workers=workers, resume=resume)
+        return conduct_within(runs, run, None if minutes is None else 60 * minutes)
 
 
 def _print_commands(runs: Sequence[Run], resume: bool) -> None:

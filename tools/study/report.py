@@ -32,6 +32,7 @@ class Result:
     Args:
         dice: per case, the Dice of each class and their `mean`; NaN where a class is absent.
         pretraining_seconds: of the pretraining, which other runs may share.
+        evaluation_seconds: of the evaluation.
         was_interrupted: whether the durations lack what came before an interruption.
     """
 
@@ -39,6 +40,7 @@ class Result:
     dice: Mapping[str, Mapping[str, float]]
     training_seconds: float
     pretraining_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     was_interrupted: bool = False
 
     @property

@@ -1,0 +1,294 @@
+"""Page of a study, `report.html`: one file that opens in any browser, without network and without scripts."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tools.study.advice import advise, export_command
+from tools.study.charts import arm_colors, draw_boxes, draw_curve, shown_counts
+from tools.study.conduct import jobs_of, read_record
+from tools.study.plan import Run, Study
+from tools.study.report import Result
+from tools.study.statistics import SavedLabels, Test, labels_saved, paired_tests
+
+__all__ = ["write_page"]
+
+_STYLE = Path(__file__).with_name("page.css")
+_PACKAGES = {"torch": "torch", "monai": "MONAI", "numpy": "NumPy", "self-supervised-bundles": "self-supervised-bundles"}
+
+
+def write_page(study: Study, runs: Sequence[Run], results: Sequence[Result], repeat: str) -> Path:
+    """Write `report.html` into the folder of a study, and return its path.
+
+    Args:
+        runs: all of the study.
+        results: of the finished ones.
+        repeat: command that repeats the study.
+    """
+    from common.data import write_atomically
+
+    arms = [arm for arm in study.arms if any(run.arm == arm for run in runs)]
+    sections = [_no_scores(study)]
+    if any(result.means for result in results):
+        tests = paired_tests(results, arms, study.reference)
+        sections = [
+            _verdict(study, runs, results, arms, tests),
+            _curve(results, arms, runs),
+            _classes(results, arms),
+            _tests(tests, study.reference),
+            _saved(labels_saved(results, arms, study.reference), study.reference, runs),
+        ]
+    sections += [_cost(results, arms), _data(study, results), _commands(runs, repeat), _versions()]
+    text = (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(study.name)}</title>\n'
+        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{escape(study.name)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+    )
+    path = Path(study.output_dir) / "report.html"
+    return write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+
+
+def _verdict(study: Study, runs: Sequence[Run], results: Sequence[Result], arms: Sequence[str], tests) -> str:
+    advice = advise(results, arms, study.reference, tests)
+    fold, seed = advice.run.draw
+    finished = [result.run for result in results]
+    numbers = [
+        _count(len({run.arm for run in finished}), "arm"),
+        _count(len({run.num_labeled for run in finished}), "label count"),
+        _count(len({run.draw for run in finished}), "draw"),
+    ]
+    missing = len(runs) - len(results)
+    partly = f" {missing} of {len(runs)} runs are not finished, and not in this report." if missing else ""
+    return _section(
+        "verdict",
+        "",
+        f'<p class="verdict">{escape(advice.sentence)}</p>'
+        f"<p>{_count(len(results), 'run')}: {', '.join(numbers)}, scored on {study.split} cases.{partly}</p>"
+        f"<p>This exports what the arm has learned from {_count(advice.run.num_labeled, 'label')} (fold {fold}, seed "
+        f"{seed}); train with all labels for use:</p>{_code([shlex.join(export_command(study, advice))])}",
+    )
+
+
+def _no_scores(study: Study) -> str:
+    return _section("verdict", "", f"<p>No {study.split} case of the finished runs holds any of the classes.</p>")
+
+
+def _curve(results: Sequence[Result], arms: Sequence[str], runs: Sequence[Run]) -> str:
+    counts = sorted({run.num_labeled for run in runs})
+    rows = []
+    for arm in arms:
+        cells = []
+        for count in counts:
+            dice = [statistics.fmean(r.means.values()) for r in results if r.cell == (arm, count) and r.means]
+            spread = f" ± {statistics.stdev(dice):.3f}" if len(dice) > 1 else ""
+            cells.append(f"{statistics.fmean(dice):.3f}{spread} <small>({len(dice)})</small>" if dice else "–")
+        rows.append([_arm(arm, arms), *cells])
+    caption = (
+        "Mean Dice over the draws, each the mean over its cases; ± and the band are the standard deviation over draws, "
+        "a dot is a draw, and the number of draws stands in parentheses."
+    )
+    table = _table(["arm", *(f"{count} labeled" for count in counts)], rows, caption)
+    return _section("curve", "Dice against labels", f"<figure>{draw_curve(results, arms)}</figure>{table}")
+
+
+def _classes(results: Sequence[Result], arms: Sequence[str]) -> str:
+    counts = ", ".join(map(str, shown_counts(results)))
+    caption = (
+        f"Dice of every case, averaged over the draws that score it, with {counts} labels: median, quartiles, "
+        "whiskers of 1.5 times the interquartile range, and what lies beyond."
+    )
+    figure = f"<figure>{draw_boxes(results, arms)}<figcaption>{caption}</figcaption></figure>"
+    return _section("classes", "Class by class", figure)
+
+
+def _tests(tests: Sequence[Test], reference: str | None) -> str:
+    if not tests:
+        return _section("tests", "Paired tests", "<p>There is no other arm than the reference to compare with it.</p>")
+    rows = []
+    for test in tests:
+        differences = test.comparison.differences
+        rows.append(
+            [
+                escape(test.arm),
+                str(test.num_labeled),
+                f"{statistics.fmean(differences):+.3f}",
+                f"{min(differences):+.3f} to {max(differences):+.3f}",
+                f"{sum(difference > 0 for difference in differences)} of {len(differences)}",
+                str(test.comparison.num_cases),
+                "–" if test.comparison.p_value is None else f"{test.comparison.p_value:.2g}",
+                "–" if test.corrected is None else _emphasize(f"{test.corrected:.2g}", test.corrected < 0.05),
+            ]
+        )
+    caption = (
+        "Two-sided Wilcoxon signed-rank test on the cases, each averaged over the draws that both arms have; the last "
+        f"column is corrected by Holm's method over all {len(tests)} comparisons, bold below .05. With n cases no "
+        "p-value is below 2^(1 − n). Cases of one data set and arms of one draw are not independent: take p as a guide."
+    )
+    head = ["arm", "labels", "difference", "over draws", "draws better", "cases", "p", "p (Holm)"]
+    return _section("tests", f"Paired tests against {reference}", _table(head, rows, caption))
+
+
+def _saved(saved: Sequence[SavedLabels], reference: str | None, runs: Sequence[Run]) -> str:
+    if not saved:
+        text = "It takes a reference with two label counts or more, and a draw that has all of them."
+        return _section("saved", "Labels saved", f"<p>{text}</p>")
+    counts = sorted({run.num_labeled for run in runs if run.arm == reference})
+    rows = []
+    for row in saved:
+        ends = "–"
+        if row.interval is not None:
+            ends = " to ".join(_labels(end, counts) for end in row.interval)
+        gain = "–" if math.isinf(row.needed) else f"{row.needed - row.num_labeled:+.1f}"
+        if math.isinf(row.needed):
+            gain = f"more than {counts[-1] - row.num_labeled}"
+        rows.append(
+            [
+                escape(row.arm),
+                str(row.num_labeled),
+                f"{row.dice:.3f}",
+                _labels(row.needed, counts),
+                ends,
+                gain,
+                str(row.num_draws),
+            ]
+        )
+    caption = (
+        f"How many labels {escape(str(reference))} needs for the Dice of an arm, read off its curve, which is straight "
+        "between two counts over the logarithm of the count; 95 % interval by bootstrap over the draws that have all "
+        f"counts. The curve tells nothing below {counts[0]} and above {counts[-1]}."
+    )
+    head = ["arm", "labels", "Dice", f"labels {reference} needs", "95 % interval", "saved", "draws"]
+    return _section("saved", "Labels saved", _table(head, rows, caption))
+
+
+def _labels(needed: float, counts: Sequence[int]) -> str:
+    if math.isinf(needed):
+        return f"&gt; {counts[-1]}"
+    return f"≤ {counts[0]}" if needed <= counts[0] else f"{needed:.1f}"
+
+
+def _cost(results: Sequence[Result], arms: Sequence[str]) -> str:
+    rows = []
+    for arm in arms:
+        own = [result for result in results if result.run.arm == arm]
+        if own:
+            training, pretraining, evaluation = (
+                [getattr(result, f"{name}_seconds") for result in own]
+                for name in ("training", "pretraining", "evaluation")
+            )
+            means = [f"{statistics.fmean(seconds):.1f}" for seconds in (training, pretraining, evaluation)]
+            rows.append([_arm(arm, arms), str(len(own)), *means, f"{sum(training + evaluation) / 60:.1f}"])
+    interrupted = sum(result.was_interrupted for result in results)
+    caption = "Seconds of wall time, mean per run; a pretraining may be shared by runs, and is not in the last column."
+    if interrupted:
+        caption += f" {_count(interrupted, 'run')} went on after an interruption, and count the last start only."
+    head = ["arm", "runs", "training, s", "pretraining, s", "evaluation, s", "all runs, min"]
+    return _section("cost", "Cost", _table(head, rows, caption))
+
+
+def _data(study: Study, results: Sequence[Result]) -> str:
+    facts = [f"<code>{escape(study.dataset_dir)}</code>, scored on its {study.split} cases"]
+    path = Path(study.dataset_dir).expanduser().absolute() / "dataset.json"
+    if path.is_file():
+        from common.data import read_dataset_file
+
+        listed = read_dataset_file(path)
+        numbers = {
+            "with labels": len(listed.training) + len(listed.validation),
+            "without": len(listed.unlabeled),
+            "test": len(listed.test),
+        }
+        names = ", ".join(name for value, name in sorted(listed.labels.items()) if value)
+        facts.append(f"{escape(listed.name)}: {', '.join(f'{number} {name}' for name, number in numbers.items())}")
+        facts.append(f"classes: {escape(names)}; {escape(', '.join(filter(None, listed.modality)) or 'no modality')}")
+    rows = []
+    for fold, seed in sorted({result.run.draw for result in results}):
+        own = [result for result in results if result.run.draw == (fold, seed)]
+        scored = list(dict.fromkeys(case for result in own for case in result.dice))
+        largest = max(own, key=lambda result: result.run.num_labeled)
+        rows.append([str(fold), str(seed), _names(_learned_from(largest.run)), f"{_names(scored)}"])
+    caption = "Fewer labels are the first of these; all arms of a draw share them. Scored cases are never learned from."
+    head = ["fold", "seed", "labeled scans, at most", "scored cases"]
+    items = "".join(f"<li>{fact}</li>" for fact in facts)
+    return _section("data", "Data", f"<ul>{items}</ul>{_table(head, rows, caption, 'names')}")
+
+
+def _learned_from(run: Run) -> list[str]:
+    """Return the names of the scans that a run was trained on, from the record beside its weights."""
+    path = run.training.folder / "record.json"
+    return [*read_record(path).get("learned_from", {})][: run.num_labeled] if path.is_file() else []
+
+
+def _names(cases: Sequence[str]) -> str:
+    from common.data import case_id
+
+    names = ", ".join(escape(case_id(case)) for case in cases)
+    return f"<details><summary>{len(cases)}</summary>{names}</details>" if cases else "–"
+
+
+def _commands(runs: Sequence[Run], repeat: str) -> str:
+    jobs = jobs_of(runs)
+    lines = [shlex.join(["python", *job.command[1:]]) for job in jobs]
+    return _section(
+        "commands",
+        "Commands",
+        f"<p>The whole study; given again, it goes on, and repeats nothing that is finished:</p>{_code([repeat])}"
+        f"<details><summary>All {len(jobs)} commands that it runs, in <code>{escape(str(Path.cwd()))}</code></summary>"
+        f"{_code(lines)}</details>",
+    )
+
+
+def _versions() -> str:
+    rows = [["Python", platform.python_version()]]
+    for package, name in _PACKAGES.items():
+        try:
+            rows.append([name, escape(version(package))])
+        except PackageNotFoundError:
+            rows.append([name, "not installed as a package"])
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    rows.append(["machine", escape(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")])
+    rows.append(["OMP_NUM_THREADS", escape(threads)])
+    return _section(
+        "versions", "Versions", _table(["", f"when this report was made, by {Path(sys.executable).name}"], rows)
+    )
+
+
+def _section(name: str, title: str, content: str) -> str:
+    heading = f"<h2>{escape(title)}</h2>\n" if title else ""
+    return f'<section id="{name}">\n{heading}{content}\n</section>\n'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
+    """Return a table; the cells of `rows` are HTML, those of `head` and the caption's are text."""
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    below = f'<p class="caption">{caption}</p>' if caption else ""
+    table = f'<table class="{kind}">\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+    return f'<div class="wide">{table}</div>{below}'
+
+
+def _arm(arm: str, arms: Sequence[str]) -> str:
+    return f'<span class="dot" style="background: {arm_colors(arms)[arm]}"></span>{escape(arm)}'
+
+
+def _code(lines: Sequence[str]) -> str:
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+
+
+def _emphasize(text: str, is_strong: bool) -> str:
+    return f"<strong>{text}</strong>" if is_strong else text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
