@@ -8,7 +8,8 @@ import yaml
 
 from tools.study.__main__ import write_report
 from tools.study.conduct import conduct, jobs_of
-from tools.study.plan import Study, plan_runs, read_study
+from tools.study.plan import Job, Run, Study, plan_runs, read_study
+from tools.study.report import Result
 
 CONFIGS = {
     "pretrain.yaml": ["bundle_root", "dataset_dir", "ckpt_dir", "fold", "seed", "max_epochs"],
@@ -67,3 +68,22 @@ def table_of(content):
 
 def options_of(job):
     return dict(zip(job.command[5::2], job.command[6::2], strict=True))
+
+
+def make_results(dice, arms=("scratch", "atlas"), counts=(1, 2, 4), folds=range(5), cases=6) -> list[Result]:
+    """Make results of finished runs.
+
+    Args:
+        dice: takes arm, number of labels and fold, returns the Dice of every case; they differ by .001 from each other.
+    """
+    results = []
+    for arm, count, fold in [(arm, count, fold) for fold in folds for count in counts for arm in arms]:
+        name = f"{arm}_n{count}_fold{fold}_seed0"
+        folder = Path("out/runs", name)
+        training = Job(f"{name} training", "training", folder, ("configs/train.yaml",), {"num_labeled": count})
+        evaluation = Job(f"{name} evaluation", "evaluation", folder / "evaluation", (), {}, needs=(training,))
+        value = dice(arm, count, fold)
+        rows = {f"case_{number}": value + 0.001 * (number - (cases - 1) / 2) for number in range(cases)}
+        scores = {case: {"liver": score, "left kidney": score, "mean": score} for case, score in rows.items()}
+        results.append(Result(Run(arm, count, (fold, 0), training, evaluation, None), scores, training_seconds=1.0))
+    return results

@@ -35,7 +35,8 @@ class Advice:
 def advise(results: Sequence[Result], arms: Sequence[str], reference: str | None, tests: Sequence[Test]) -> Advice:
     """Recommend the arm with the highest Dice at the largest label count that all finished arms have.
 
-    Where it is not told from the reference (p of .05 or more after Holm's correction), the quicker of the two is taken.
+    Where it is told from the reference (p below .05 after Holm's correction) neither there nor, as the better one, at a
+    smaller count, the quicker of the two is taken.
     """
     present = [arm for arm in arms if any(result.run.arm == arm and result.means for result in results)]
     counts = {arm: {r.run.num_labeled for r in results if r.run.arm == arm and r.means} for arm in present}
@@ -61,6 +62,14 @@ def advise(results: Sequence[Result], arms: Sequence[str], reference: str | None
             (
                 f"it {is_highest}, {dice[best] - dice[str(reference)]:+.3f} against {reference} "
                 f"(better in {better} of {len(test.comparison.differences)} draws, p = {test.corrected:.2g} after Holm)"
+            ),
+        )
+    elif counts_better := _counts_better(tests, best):
+        arm, reason = (
+            best,
+            (
+                f"it {is_highest}, and is better than {reference} with {', '.join(map(str, counts_better))} of them "
+                "(p below .05 after Holm)"
             ),
         )
     else:
@@ -91,6 +100,13 @@ def export_command(study: Study, advice: Advice) -> list[str]:
     command += ["--override_files", ",".join([*overrides, str(path)]), "--pretrained", pretrained]
     command += ["--zero_shot"] if arm.workflow == "pretraining" else []
     return [*command, "--output", str(Path(study.output_dir) / "exported")]
+
+
+def _counts_better(tests: Sequence[Test], arm: str) -> list[int]:
+    """Return the label counts at which an arm is told from the reference and better; none if it is worse at another."""
+    told = [test for test in tests if test.arm == arm and test.corrected is not None and test.corrected < _SIGNIFICANT]
+    gains = {test.num_labeled: statistics.fmean(test.comparison.differences) for test in told}
+    return [] if any(gain < 0 for gain in gains.values()) else [*gains]
 
 
 def _mean(results: Sequence[Result], arm: str, count: int) -> float:

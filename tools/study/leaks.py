@@ -36,7 +36,7 @@ def check_leaks(study: Study) -> None:
     sums = _Checksums()
     for fold in study.folds:
         cases = read_cases(study.dataset_dir, fold, **options)
-        _check(_scored(cases, study.split), {**_pools(cases), "pseudo-labels": pseudo}, fold, sums)
+        _check(_scored(cases), {**_pools(cases), "pseudo-labels": pseudo}, fold, sums)
 
 
 def _pools(cases: Cases) -> dict[str, list[Files]]:
@@ -46,11 +46,10 @@ def _pools(cases: Cases) -> dict[str, list[Files]]:
     return {name: [_files(case) for case in part] for name, part in lists.items()}
 
 
-def _scored(cases: Cases, split: str) -> dict[str, list[Files]]:
+def _scored(cases: Cases) -> dict[str, list[Files]]:
     shared = [case["image"] for case in cases.training]  # a single patient serves for both, with a warning
     lists = {"test": cases.test, "validation": cases.validation}
-    names = ["test", "validation"] if split == "validation" else ["test"]
-    return {name: [_files(case) for case in lists[name] if case["image"] not in shared] for name in names}
+    return {name: [_files(case) for case in part if case["image"] not in shared] for name, part in lists.items()}
 
 
 def _check(
@@ -66,7 +65,7 @@ def _check(
                 if files == other or sums.checksum(files) == sums.checksum(other):
                     raise InputError(
                         f"{files[0]}: must not be learned from ({pool}, fold {fold}), since it holds the voxels of "
-                        f"{other[0]}, which is scored ({name}); take one of them out of the data list"
+                        f"{other[0]}, which is held out ({name}); take one of them out of the data list"
                     )
 
 

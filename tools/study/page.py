@@ -122,8 +122,8 @@ def _tests(tests: Sequence[Test], reference: str | None) -> str:
             [
                 escape(test.arm),
                 str(test.num_labeled),
-                f"{statistics.fmean(differences):+.3f}",
-                f"{min(differences):+.3f} to {max(differences):+.3f}",
+                _signed(statistics.fmean(differences)),
+                f"{_signed(min(differences))} to {_signed(max(differences))}",
                 f"{sum(difference > 0 for difference in differences)} of {len(differences)}",
                 str(test.comparison.num_cases),
                 "–" if test.comparison.p_value is None else f"{test.comparison.p_value:.2g}",
@@ -148,8 +148,8 @@ def _saved(saved: Sequence[SavedLabels], reference: str | None, runs: Sequence[R
     for row in saved:
         ends = "–"
         if row.interval is not None:
-            ends = " to ".join(_labels(end, counts) for end in row.interval)
-        gain = "–" if math.isinf(row.needed) else f"{row.needed - row.num_labeled:+.1f}"
+            ends = " to ".join(dict.fromkeys(_labels(end, counts) for end in row.interval))
+        gain = _signed(row.needed - row.num_labeled, 1)
         if math.isinf(row.needed):
             gain = f"more than {counts[-1] - row.num_labeled}"
         rows.append(
@@ -288,6 +288,10 @@ def _code(lines: Sequence[str]) -> str:
 
 def _emphasize(text: str, is_strong: bool) -> str:
     return f"<strong>{text}</strong>" if is_strong else text
+
+
+def _signed(number: float, digits: int = 3) -> str:
+    return f"{number:+.{digits}f}".replace("-", "−")
 
 
 def _count(number: int, noun: str) -> str:

@@ -135,7 +135,7 @@ def _save(arm: str, count: int, counts: Sequence[int], table: np.ndarray) -> Sav
     """Return the labels saved, from the Dice of each draw: that of the arm, then those of the reference."""
 
     def needed(rows: np.ndarray) -> float:
-        target, *curve = rows.mean(axis=0).tolist()
+        target, *curve = rows.mean(axis=0).round(10).tolist()  # ties are ties
         return labels_needed(counts, curve, target)
 
     interval = None
