@@ -105,7 +105,7 @@ def _curve(results: Sequence[Result], arms: Sequence[str], runs: Sequence[Run]) 
 def _classes(results: Sequence[Result], arms: Sequence[str]) -> str:
     counts = ", ".join(map(str, shown_counts(results)))
     caption = (
-        f"Dice of every case, averaged over the draws that score it, with {counts} labels: median, quartiles, "
+        f"Dice of every case, averaged over the draws that score it, at {counts} labeled: median, quartiles, "
         "whiskers of 1.5 times the interquartile range, and what lies beyond."
     )
     figure = f"<figure>{draw_boxes(results, arms)}<figcaption>{caption}</figcaption></figure>"
@@ -132,7 +132,7 @@ def _tests(tests: Sequence[Test], reference: str | None) -> str:
         )
     caption = (
         "Two-sided Wilcoxon signed-rank test on the cases, each averaged over the draws that both arms have; the last "
-        f"column is corrected by Holm's method over all {len(tests)} comparisons, bold below .05. With n cases no "
+        f"column is corrected by Holm's method over {_count(len(tests), 'comparison')}, bold below .05. With n cases no "
         "p-value is below 2^(1 − n). Cases of one data set and arms of one draw are not independent: take p as a guide."
     )
     head = ["arm", "labels", "difference", "over draws", "draws better", "cases", "p", "p (Holm)"]

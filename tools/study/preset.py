@@ -236,12 +236,12 @@ def make_plan(
 
 def timing_study(preset: str, values: Mapping[str, Any]) -> Study:
     """Return the study that times every arm: two epochs, one label, the first fold."""
-    filled = _fill(preset, {**values, "epochs": _TIMED_EPOCHS})
-    path = Path(values["output_dir"]) / "timing" / "study.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(filled, sort_keys=False), encoding="utf-8")
-    study = read_study(path)
-    return replace(study, output_dir=str(path.parent), num_labeled=study.num_labeled[:1], folds=study.folds[:1])
+    folder = Path(values["output_dir"]) / "timing"
+    first = {name: values[name][:1] for name in ("num_labeled", "folds")}
+    content = _fill(preset, {**values, **first, "output_dir": str(folder), "epochs": _TIMED_EPOCHS})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return read_study(folder / "study.yaml")
 
 
 def _epoch_seconds(job: Job) -> float:
