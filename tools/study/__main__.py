@@ -49,7 +49,7 @@ from tools.study.budget import check_minutes, conduct_within, count_threads, set
 from tools.study.conduct import Runner, conduct, is_finished, jobs_of, read_record
 from tools.study.leaks import check_leaks
 from tools.study.page import write_page
-from tools.study.plan import Run, Study, check_known, plan_runs, read_study
+from tools.study.plan import Job, Run, Study, check_known, plan_runs, read_study
 from tools.study.preset import list_presets, make_plan, plan_path
 from tools.study.report import Result, read_dice, write_files
 
@@ -139,11 +139,19 @@ def collect_results(plan: Study, runs: Sequence[Run]) -> list[Result]:
                 dice,
                 training_seconds=records[0]["seconds"],
                 pretraining_seconds=sum(record["seconds"] for record in records[1:]),
+                teacher_seconds=sum(read_record(job.done_path)["seconds"] for job in _teaching(run)),
                 evaluation_seconds=read_record(run.evaluation.done_path)["seconds"],
                 was_interrupted=any(record["starts"] > 1 for record in records),
             )
         )
     return results
+
+
+def _teaching(run: Run) -> list[Job]:
+    """Return the jobs that come before a training, but for its pretraining: its teachers, and what they segment."""
+    jobs = jobs_of([run])
+    taken = {job.name for job in (run.training, run.evaluation, run.pretraining) if job is not None}
+    return [job for job in jobs if job.name not in taken]
 
 
 def write_report(plan: Study, runs: Sequence[Run], repeat: str) -> None:

@@ -91,6 +91,8 @@ def export_command(study: Study, advice: Advice) -> list[str]:
     arm, job = study.arms[advice.arm], advice.run.training
     taken = {*SET_BY_THE_STUDY, *SET_BY_THE_DRAW, "pretrained"}
     options = {name: value for name, value in job.options.items() if name not in taken}
+    if "pseudo_labels" in options:
+        options["pseudo_labels"] = None  # they stay with the study
     text = f"# Options of the arm {advice.arm} of {study.name}\n{yaml.safe_dump(options, sort_keys=False)}"
     path = Path(study.output_dir).absolute() / "export" / f"{advice.arm}.yaml"
     write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
@@ -116,7 +118,9 @@ def _mean(results: Sequence[Result], arm: str, count: int) -> float:
 
 
 def _seconds(results: Sequence[Result], arm: str) -> float:
-    return statistics.fmean(r.training_seconds + r.pretraining_seconds for r in results if r.run.arm == arm)
+    return statistics.fmean(
+        r.training_seconds + r.pretraining_seconds + r.teacher_seconds for r in results if r.run.arm == arm
+    )
 
 
 def _minutes(seconds: float) -> str:

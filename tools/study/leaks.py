@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ Files = tuple[str, ...]  # of an image, one or one for each channel
 def check_leaks(study: Study) -> None:
     """Refuse a study in which a pool of training holds the voxels of a test or validation scan.
 
-    The pools are the training cases and the scans without a label of each fold, the scans without a lesion, and the
-    cases of folders of pseudo-labels. Only scans that share their size with a scored one are read.
+    The pools are the training cases and the scans without a label of each fold, among which are those that get
+    pseudo-labels, and the scans without a lesion. Only scans that share their size with a scored one are read.
 
     Raises:
         ValueError: with the files of both.
@@ -32,11 +32,10 @@ def check_leaks(study: Study) -> None:
     if not (Path(study.dataset_dir) / "dataset.json").is_file():
         return  # the runs themselves will say so
     options = {key: study.options[key] for key in ("num_folds",) if key in study.options}
-    pseudo = [case for folder in _pseudo_labels(study) for case in _images(folder)]
     sums = _Checksums()
     for fold in study.folds:
         cases = read_cases(study.dataset_dir, fold, **options)
-        _check(_scored(cases), {**_pools(cases), "pseudo-labels": pseudo}, fold, sums)
+        _check(_scored(cases), _pools(cases), fold, sums)
 
 
 def _pools(cases: Cases) -> dict[str, list[Files]]:
@@ -87,20 +86,6 @@ class _Checksums:
         from common.data import fingerprint
 
         return fingerprint(files if len(files) > 1 else files[0])
-
-
-def _pseudo_labels(study: Study) -> list[Path]:
-    """Return the folders of pseudo-labels that the study's options name."""
-    options = [study.options, *(arm.options for arm in study.arms.values())]
-    folders = [Path(str(part["pseudo_labels"])) for part in options if part.get("pseudo_labels")]
-    return [folder for folder in folders if (folder / "dataset.json").is_file()]
-
-
-def _images(folder: Path) -> Iterable[Files]:
-    from common.data import read_dataset_file
-
-    listed = read_dataset_file(folder.absolute() / "dataset.json")
-    return [_files(case.item) for case in (*listed.training, *listed.unlabeled)]
 
 
 def _files(case: Mapping[str, Any]) -> Files:

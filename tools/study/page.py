@@ -132,8 +132,9 @@ def _tests(tests: Sequence[Test], reference: str | None) -> str:
         )
     caption = (
         "Two-sided Wilcoxon signed-rank test on the cases, each averaged over the draws that both arms have; the last "
-        f"column is corrected by Holm's method over {_count(len(tests), 'comparison')}, bold below .05. With n cases no "
-        "p-value is below 2^(1 − n). Cases of one data set and arms of one draw are not independent: take p as a guide."
+        f"column is corrected by Holm's method over {_count(len(tests), 'comparison')}, bold below .05. With n cases "
+        "no p-value is below 2^(1 − n). Cases of one data set and arms of one draw are not independent: take p as a "
+        "guide."
     )
     head = ["arm", "labels", "difference", "over draws", "draws better", "cases", "p", "p (Holm)"]
     return _section("tests", f"Paired tests against {reference}", _table(head, rows, caption))
@@ -183,17 +184,21 @@ def _cost(results: Sequence[Result], arms: Sequence[str]) -> str:
     for arm in arms:
         own = [result for result in results if result.run.arm == arm]
         if own:
-            training, pretraining, evaluation = (
+            training, teachers, pretraining, evaluation = (
                 [getattr(result, f"{name}_seconds") for result in own]
-                for name in ("training", "pretraining", "evaluation")
+                for name in ("training", "teacher", "pretraining", "evaluation")
             )
-            means = [f"{statistics.fmean(seconds):.1f}" for seconds in (training, pretraining, evaluation)]
+            means = [f"{statistics.fmean(seconds):.1f}" for seconds in (training, teachers, pretraining, evaluation)]
             rows.append([_arm(arm, arms), str(len(own)), *means, f"{sum(training + evaluation) / 60:.1f}"])
     interrupted = sum(result.was_interrupted for result in results)
-    caption = "Seconds of wall time, mean per run; a pretraining may be shared by runs, and is not in the last column."
+    caption = (
+        "Seconds of wall time, mean per run. Teachers are what comes before a training on pseudo-labels: trainings of "
+        "other arms, and their segmentations; these and a pretraining may be shared by runs, and are not in the last "
+        "column."
+    )
     if interrupted:
         caption += f" {_count(interrupted, 'run')} went on after an interruption, and count the last start only."
-    head = ["arm", "runs", "training, s", "pretraining, s", "evaluation, s", "all runs, min"]
+    head = ["arm", "runs", "training, s", "teachers, s", "pretraining, s", "evaluation, s", "all runs, min"]
     return _section("cost", "Cost", _table(head, rows, caption))
 
 

@@ -58,6 +58,7 @@ class Facts:
         folds: numbers of its folds.
         num_left: labeled training cases that every fold leaves.
         num_scored: labeled cases that the largest fold holds out.
+        num_unlabeled: scans without a label that every fold leaves.
         is_ct: whether a channel is a CT.
         extent: smallest extent of the labeled scans along the patient's axes, in mm.
         largest: volume of the largest labeled scan in mm^3.
@@ -68,6 +69,7 @@ class Facts:
     folds: list[int]
     num_left: int
     num_scored: int
+    num_unlabeled: int
     is_ct: bool
     extent: tuple[float, float, float]
     largest: float
@@ -125,6 +127,7 @@ def read_facts(dataset_dir: str | Path) -> Facts:
         folds=folds,
         num_left=min(len(cases.training) for cases in by_fold),
         num_scored=max(len(cases.validation) for cases in by_fold),
+        num_unlabeled=min(len(cases.unlabeled) for cases in by_fold),
         is_ct=any(name.upper().startswith("CT") for name in listed.modality),
         extent=(x, y, z),
         largest=float(extents.prod(axis=1).max()),
@@ -137,15 +140,19 @@ def describe(facts: Facts) -> dict[str, Any]:
 
     A CT keeps the bundles' thresholds in HU; other modalities have none. Networks see voxels of the scans' own size, or
     larger ones where a scan has more than 2 million. An atlas sees 103 voxels along the longest side of its field of
-    view, which is what all scans show, 309 mm at most; scans of 150 mm or less are taken whole.
+    view, which is what all scans show, 309 mm at most; scans of 150 mm or less are taken whole. Of a data set with
+    labels alone, one training case stays unlabeled, for the arms that have teachers; where there is but one, these are
+    left out.
     """
-    counts = [2**power for power in range(facts.num_left.bit_length()) if 2**power <= facts.num_left]
+    most = facts.num_left if facts.num_unlabeled else max(1, facts.num_left - 1)
+    counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
     coarse = (facts.largest / _MAX_VOXELS) ** (1 / 3)
     is_crop = max(facts.extent) <= _SMALL_MM
     field = [round(min(_FIELD_MM, side), 1) for side in facts.extent]
     edge = max(field) / _FIELD_VOXELS
     return {
         "num_labeled": counts,
+        "has_unlabeled": bool(facts.num_unlabeled) or facts.num_left > 1,
         "folds": facts.folds,
         "num_validation": min(MAX_SCORED, facts.num_scored),
         "air": -500 if facts.is_ct else None,
@@ -254,7 +261,10 @@ def _epoch_seconds(job: Job) -> float:
 
 
 def _fill(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a preset with values in the place of its words, and bundles by their path."""
+    """Return the content of a preset with values in the place of its words, and bundles by their path.
+
+    Arms with teachers are left out where no scan is without a label.
+    """
     check_known(preset, list_presets(), "preset")
 
     def fill(value: Any) -> Any:
@@ -266,6 +276,8 @@ def _fill(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return values.get(value[1:-1], value) if is_word else value
 
     content = fill(yaml.safe_load((_PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")))
+    if not values["has_unlabeled"]:
+        content["arms"] = {name: arm for name, arm in content["arms"].items() if "teachers" not in arm}
     for entry in (content, *content["arms"].values(), *content.get("pretrainings", {}).values()):
         if "bundle" in entry:
             entry["bundle"] = str(find_bundle(Path(entry["bundle"]).name))

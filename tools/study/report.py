@@ -32,6 +32,7 @@ class Result:
     Args:
         dice: per case, the Dice of each class and their `mean`; NaN where a class is absent.
         pretraining_seconds: of the pretraining, which other runs may share.
+        teacher_seconds: of its teachers' trainings, and of the pseudo-labels that they make.
         evaluation_seconds: of the evaluation.
         was_interrupted: whether the durations lack what came before an interruption.
     """
@@ -40,6 +41,7 @@ class Result:
     dice: Mapping[str, Mapping[str, float]]
     training_seconds: float
     pretraining_seconds: float = 0.0
+    teacher_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     was_interrupted: bool = False
 

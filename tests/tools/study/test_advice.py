@@ -45,6 +45,17 @@ def test_the_reference_is_taken_where_it_is_the_best():
     assert advice_on(lambda count: -0.1).sentence.startswith("Take scratch: it has the highest Dice with 4 labeled")
 
 
+def test_pseudo_labels_stay_with_the_study(content):
+    study = plan(content)
+    run = plan_runs(study)[0]
+    job = replace(run.training, options={"pseudo_labels": "out/pseudo_labels/x", "phi": 1.0})
+    export_command(study, replace(advice_on(lambda count: 0.1), arm="scratch", run=replace(run, training=job)))
+    assert yaml.safe_load(Path("out/export/scratch.yaml").read_text(encoding="utf-8")) == {
+        "pseudo_labels": None,
+        "phi": 1.0,
+    }
+
+
 def test_what_is_exported_has_the_options_of_its_training(content):
     study = plan(content)
     run = next(run for run in plan_runs(study) if run.arm == "stl")

@@ -58,19 +58,6 @@ def test_a_scan_of_the_same_size_with_other_voxels_is_none(study):
     check_leaks(study)
 
 
-def test_pseudo_labels_of_a_test_scan_are_refused(study):
-    source = Path(read_cases("data").test[0]["image"])
-    Path("pseudo").mkdir()
-    for name in ("image.nii.gz", "label.nii.gz"):
-        Path("pseudo", name).write_bytes(source.read_bytes())
-    listed = json.loads(Path("data/dataset.json").read_text(encoding="utf-8"))
-    listed |= {"training": [{"image": "image.nii.gz", "label": "label.nii.gz"}], "test": [], "unlabeled": []}
-    Path("pseudo/dataset.json").write_text(json.dumps(listed), encoding="utf-8")
-    arms = study.arms | {"student": replace(study.arms["scratch"], options={"pseudo_labels": "pseudo"})}
-    with pytest.raises(ValueError, match=r"image\.nii\.gz: must not be learned from \(pseudo-labels"):
-        check_leaks(replace(study, arms=arms))
-
-
 def test_a_single_scan_that_serves_for_both_is_left_to_the_runs_that_warn_of_it(content):
     Path("data").rmdir()
     write_phantoms("data", num_training=1, num_test=1, num_unlabeled=1, size=24)

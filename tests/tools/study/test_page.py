@@ -34,6 +34,7 @@ class Page(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -57,7 +58,9 @@ def page_of(content):
 
 @pytest.fixture
 def page(page_of):
-    return page_of(make_results(lambda arm, count, fold: 0.3 + 0.1 * count + 0.02 * fold + 0.1 * (arm == "atlas")))
+    return page_of(
+        make_results(lambda arm, count, fold: 0.3 + 0.1 * count + 0.02 * fold + 0.1 * (arm == "atlas"), cases=8)
+    )
 
 
 def test_a_page_has_every_section_once_and_in_order(page):

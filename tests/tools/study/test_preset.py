@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_study import FakeRunner
 
 from common.data import write_phantoms
 from tools.study import __main__ as command
+from tools.study.conduct import jobs_of
 from tools.study.plan import plan_runs, read_study
 from tools.study.preset import Cost, Facts, describe, fit_budget, list_presets, read_facts
 
-CT = Facts("ct", [0, 1, 2, 3, 4], 64, 16, True, (500.0, 500.0, 320.0), 500 * 500 * 320, 2.5)
-CROP = Facts("mr", [0, 1], 5, 3, False, (35.0, 51.0, 35.0), 35 * 51 * 35, 1.0)
+CT = Facts("ct", [0, 1, 2, 3, 4], 64, 16, 80, True, (500.0, 500.0, 320.0), 500 * 500 * 320, 2.5)
+CROP = Facts("mr", [0, 1], 5, 3, 0, False, (35.0, 51.0, 35.0), 35 * 51 * 35, 1.0)
 
 
 def test_a_whole_ct_has_the_bundles_own_numbers():
@@ -63,7 +63,8 @@ def data(tmp_path, monkeypatch):
 
 def test_facts_are_those_of_the_data_list(data):
     facts = read_facts(data)
-    assert (facts.folds, facts.num_left, facts.num_scored, facts.is_ct) == ([0, 1, 2, 3, 4], 4, 2, True)
+    assert (facts.folds, facts.num_left, facts.num_scored) == ([0, 1, 2, 3, 4], 4, 2)
+    assert (facts.num_unlabeled, facts.is_ct) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -87,22 +88,34 @@ def test_a_single_labeled_scan_is_refused(tmp_path):
         read_facts(tmp_path / "data")
 
 
-class TimedRunner(FakeRunner):
-    """Stand-in for the runs of a preset: a training leaves the history of its epochs, of half a second each."""
+class TimedRunner:
+    """Stand-in for the runs of a preset: each leaves its product, a training a history of epochs of half a second."""
 
     stop_after = 10**6
 
     def __init__(self, num_threads, lock):
-        super().__init__(lambda arm, count, fold, seed, case: 0.4 + 0.01 * count + 0.1 * (arm == "atlas"))
+        pass
 
     def __call__(self, command, log_path):
         if len(CALLS) >= TimedRunner.stop_after:
             raise KeyboardInterrupt
-        status = super().__call__(command, log_path)
-        CALLS.append(str(log_path.parent))
-        if command[4] == "training":
-            (log_path.parent / "history.csv").write_text("epoch,seconds\n1,0.7\n2,0.5\n", encoding="utf-8")
-        return status
+        run_id, folder = command[4] if "monai.bundle" in command else command[2], log_path.parent
+        CALLS.append(str(folder))
+        products = {
+            "tools.unlabeled": "scans.json",
+            "tools.pseudo_labels": "pseudo_labels.json",
+            "inference": "report.json",
+        }
+        if run_id == "training":
+            (folder / "history.csv").write_text("epoch,seconds\n1,0.7\n2,0.5\n", encoding="utf-8")
+        elif run_id == "evaluation":
+            dice = {"scratch": 0.5, "atlas": 0.6, "self_training": 0.7}[folder.parent.name.split("_n")[0]]
+            rows = [f"case_{number},{dice + number / 100}" for number in range(10)]
+            text = "\n".join(["filename,liver,mean", *(row + row[row.index(",") :] for row in rows)])
+            (folder / "mean_dice_raw.csv").write_text(text, encoding="utf-8")
+        else:
+            (folder / products[run_id]).write_text("[]", encoding="utf-8")
+        return 0
 
 
 CALLS: list[str] = []
@@ -110,7 +123,10 @@ CALLS: list[str] = []
 
 @pytest.fixture
 def run_preset(data, monkeypatch):
-    """Run the preset on six phantoms, up to some number of jobs; return the folders of those that ran."""
+    """Run the preset on six phantoms, half of them for validation, up to some number of jobs; return their folders."""
+    listed = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+    listed |= {"training": listed["training"][:3], "validation": listed["training"][3:]}
+    (data / "dataset.json").write_text(json.dumps(listed), encoding="utf-8")
     monkeypatch.setattr(command, "Runner", TimedRunner)
 
     def run(stop_after=10**6, **options):
@@ -122,20 +138,23 @@ def run_preset(data, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_preset_times_its_arms_writes_its_study_and_reports_it(run_preset, capsys):
     calls = run_preset(minutes=30)
     study = read_study("out/study.yaml")
-    assert (study.num_labeled, study.folds, study.split) == ([1, 2, 4], [0, 1, 2, 3, 4], "validation")
+    assert (study.num_labeled, study.folds, study.split) == ([1, 2], [0], "validation")
     assert study.arms["scratch"].options["max_epochs"] == 64
     assert study.arms["scratch"].options["val_interval"] == 64
     timed = [call for call in calls if "timing" in call]
     assert calls[: len(timed)] == timed
-    assert len(calls) - len(timed) == 2 * len(plan_runs(study)) == 2 * 3 * 5 * len(study.arms)
+    assert len(calls) - len(timed) == len(jobs_of(plan_runs(study)))
+    assert [*study.arms] == ["scratch", "atlas", "self_training"]
     for name in ("results.csv", "table.md", "curve.png", "report.html"):
         assert Path("out", name).is_file()
-    assert "Take atlas" in Path("out/report.html").read_text(encoding="utf-8")
+    assert "Take self_training" in Path("out/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_bundles_know_every_option_of_a_preset(run_preset):
     """A plan refuses an option that no config has."""
     run_preset(minutes=30)
@@ -143,7 +162,8 @@ def test_the_bundles_know_every_option_of_a_preset(run_preset):
     assert list_presets() == ["few_labels"]
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3, 4, 5, 20])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [3, 12, 20])
 def test_a_preset_that_was_stopped_at_any_moment_goes_on_with_the_same_command(run_preset, stop_after, capsys):
     with pytest.raises(SystemExit, match="130"):
         run_preset(stop_after, minutes=30)
@@ -154,6 +174,17 @@ def test_a_preset_that_was_stopped_at_any_moment_goes_on_with_the_same_command(r
     assert run_preset(minutes=30) == []
 
 
+@pytest.mark.slow
+def test_without_any_scan_that_has_no_label_there_is_no_self_training(run_preset, data):
+    content = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+    content |= {"training": content["training"][:1], "unlabeled": []}
+    (data / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    run_preset(minutes=30)
+    study = read_study("out/study.yaml")
+    assert ([*study.arms], study.num_labeled) == (["scratch", "atlas"], [1])
+
+
+@pytest.mark.slow
 def test_other_minutes_keep_the_study_that_was_made(run_preset):
     run_preset(minutes=30)
     made = Path("out/study.yaml").read_text(encoding="utf-8")
@@ -161,6 +192,7 @@ def test_other_minutes_keep_the_study_that_was_made(run_preset):
     assert Path("out/study.yaml").read_text(encoding="utf-8") == made
 
 
+@pytest.mark.slow
 def test_a_repetition_makes_the_study_anew_and_keeps_the_old_one(run_preset):
     first = run_preset(minutes=30)
     assert run_preset(minutes=30, resume=False) == first
@@ -178,6 +210,7 @@ def test_a_leak_is_refused_before_anything_runs(run_preset, data):
     assert CALLS == []
 
 
+@pytest.mark.slow
 def test_the_study_of_other_data_is_refused(run_preset, tmp_path):
     run_preset(minutes=30)
     write_phantoms("others", num_training=6, num_test=1, num_unlabeled=2, size=24)
