@@ -66,7 +66,7 @@ def conduct_within(
 
 def set_aside(output_dir: str | Path) -> None:
     """Rename what an earlier study has left in a folder, so that everything is run again."""
-    for name in ("runs", "pretraining", "timing", "study.yaml"):
+    for name in ("runs", "pretraining", "unlabeled", "pseudo_labels", "timing", "study.yaml"):
         path = Path(output_dir) / name
         number = 1
         while (aside := path.with_name(f"{name}.old{number}")).exists():
