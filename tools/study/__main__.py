@@ -53,7 +53,7 @@ from tools.study.plan import Job, Run, Study, check_known, plan_runs, read_study
 from tools.study.preset import list_presets, make_plan, plan_path
 from tools.study.report import Result, read_dice, write_files
 
-__all__ = ["collect_results", "study", "write_report"]
+__all__ = ["collect_results", "hold", "study", "write_report"]
 
 _MINUTES = 30.0  # of a preset
 
@@ -191,7 +191,7 @@ def _make(preset: str, dataset_dir: str, output_dir: str, minutes: float, worker
         return conduct(jobs_of(plan_runs(timing)), Runner(count_threads(workers), lock), 1, resume=True) == []
 
     try:
-        with _hold(Path(output_dir)) as lock:
+        with hold(Path(output_dir)) as lock:
             if not resume:
                 set_aside(output_dir)
             make_plan(preset, dataset_dir, output_dir, minutes, workers, run)
@@ -216,7 +216,7 @@ def _end_interrupted() -> None:
 
 
 @contextmanager
-def _hold(output_dir: Path) -> Iterator[int]:
+def hold(output_dir: Path) -> Iterator[int]:
     """Block that has a folder for itself, and which SIGTERM interrupts; gives the descriptor that holds the lock."""
     output_dir.mkdir(parents=True, exist_ok=True)
     with (output_dir / ".lock").open("w") as lock:
@@ -239,7 +239,7 @@ def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool, minutes: 
         raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}; pass --dataset_dir")
     num_threads = count_threads(workers)
     check_leaks(plan)
-    with _hold(Path(plan.output_dir)) as lock:
+    with hold(Path(plan.output_dir)) as lock:
         if minutes is not None and not resume:
             set_aside(plan.output_dir)
             resume = True

@@ -30,6 +30,7 @@ __all__ = [
     "Cost",
     "Facts",
     "describe",
+    "fill",
     "fit_budget",
     "list_presets",
     "make_plan",
@@ -93,8 +94,12 @@ def plan_path(output_dir: str | Path) -> Path:
     return Path(output_dir) / "study.yaml"
 
 
-def read_facts(dataset_dir: str | Path) -> Facts:
+def read_facts(dataset_dir: str | Path, needs_fold: bool = True) -> Facts:
     """Read `dataset.json` and the headers of its files.
+
+    Args:
+        dataset_dir: folder of the data set.
+        needs_fold: refuse a data set of which nothing can be held out.
 
     Raises:
         FileNotFoundError: when the file or one that it lists is missing.
@@ -111,7 +116,7 @@ def read_facts(dataset_dir: str | Path) -> Facts:
     folds = [0] if listed.validation else list(range(len(listed.folds)))
     folds = folds or sorted({case.fold for case in listed.training if case.fold is not None})
     folds = folds or list(range(min(MAX_FOLDS, len(patients))))
-    if len(patients) + bool(listed.validation) < 2:
+    if needs_fold and len(patients) + bool(listed.validation) < 2:
         raise InputError(
             f"{path}: training must list labels of two patients or more, so that one can be held out, got "
             f"{len(patients)}; label another scan"
@@ -230,7 +235,7 @@ def make_plan(
     spent = sum(read_record(job.done_path)["seconds"] for job in jobs_of(runs))
     left = max(0.0, 60 * minutes - spent) * workers
     counts, folds, epochs = fit_budget(cost, left, values["num_labeled"], values["folds"])
-    content = _fill(preset, values | {"num_labeled": counts, "folds": folds, "epochs": epochs})
+    content = fill(preset, values | {"num_labeled": counts, "folds": folds, "epochs": epochs})
     note = (
         f"# Made by: python -m tools.study --preset {preset} --dataset_dir {dataset_dir} --minutes {minutes:g}\n"
         f"# All arms with one label count in one draw take {cost.fixed:.0f} s, and {cost.epoch:.2f} s per epoch.\n"
@@ -245,7 +250,7 @@ def timing_study(preset: str, values: Mapping[str, Any]) -> Study:
     """Return the study that times every arm: two epochs, one label, the first fold."""
     folder = Path(values["output_dir"]) / "timing"
     first = {name: values[name][:1] for name in ("num_labeled", "folds")}
-    content = _fill(preset, {**values, **first, "output_dir": str(folder), "epochs": _TIMED_EPOCHS})
+    content = fill(preset, {**values, **first, "output_dir": str(folder), "epochs": _TIMED_EPOCHS})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return read_study(folder / "study.yaml")
@@ -260,22 +265,22 @@ def _epoch_seconds(job: Job) -> float:
         return float([*csv.DictReader(file)][-1]["seconds"])
 
 
-def _fill(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def fill(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a preset with values in the place of its words, and bundles by their path.
 
     Arms with teachers are left out where no scan is without a label.
     """
     check_known(preset, list_presets(), "preset")
 
-    def fill(value: Any) -> Any:
+    def put(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: fill(item) for key, item in value.items()}
+            return {key: put(item) for key, item in value.items()}
         if isinstance(value, list):
-            return [fill(item) for item in value]
+            return [put(item) for item in value]
         is_word = isinstance(value, str) and value.startswith("{") and value.endswith("}")
         return values.get(value[1:-1], value) if is_word else value
 
-    content = fill(yaml.safe_load((_PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")))
+    content = put(yaml.safe_load((_PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")))
     if not values["has_unlabeled"]:
         content["arms"] = {name: arm for name, arm in content["arms"].items() if "teachers" not in arm}
     for entry in (content, *content["arms"].values(), *content.get("pretrainings", {}).values()):
