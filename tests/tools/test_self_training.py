@@ -69,7 +69,7 @@ def test_another_plan_in_the_same_folder_and_data_without_unlabeled_scans_are_re
         ({"dataset_dir": "nowhere"}, "dataset_dir must be a folder, got nowhere"),
         ({}, "dataset_dir must be a folder, got none; pass --dataset_dir"),
         ({"plan_file": "plan.yaml", "dataset_dir": "data"}, "must stand in plan.yaml, got them beside it"),
-        ({"dataset_dir": ".", "rounds": 0}, "rounds must be a positive whole number"),
+        ({"dataset_dir": ".", "rounds": 0}, "rounds must be a whole number from 1, got 0"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options, sentence):
