@@ -213,6 +213,9 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "batch_size": Option(POSITIVE_INT, "of each process", 4),
     "learning_rate": Option(POSITIVE, "of the optimizer", 1.0e-3),
     "weight_decay": Option(NON_NEGATIVE, "of the optimizer", 0.0),
+    "weight_averaging": Option(
+        PROPER_FRACTION.or_null, "decay per step of an average of the weights, which is kept; null: none", 0.99
+    ),
     "stop_lr": Option(NON_NEGATIVE, "learning rate from which on a training may end early", 1.0e-6),
     "patience": Option(POSITIVE_INT, "epochs without an improvement before the next step of the schedule", 20),
     "nan": Option(one_of("refuse", "replace"), "voxels that are NaN or infinite", "replace"),

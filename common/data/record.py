@@ -28,6 +28,7 @@ __all__ = [
     "check_same",
     "check_voxel_size",
     "find_record",
+    "is_same",
     "load_record",
     "make_record",
 ]
@@ -170,7 +171,7 @@ def check_same(record: Record, numbers: Mapping[str, Any], weights: str) -> None
     """Refuse numbers, by the name of their field, that are not those of the record of `weights`, a file."""
     for name, value in numbers.items():
         stored = getattr(record, name)
-        if not _is_same(value, stored):
+        if not is_same(value, stored):
             raise InputError(
                 f"{name} must be that of the pretraining of {weights}, {stored}, got {value}; leave "
                 "the option out, or pretrain again with it"
@@ -240,9 +241,10 @@ def _check_numbers(record: Record) -> None:
         raise ValueError(f"spacing {record.spacing}")
 
 
-def _is_same(value: Any, stored: Any) -> bool:
+def is_same(value: Any, stored: Any) -> bool:
+    """Tell whether two values of a record are alike, numbers but for their rounding."""
     if isinstance(value, list) and isinstance(stored, list):
-        return len(value) == len(stored) and all(_is_same(*pair) for pair in zip(value, stored, strict=True))
+        return len(value) == len(stored) and all(is_same(*pair) for pair in zip(value, stored, strict=True))
     if isinstance(value, int | float) and isinstance(stored, int | float):
         return math.isclose(value, stored, rel_tol=1e-5)
     return value == stored

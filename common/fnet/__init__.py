@@ -1,5 +1,6 @@
 from .augmentation import RandAffineGrid
 from .autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all
+from .ensemble import FNetEnsemble
 from .inferer import FNetInferer
 from .losses import ReconstructionLoss
 from .multi_task import MultiTaskFNet, MultiTaskUpdate, TaskWeight

@@ -1,5 +1,7 @@
+from .averaging import WeightAveraging
 from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots, register_state, registered_states
 from .distributed import WholeBatchLoss, join_processes, leave_processes, parallelize, process_device
+from .ensemble import Ensemble
 from .history import MeanLoss, MetricsLogger
 from .pictures import (
     PLANES,

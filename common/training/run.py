@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from common.cli import DivergenceError
 
+from .averaging import WeightAveraging
 from .checkpoint import ResumableCheckpoint, Stateful
 from .history import MeanLoss, MetricsLogger
 from .schedule import ScheduleLR, ValidateAtEnd
@@ -64,6 +65,7 @@ class TrainingHandlers:
         stop: handler that ends the training early, such as `StopOnPlateau`.
         losses: names of losses, and of other numbers, in the trainer's output, whose means become metrics.
         handlers: of the task that is learned, attached behind the guard.
+        averaging: of the weights, whose average the checkpoint holds, too.
     """
 
     def __init__(
@@ -83,9 +85,12 @@ class TrainingHandlers:
         stop: Any = None,
         losses: Sequence[str] = ("loss",),
         handlers: Sequence[Any] = (),
+        averaging: WeightAveraging | None = None,
     ) -> None:
         self.losses = list(losses)
         self.handlers: list[Any] = [StopOnNonFiniteLoss(), *handlers]
+        if averaging is not None:
+            self.handlers.append(averaging)
         if loss_validator is not None:
             self.handlers.append(ValidationHandler(1, loss_validator))
         if validator is not None:

@@ -64,6 +64,10 @@ def train_as_one(bundle: Path, name: str, phantoms: Path, folder: Path, **option
             id="fnet_wtacae_mtl-alternate",
         ),
         *(
+            pytest.param(bundle, "train.yaml", {"weight_averaging": 0.75}, id=f"{bundle.name}-averaged")
+            for bundle in (ROOT / "bundles" / "fnet_wtacae_mtl", LAYERS_BUNDLE)
+        ),
+        *(
             pytest.param(
                 bundle,
                 "pretrain.yaml",

@@ -44,10 +44,12 @@ def show_options(inference: dict[str, Any]) -> dict[str, Any]:
 
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return configs whose components are those of `scripts`; each workflow puts the bundle's folder on the path."""
+    """Return configs whose components are those of `scripts`; those that are whole find them in the bundle's folder."""
     folder = "str(@bundle_root).replace('::', chr(35))"  # before any check of ours, MONAI has read '#' as '::'
     path = {"imports": ["$import sys"], _PATH_ID: f"$sys.path.insert(0, {folder})"}
-    return {name: {**(path if name in _WORKFLOWS else {}), **_relocate(content)} for name, content in configs.items()}
+    return {
+        name: {**(path if "bundle_root" in content else {}), **_relocate(content)} for name, content in configs.items()
+    }
 
 
 def components(content: Any) -> Iterator[str]:

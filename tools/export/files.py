@@ -88,7 +88,8 @@ def _describe(
     without_background = len(pred["channel_def"]) - (pred["channel_def"].get("0") == "background")
     pred["num_channels"] = len(labels) - (len(pred["channel_def"]) == without_background)
     pred["channel_def"] = dict(labels)  # of the label map: MONAI Label takes them for the values of its labels
-    in_channels = inference["network_def"].get("in_channels", len(modality))
+    network = inference["network_def"]
+    in_channels = network.get("network", network).get("in_channels", len(modality))  # of a member of an ensemble
     in_channels = parse({**inference, "_in": in_channels}, "_in")
     if in_channels == len(modality) > 1 or in_channels != image["num_channels"]:
         names = modality if in_channels == len(modality) else [""] * in_channels

@@ -1,0 +1,27 @@
+"""Ensemble of F-Nets."""
+
+from __future__ import annotations
+
+from common.training import Ensemble
+
+from .network import FNet
+
+__all__ = ["FNetEnsemble"]
+
+
+class FNetEnsemble(Ensemble):
+    """Ensemble of F-Nets, which takes what one of them takes.
+
+    Args:
+        network: see `Ensemble`.
+        num_members: number of members.
+
+    Attributes:
+        geometry: of the patches of each member.
+        out_channels: number of classes.
+    """
+
+    def __init__(self, network: FNet, num_members: int) -> None:
+        super().__init__(network, num_members)
+        self.geometry = network.geometry
+        self.out_channels = network.out_channels
