@@ -200,6 +200,8 @@ SHARED_OPTIONS: Mapping[str, Option] = {
         "smallest share of a minibatch that has labels, beside pseudo-labels; null: each scan alike",
         0.5,
     ),
+    "consistency_weight": Option(NON_NEGATIVE, "of the consistency with a mean teacher", 0.5),
+    "ramp_up": Option(POSITIVE_INT, "steps until the consistency with a mean teacher has its weight", 200),
     "save_probabilities": _place("also write the probability of each class", True, FLAG),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),

@@ -6,14 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from workflow_helpers import BUNDLES, FAST, SHORT, run
+from workflow_helpers import BUNDLES, FAST, SHORT, interrupt, run, workflow
 
 from common.data import PseudoLabel, read_cases, read_dataset_file, write_phantoms, write_pseudo_labels
 
 STUDENTS = [bundle for bundle in BUNDLES if (bundle / "configs" / "self_train.yaml").is_file()]
+TAUGHT_BY_THEMSELVES = [bundle for bundle in BUNDLES if (bundle / "configs" / "mean_teacher.yaml").is_file()]
 FOLD = {"num_labeled": 2, "num_validation": 1, "num_folds": 4}
 
 every_student = pytest.mark.parametrize("bundle", STUDENTS, ids=lambda path: path.name)
+every_mean_teacher = pytest.mark.parametrize("bundle", TAUGHT_BY_THEMSELVES, ids=lambda path: path.name)
 pytestmark = pytest.mark.slow
 
 
@@ -79,3 +81,30 @@ def test_a_student_of_doubtful_labels_learns_something_else(bundle, data, tmp_pa
     student = train(bundle, data, tmp_path / "student", pseudo_labels=teaching, labeled_fraction=0.5)
     assert any(not torch.equal(scratch[name], student[name]) for name in scratch)
     assert all(torch.isfinite(value).all() for value in student.values())
+
+
+@every_mean_teacher
+def test_a_killed_training_with_a_mean_teacher_goes_on_with_the_same_numbers(bundle, data, tmp_path, quiet_hooks):
+    options = {**SHORT, **FAST, **FOLD, "pretrained": None, "dataset_dir": str(data), "max_epochs": 3, "ramp_up": 2}
+    run(bundle, "train.yaml", "mean_teacher.yaml", ckpt_dir=str(tmp_path / "whole"), **options)
+    killed = workflow(bundle, "train.yaml", "mean_teacher.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
+    interrupt(killed, epoch=3)
+    run(bundle, "train.yaml", "mean_teacher.yaml", ckpt_dir=str(tmp_path / "killed"), **options)
+    assert_same(*(torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")))
+    header, *rows = (tmp_path / "whole" / "history.csv").read_text().splitlines()
+    losses = [float(row.split(",")[header.split(",").index("consistency_loss")]) for row in rows]
+    assert all(loss > 0 for loss in losses)
+
+
+@every_mean_teacher
+def test_a_mean_teacher_without_weight_is_the_training_on_labels_to_the_bit(bundle, data, tmp_path):
+    labeled = {"train::dataset::data": read_cases(data, **FOLD).training}
+    common = {"weight_averaging": 0.9}
+    plain = train(bundle, data, tmp_path / "plain", **common, **labeled)
+    options = {**SHORT, **FAST, **FOLD, "pretrained": None, "dataset_dir": str(data), **common}
+    files = ("train.yaml", "mean_teacher.yaml")
+    run(bundle, *files, ckpt_dir=str(tmp_path / "no"), consistency_weight=0.0, **options, **labeled)
+    run(bundle, *files, ckpt_dir=str(tmp_path / "yes"), **options)
+    silent, taught = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("no", "yes"))
+    assert_same(plain, silent)
+    assert any(not torch.equal(plain[name], taught[name]) for name in plain)
