@@ -114,7 +114,7 @@ def _make_trainer(folder: Path, variant: str) -> Any:
 
     from tools.nnunet.trainers import QuickTrainer, TimedTrainer
 
-    os.environ["nnUNet_n_proc_DA"] = "0"  # augment in this process, whose time counts; planning wants 1 or more
+    os.environ |= {"nnUNet_n_proc_DA": "0"}  # augment in this process, whose time counts; planning wants 1 or more
     place = folder / "preprocessed" / DATASET
     plans, dataset = (
         json.loads((place / name).read_text(encoding="utf-8")) for name in ("nnUNetPlans.json", "dataset.json")
@@ -181,9 +181,7 @@ def _evaluate(folder: Path, variant: str, cases: Sequence[dict[str, Any]], label
     scores = torch.stack(
         [_dice(f"{file}{ending}", case["label"], len(labels)) for file, case in zip(files, cases, strict=True)]
     )
-    path = write_scores(
-        evaluation_dir / "mean_dice_raw.csv", [image_files(case)[0] for case in cases], scores, labels
-    )
+    path = write_scores(evaluation_dir / "mean_dice_raw.csv", [image_files(case)[0] for case in cases], scores, labels)
     logger.info("mean_dice %.4f over %d cases: %s", float(scores.nanmean(dim=1).nanmean()), len(cases), path)
 
 

@@ -28,7 +28,8 @@ def write_raw_dataset(cases: Cases, folder: str | Path) -> Path:
         Folder of the data set.
 
     Raises:
-        ValueError: when the files have different endings, or one file holds several channels.
+        ValueError: when the files have different endings, one file holds several channels, or a label leaves something
+            open.
     """
     dataset_dir = Path(folder) / DATASET
     images, labels = dataset_dir / "imagesTr", dataset_dir / "labelsTr"
@@ -42,6 +43,11 @@ def write_raw_dataset(cases: Cases, folder: str | Path) -> Path:
             raise InputError(
                 f"{files[0]}: image must have one file for each of {len(cases.modality)} channels for nnU-Net, got "
                 f"{len(files)}; split it, and list its files"
+            )
+        if "ignore" in case or "classes" in case:
+            raise InputError(
+                f"{case['label']}: label must be complete for nnU-Net, got one with voxels or classes that are not "
+                "labeled; leave the case out"
             )
         links = {images / f"{name_case(case)}_{channel:04d}{ending}": file for channel, file in enumerate(files)}
         links[labels / f"{name_case(case)}{ending}"] = Path(case["label"])
@@ -76,7 +82,12 @@ def quick_configuration(
     configuration = copy.deepcopy(plans["configurations"]["3d_fullres"])
     if spacing is not None:
         configuration["spacing"] = [max(edge, spacing) for edge in configuration["spacing"]]
-    configuration |= {"data_identifier": f"nnUNetPlans_{QUICK}", "patch_size": [patch_size] * 3, "batch_size": 2}
+    configuration |= {
+        "data_identifier": f"nnUNetPlans_{QUICK}",
+        "patch_size": [patch_size] * 3,
+        "batch_size": 2,
+        "batch_dice": True,  # nnU-Net's rule for patches that are much smaller than a scan
+    }
     levels = len(features)
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": levels,
