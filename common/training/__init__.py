@@ -19,7 +19,7 @@ from .preflight import check_run, format_size, free_disk, free_memory
 from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
-from .scores import HausdorffDistanceInMm, SaveScores
+from .scores import HausdorffDistanceInMm, SaveScores, write_scores
 from .segmentation_loss import PartialLabelLoss, batch_dice_loss
 from .task import PrepareTask, PretextTask
 from .unseen import RefuseLearnedCases

@@ -20,7 +20,7 @@ from monai.utils import string_list_all_gather
 from common.cli import InputError, KindError
 from common.data import is_main_process, write_atomically
 
-__all__ = ["HausdorffDistanceInMm", "SaveScores"]
+__all__ = ["HausdorffDistanceInMm", "SaveScores", "write_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class SaveScores:
     def __init__(self, save_dir: str | Path, metric: str, labels: Mapping[int, str]) -> None:
         self.save_dir = Path(save_dir)
         self.metric = metric
-        self.names = [name for value, name in sorted(labels.items()) if value != 0]
+        self.labels = dict(labels)
+        self.names = _names(labels)
         self.files: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -88,23 +89,41 @@ class SaveScores:
             return
         if len(files) != len(scores):
             raise InputError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
+        path = write_scores(self.save_dir / f"{self.metric}_raw.csv", files, scores, self.labels)
         means = torch.nanmean(scores, dim=1)
-        rows = [
-            [file, *(f"{value:.6f}" for value in row.tolist()), f"{mean:.6f}"]
-            for file, row, mean in zip(files, scores, means.tolist(), strict=True)
-        ]
-
-        def write(path: Path) -> None:
-            with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([["filename", *self.names, "mean"], *rows])
-
-        path = write_atomically(self.save_dir / f"{self.metric}_raw.csv", write)
         by_class = ", ".join(
             f"{name} {float(values.nanmean()):.3f}{_scored(' over {}', values)}"
             for name, values in zip(self.names, scores.unbind(1), strict=True)
         )
-        cases = f"{_scored('{} of ', means)}{len(rows)} cases"
+        cases = f"{_scored('{} of ', means)}{len(files)} cases"
         logger.info("%s %.4f over %s (%s): %s", self.metric, float(means.nanmean()), cases, by_class, path)
+
+
+def write_scores(path: str | Path, files: Sequence[str], scores: torch.Tensor, labels: Mapping[int, str]) -> Path:
+    """Write a table with one row for each case, one column for each class, and their mean, and return its path.
+
+    Args:
+        path: of the table.
+        files: of the cases.
+        scores: of shape `(cases, classes)`; NaN where a class has none, which does not count in the mean.
+        labels: names of the classes by their value, background (0) included.
+    """
+    means = torch.nanmean(scores, dim=1).tolist()
+    rows = [
+        [file, *(f"{value:.6f}" for value in row), f"{mean:.6f}"]
+        for file, row, mean in zip(files, scores.tolist(), means, strict=True)
+    ]
+
+    def write(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["filename", *_names(labels), "mean"], *rows])
+
+    return write_atomically(path, write)
+
+
+def _names(labels: Mapping[int, str]) -> list[str]:
+    """Return the names of the classes but the background."""
+    return [name for value, name in sorted(labels.items()) if value != 0]
 
 
 def _scored(text: str, scores: torch.Tensor) -> str:

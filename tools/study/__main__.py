@@ -19,6 +19,9 @@ A study file names a data set, a bundle, and the arms to compare:
       # in an option that is text, {fold} and {seed} are those of the draw
       scratch: {options: {pretrained: null}}
       stl: {pretraining: wta, options: {phi: 1.0}}
+      nnunet:  # a program that is no bundle, run as training and as evaluation; tools/nnunet.sh says what it leaves
+        command: [bash, tools/nnunet.sh, '{workflow}', --dataset_dir, '{dataset_dir}', --output_dir, '{output_dir}',
+          --num_labeled, '{num_labeled}', --fold, '{fold}', --seed, '{seed}', --split, '{split}', --minutes, 3]
     reference: scratch  # the arm that the others are tested against
     split: test  # or validation
     scores: mean_dice_raw.csv  # what an evaluation leaves in its evaluation_dir

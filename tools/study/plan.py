@@ -24,7 +24,7 @@ Entry = TypeVar("Entry", bound="Training | Study")
 _FIRST_FILE = {"training": "train.yaml", "pretraining": "pretrain.yaml"}  # by the workflow that is given it
 SET_BY_THE_STUDY = ("run_id", "config_file", "args_file", "bundle_root", "dataset_dir", "ckpt_dir", "evaluation_dir")
 KINDS: dict[str, type] = {
-    **dict.fromkeys(["num_labeled", "folds", "seeds", "override_files", "evaluation_files"], list),
+    **dict.fromkeys(["num_labeled", "folds", "seeds", "override_files", "evaluation_files", "command"], list),
     **dict.fromkeys(["options", "arms", "pretrainings"], dict),
     "per_fold": bool,
     "teachers": list,
@@ -67,6 +67,7 @@ class Arm(Training):
     """One way to train. In an option that is text, `{fold}` and `{seed}` are those of the draw.
 
     Args:
+        command: of a program in place of a bundle, see `_plan_command`.
         pretraining: name of the pretraining it starts from.
         workflow: what is run with the draw's seed before the evaluation: `training`, or `pretraining` for what is
             evaluated without any label.
@@ -76,6 +77,7 @@ class Arm(Training):
         pooling: options of `tools.pseudo_labels`, which makes one of what the teachers think.
     """
 
+    command: Sequence[str | float] = ()
     pretraining: str | None = None
     workflow: str = "training"
     evaluation_files: Sequence[str] = ()
@@ -122,6 +124,7 @@ class Job:
         options: overrides of ids, as Python values.
         product: file that it must leave, if any.
         needs: jobs that must be finished before.
+        program: command of a program that is no bundle.
     """
 
     name: str
@@ -131,9 +134,12 @@ class Job:
     options: Mapping[str, Any]
     product: Path | None = None
     needs: tuple[Job, ...] = ()
+    program: tuple[str, ...] = ()
 
     @property
     def command(self) -> list[str]:
+        if self.program:
+            return [*self.program]
         command = [sys.executable, "-m"]
         if self.config_files:
             command += ["monai.bundle", "run", self.run_id, "--config_file", json.dumps(self.config_files)]
@@ -147,6 +153,8 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """All that the result depends on."""
+        if self.program:
+            return {"run_id": self.run_id, "command": [*self.program]}
         return {"run_id": self.run_id, "config_file": [*self.config_files], **self.options}
 
     @property
@@ -265,6 +273,8 @@ def _plan_run(
 ) -> Run:
     arm = study.arms[name]
     fold, seed = draw
+    if arm.command:
+        return _plan_command(study, name, num_labeled, draw)
     label = _label(name, num_labeled, draw)
     folder = Path(study.output_dir) / "runs" / label
     options: dict[str, Any] = {
@@ -346,6 +356,46 @@ def _label(name: str, num_labeled: int, draw: tuple[int, int]) -> str:
     return f"{name}_n{num_labeled}_fold{draw[0]}_seed{draw[1]}"
 
 
+def _plan_command(study: Study, name: str, num_labeled: int, draw: tuple[int, int]) -> Run:
+    """Plan the run of an arm whose command is a program's: the same command for training and evaluation.
+
+    In its words, `{workflow}` is `training` or `evaluation`, and `{output_dir}` the folder of the run, in whose
+    `evaluation/` the second one leaves the scores, with a row for each case and a column for each class.
+    `{dataset_dir}`, `{num_labeled}`, `{fold}`, `{seed}`, `{split}` and the study's options are those of the run.
+    """
+    label = _label(name, num_labeled, draw)
+    folder = Path(study.output_dir) / "runs" / label
+    values = {
+        **study.options,
+        "dataset_dir": study.dataset_dir,
+        "output_dir": folder,
+        "num_labeled": num_labeled,
+        "fold": draw[0],
+        "seed": draw[1],
+        "split": study.split,
+    }
+
+    def fill(workflow: str) -> tuple[str, ...]:
+        known = {"workflow": workflow, **values}
+        words = [str(word) for word in study.arms[name].command]
+        for placeholder in re.findall(r"\{(\w+)\}", " ".join(words)):
+            check_known(placeholder, known, f"placeholder of arms.{name}.command")
+        return tuple(re.sub(r"\{(\w+)\}", lambda match: str(known[match[1]]), word) for word in words)
+
+    training = Job(f"{label} training", "training", folder, (), {}, program=fill("training"))
+    evaluation = Job(
+        f"{label} evaluation",
+        "evaluation",
+        folder / "evaluation",
+        (),
+        {},
+        folder / "evaluation" / study.scores,
+        (training,),
+        fill("evaluation"),
+    )
+    return Run(name, num_labeled, draw, training, evaluation, None)
+
+
 def _fitting(options: Mapping[str, Any], config_files: Sequence[str]) -> dict[str, Any]:
     """Return the options that some files know: those of one workflow may mean nothing to another."""
     known = _known_ids(config_files)
@@ -420,6 +470,9 @@ def _build(entry: type[Entry], content: Any, where: str) -> Entry:
 def _check_entry(study: Study, entry: Training, name: Any, where: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"{where} must be named with letters, digits, '_', '-' and '.', got {name!r}")
+    if isinstance(entry, Arm) and entry.command:
+        _check_command(entry, where)
+        return
     if not (entry.bundle or study.bundle):
         raise InputError(f"{where} must have a bundle, got neither its own nor one of the study; add the key bundle")
     _check_values([entry.bundle, *(entry.override_files or [])], f"{where} paths")
@@ -444,6 +497,8 @@ def _check_teachers(study: Study) -> None:
     for name, arm in study.arms.items():
         for teacher in arm.teachers:
             check_known(teacher, above, f"arms.{name}.teachers, arms above it,")
+            if study.arms[teacher].command:
+                raise InputError(f"arms.{name}.teachers must be bundles, got the program {teacher}; leave it out")
         if len({*arm.teachers}) < len(arm.teachers):
             raise InputError(f"arms.{name}.teachers must name each arm once, got {arm.teachers}; remove one")
         _check_counts([arm.num_unlabeled], f"arms.{name}.num_unlabeled", minimum=1)
@@ -455,6 +510,16 @@ def _check_teachers(study: Study) -> None:
                 "see python -m tools.pseudo_labels --help"
             )
         above.append(name)
+
+
+def _check_command(arm: Arm, where: str) -> None:
+    """Refuse words that are no text or numbers, and what only a bundle has a use for."""
+    for word in arm.command:
+        if type(word) not in (str, int, float) or word == "":
+            raise KindError(f"{where}.command must be a list of texts and numbers, got {word!r} in it")
+    for known in fields(arm):
+        if known.name != "command" and getattr(arm, known.name) != getattr(Arm(), known.name):
+            raise InputError(f"{where} must have nothing beside a command, got {known.name}; put it into the command")
 
 
 def _check_counts(values: Any, name: str, minimum: int) -> None:

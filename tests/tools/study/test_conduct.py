@@ -110,3 +110,13 @@ def test_a_command_gets_its_threads_and_its_log(tmp_path):
         script = "import os; print(os.environ['OMP_NUM_THREADS']); raise SystemExit(4)"
         assert Runner(3, lock.fileno())([sys.executable, "-c", script], tmp_path / "log.txt") == 4
     assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "3\n"
+
+
+def test_the_scores_of_a_program_that_is_no_bundle_are_in_the_report(content):
+    script = '[ "$0" = training ] || printf "filename,a,mean\\ncase,0.5,0.5\\n" > "$1/evaluation/mean_dice_raw.csv"'
+    content["arms"] = {"other": {"command": ["bash", "-c", script, "{workflow}", "{output_dir}"]}}
+    content |= {"reference": None, "num_labeled": [2], "folds": [0]}
+    with Path("lock").open("w") as lock:
+        assert run(content, Runner(1, lock.fileno())) == []
+    assert "| other | 0.500 |" in table_of(content)
+    assert run(content, FakeRunner(failing=["other"])) == []  # it is finished

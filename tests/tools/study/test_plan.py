@@ -68,6 +68,20 @@ def test_what_is_evaluated_without_a_label_is_pretrained_with_each_seed_and_not_
         assert learned["--ckpt_dir"] == evaluated["--ckpt_dir"]
 
 
+def test_a_command_is_run_as_training_and_as_evaluation_with_the_draw_in_its_words(content):
+    words = ["{workflow}", "{dataset_dir}", "{output_dir}", "{num_labeled}{fold}{seed}", "{split}", "{num_validation}"]
+    content["arms"] = {"other": {"command": ["bash", "other.sh", *words, 3, 0.5]}}
+    content |= {"folds": [3], "seeds": [5], "num_labeled": [2], "reference": None}
+    (run,) = plan_runs(plan(content))
+    folder = "out/runs/other_n2_fold3_seed5"
+    for job, workflow in ((run.training, "training"), (run.evaluation, "evaluation")):
+        assert job.run_id == workflow
+        assert job.command == ["bash", "other.sh", workflow, "data", folder, "235", "test", "1", "3", "0.5"]
+        assert job.settings["command"] == job.command
+    assert run.evaluation.product == Path(folder, "evaluation/mean_dice_raw.csv")
+    assert run.evaluation.needs == (run.training,)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -90,13 +104,20 @@ def test_what_is_evaluated_without_a_label_is_pretrained_with_each_seed_and_not_
             {"arms": {"zero": {"workflow": "pretraining", "options": {"nothing": 1}}}, "reference": None},
             "got 'nothing'",
         ),
+        ({"arms": {"a": {"command": ["x", "{foldd}"]}}, "reference": None}, "got 'foldd'; did you mean 'fold'"),
+        ({"arms": {"a": {"command": ["x", None]}}}, "arms.a.command must be a list of texts and numbers, got None"),
+        (
+            {"arms": {"a": {"command": ["x"]}, "b": {"teachers": ["a"]}}, "reference": None},
+            "arms.b.teachers must be bundles, got the program a",
+        ),
+        ({"arms": {"a": {"command": ["x"], "options": {"phi": 1}}}}, "nothing beside a command, got options"),
         ({"num_labeled": [2, 2]}, "num_labeled must hold each number once"),
         ({"num_labeled": [0]}, "num_labeled must be a list of whole numbers from 1"),
         ({"pretrainings": {"wta": {}}}, "pretrainings.wta must have the key 'weights'"),
     ],
 )
 def test_a_study_that_cannot_be_meant_is_refused(content, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         plan_runs(plan(content | change))
 
 
