@@ -91,8 +91,8 @@ def _curve(results: Sequence[Result], arms: Sequence[str], runs: Sequence[Run]) 
         cells = []
         for count in counts:
             dice = [statistics.fmean(r.means.values()) for r in results if r.cell == (arm, count) and r.means]
-            spread = f" ± {statistics.stdev(dice):.3f}" if len(dice) > 1 else ""
-            cells.append(f"{statistics.fmean(dice):.3f}{spread} <small>({len(dice)})</small>" if dice else "–")
+            spread = f"± {statistics.stdev(dice):.3f} " if len(dice) > 1 else ""
+            cells.append(f"{statistics.fmean(dice):.3f}<br><small>{spread}({len(dice)})</small>" if dice else "–")
         rows.append([_arm(arm, arms), *cells])
     caption = (
         "Mean Dice over the draws, each the mean over its cases; ± and the band are the standard deviation over draws, "

@@ -133,7 +133,7 @@ def is_alive(pid):
         return False
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -179,7 +179,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(start, number):
     process = start()
     wait_until(Path("waiting").exists)
     process.send_signal(number)
-    output = process.communicate(timeout=30)[0]
+    output = process.communicate(timeout=180)[0]
     assert process.returncode == 130, output
     pids = [int(pid) for pid in Path("waiting").read_text(encoding="utf-8").split()]
     wait_until(lambda: not any(map(is_alive, pids)))
@@ -187,7 +187,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(start, number):
 
     Path("go").touch()
     process = start()
-    output = process.communicate(timeout=30)[0]
+    output = process.communicate(timeout=180)[0]
     assert process.returncode == 0, output
     calls = Path("calls.txt").read_text(encoding="utf-8").split()
     assert calls == ["training0", "evaluation0", "training1", "training1", "evaluation1"]
@@ -201,6 +201,6 @@ def test_a_study_that_was_killed_hard_waits_for_its_runs_to_end(start):
     process.kill()
     process.communicate()
     second = start()
-    output = second.communicate(timeout=30)[0]
+    output = second.communicate(timeout=180)[0]
     assert second.returncode == 1
     assert "output_dir must not be in use by another study or its runs, got out" in output
