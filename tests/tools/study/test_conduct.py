@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from small_study import FakeRunner, run, table_of
 
-from tools.study.conduct import Runner
+from tools.study.engines import LocalRunner
 
 
 @pytest.mark.parametrize(("per_fold", "folders"), [(False, ["wta"]), (True, ["fold0", "fold1"])])
@@ -101,15 +100,8 @@ def test_the_arms_of_a_failed_pretraining_are_skipped(content, capsys):
 
 
 def test_a_run_that_leaves_no_result_has_failed(content, capsys):
-    assert run(content, lambda command, log_path: 0)[0] == "wta pretraining"
+    assert run(content, lambda command, log_path: (0, 1.0))[0] == "wta pretraining"
     assert "exit status 0, but it left no out/pretraining/wta/pretrained/weights.pt" in capsys.readouterr().out
-
-
-def test_a_command_gets_its_threads_and_its_log(tmp_path):
-    with (tmp_path / "lock").open("w") as lock:
-        script = "import os; print(os.environ['OMP_NUM_THREADS']); raise SystemExit(4)"
-        assert Runner(3, lock.fileno())([sys.executable, "-c", script], tmp_path / "log.txt") == 4
-    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "3\n"
 
 
 def test_the_scores_of_a_program_that_is_no_bundle_are_in_the_report(content):
@@ -117,6 +109,6 @@ def test_the_scores_of_a_program_that_is_no_bundle_are_in_the_report(content):
     content["arms"] = {"other": {"command": ["bash", "-c", script, "{workflow}", "{output_dir}"]}}
     content |= {"reference": None, "num_labeled": [2], "folds": [0]}
     with Path("lock").open("w") as lock:
-        assert run(content, Runner(1, lock.fileno())) == []
+        assert run(content, LocalRunner(1, 1, lock.fileno())) == []
     assert "| other | 0.500 |" in table_of(content)
     assert run(content, FakeRunner(failing=["other"])) == []  # it is finished
