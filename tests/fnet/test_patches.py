@@ -88,7 +88,7 @@ def test_where_the_image_is_its_label_the_patches_agree(seed):
     margin = GEOMETRY.margins[0]
     inner = item["image"][:, margin:-margin, margin:-margin, margin:-margin]
     assert torch.equal(inner, item["label"].float())
-    assert item["label"].dtype == torch.int16
+    assert item["label"].dtype == torch.int32
 
 
 def test_a_case_without_label_gives_no_label_and_names_its_file():
