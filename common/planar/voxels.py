@@ -57,7 +57,9 @@ class VoxelGrid:
         if is_known.all():
             return self.indices()
         voxels = is_known.nonzero()
-        first, hop, size = (torch.tensor(numbers, device=voxels.device) for numbers in (self.first, self.step, self.size))
+        first, hop, size = (
+            torch.tensor(numbers, device=voxels.device) for numbers in (self.first, self.step, self.size)
+        )
         places = ((voxels - first + hop // 2).div(hop, rounding_mode="floor")).clamp(min=0).minimum(size - 1)
         points = (places[:, 0] * size[1] + places[:, 1]) * size[2] + places[:, 2]
         order = (voxels - first - hop * places).square().sum(dim=1).argsort(stable=True)

@@ -397,4 +397,6 @@ def test_each_volume_is_read_about_once_by_a_pass_also_when_both_kinds_are_mixed
 def test_without_a_share_a_pseudo_label_changes_nothing_of_what_is_drawn(deal, cached):
     with_labels, with_pseudo_labels = make(6, cache_rate=float(cached)), make_open(cache_rate=float(cached))
     for dataset in (with_labels, with_pseudo_labels):
-        assert [*SliceBatchSampler(dataset, 4, seed=3)] == [*SliceBatchSampler(with_labels, 4, seed=3, labeled_fraction=0.5)]
+        assert [*SliceBatchSampler(dataset, 4, seed=3)] == [
+            *SliceBatchSampler(with_labels, 4, seed=3, labeled_fraction=0.5)
+        ]

@@ -253,7 +253,9 @@ def test_classes_that_are_none_of_the_data_set_are_refused(write, classes):
 
 @pytest.mark.parametrize("key", ["class", "clases", "Classes"])
 def test_a_typo_in_classes_is_refused(write, key):
-    with pytest.raises(ValueError, match=rf"a case of training must have known keys, got '{key}'; did you mean 'classes'"):
+    with pytest.raises(
+        ValueError, match=rf"a case of training must have known keys, got '{key}'; did you mean 'classes'"
+    ):
         read_dataset_file(write({"labels": WHOLE, "training": [{**PAIR, key: [1]}]}))
 
 

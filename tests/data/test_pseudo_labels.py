@@ -30,7 +30,9 @@ def data(tmp_path):
         save(tmp_path / f"images/{name}.nii.gz")
     lists = {"training": [pairs["a"], pairs["b"], pairs["c"]], "validation": [pairs["v"]], "test": [pairs["t"]]}
     unlabeled = [f"images/{name}.nii.gz" for name in "xy"]
-    write_datalist(tmp_path, {"labels": {str(value): name for value, name in LABELS.items()}, **lists, "unlabeled": unlabeled})
+    write_datalist(
+        tmp_path, {"labels": {str(value): name for value, name in LABELS.items()}, **lists, "unlabeled": unlabeled}
+    )
     return tmp_path
 
 
@@ -61,7 +63,9 @@ def test_unlabeled_scans_get_their_files_in_the_order_of_the_data_list(data, mak
 
 
 def test_a_scan_that_is_left_out_or_not_in_the_folder_is_not_learned_from(data, make):
-    assert [case_id(case["image"]) for case in read_cases(data, pseudo_labels=make("xy", left_out="x")).pseudo_labeled] == ["y"]
+    assert [
+        case_id(case["image"]) for case in read_cases(data, pseudo_labels=make("xy", left_out="x")).pseudo_labeled
+    ] == ["y"]
     assert [case_id(case["image"]) for case in read_cases(data, pseudo_labels=make("x")).pseudo_labeled] == ["x"]
 
 
@@ -75,7 +79,10 @@ def test_a_training_case_whose_label_is_not_used_may_have_one(data, make):
 
 @pytest.mark.parametrize(("name", "list_name"), [("a", "labeled"), ("v", "validation"), ("t", "test")])
 def test_a_pseudo_label_of_a_case_that_must_have_none_is_refused(data, make, name, list_name):
-    with pytest.raises(ValueError, match=rf"pseudo_labels.json: pseudo-labels must be of unlabeled scans, got .*{name}.nii.gz, a {list_name} case"):
+    with pytest.raises(
+        ValueError,
+        match=rf"pseudo_labels.json: pseudo-labels must be of unlabeled scans, got .*{name}.nii.gz, a {list_name} case",
+    ):
         read_cases(data, pseudo_labels=make(["x", name]))
 
 
@@ -85,7 +92,9 @@ def test_a_scan_that_the_data_set_does_not_have_is_refused(data, make):
 
 
 def test_other_classes_are_refused(data, make):
-    with pytest.raises(ValueError, match=r"pseudo-labels must have the classes .*liver.*, got .*spleen.*; make them again"):
+    with pytest.raises(
+        ValueError, match=r"pseudo-labels must have the classes .*liver.*, got .*spleen.*; make them again"
+    ):
         read_cases(data, pseudo_labels=make("x", labels={0: "background", 1: "spleen"}))
 
 
@@ -98,11 +107,16 @@ def test_a_missing_file_is_named(data, make, kind):
 
 
 def test_a_folder_without_pseudo_labels_is_named(data):
-    with pytest.raises(FileNotFoundError, match=r"nowhere/pseudo_labels.json: must exist, got no such file; .*self_training"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere/pseudo_labels.json: must exist, got no such file; .*self_training"
+    ):
         read_cases(data, pseudo_labels=data / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"labels": {}}', '{"labels": {"a": "b"}, "cases": []}', '{"labels": {}, "cases": [{"scan": 1}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"labels": {}}', '{"labels": {"a": "b"}, "cases": []}', '{"labels": {}, "cases": [{"scan": 1}]}'],
+)
 def test_a_damaged_file_is_refused(data, make, text):
     (make("x") / "pseudo_labels.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"pseudo_labels.json: must hold pseudo-labels, got .*; make them again"):

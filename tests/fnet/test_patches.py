@@ -326,13 +326,13 @@ def with_pseudo_labels(cases):
 
 def test_foreground_is_drawn_of_known_classes_alone():
     label = box().int()
-    label[..., 4:] = -1
+    label[..., 8:] = -1
     doubt = torch.where(torch.arange(SIZE[0]).view(-1, 1, 1) < 6, 0, 255).expand(1, *SIZE).int()
     dataset = make([{"image": coordinates(), "label": torch.cat((label, doubt)), "confidence": "c.nii"}])
     (voxels,) = dataset._transform(0)["foreground"].values()
     places = np.stack(np.unravel_index(voxels, SIZE))
     expected = (box()[0] > 0).numpy().copy()
-    expected[..., 4:] = False
+    expected[..., 8:] = False
     expected[6:] = False
     assert expected.any()
     assert np.array_equal(places, np.stack(expected.nonzero()))

@@ -12,7 +12,10 @@ from common.transforms import IgnoreUnlabeledd
 
 def score(pred, label, num_classes=4):
     shape = (1, len(pred), 1, 1)
-    data = {"pred": MetaTensor(torch.tensor(pred).view(shape).byte()), "label": MetaTensor(torch.tensor(label).view(shape))}
+    data = {
+        "pred": MetaTensor(torch.tensor(pred).view(shape).byte()),
+        "label": MetaTensor(torch.tensor(label).view(shape)),
+    }
     out = IgnoreUnlabeledd("pred", "label", num_classes)(data)
     return out["pred"].flatten().tolist(), out["label"].flatten().tolist()
 

@@ -95,7 +95,9 @@ def test_labels_with_open_voxels_train_validate_and_evaluate(bundle, change, key
     assert len(rows) == 2
     content = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
     for row, case in zip(sorted(rows, key=lambda row: row["filename"]), content["test"], strict=True):
-        names = [content["labels"][str(value)] for value in range(1, 5) if value not in case.get("classes", [1, 2, 3, 4])]
+        names = [
+            content["labels"][str(value)] for value in range(1, 5) if value not in case.get("classes", [1, 2, 3, 4])
+        ]
         for name, value in row.items():
             if name in content["labels"].values():
                 assert math.isnan(float(value or "nan")) == (name in names)

@@ -529,4 +529,6 @@ def test_a_class_is_not_ignored(make, ignore, renumber):
     make("imagesTr", "a.nii.gz")
     root = make("labelsTr", "a.nii.gz")
     with pytest.raises(ValueError, match=rf"--ignore must be no class, which are 0 to \d, got {ignore}; make it 255"):
-        datalist(str(root), ignore=ignore, renumber=renumber, label_names="background,one,two" if not renumber else None)
+        datalist(
+            str(root), ignore=ignore, renumber=renumber, label_names="background,one,two" if not renumber else None
+        )
