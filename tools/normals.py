@@ -44,9 +44,10 @@ def normals(
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
-    it. Slices with voxels that are not labeled (`ignore`) count as slices with a tumor. A scan and its blocks name its `patient`, so that they are held out together; it is called as its file where
-    dataset.json does not say. All channels of a scan are cut alike. Files that stay as they are become hard links where
-    the disk allows it, so do not edit them in place.
+    it. Slices with voxels that are not labeled (`ignore` of dataset.json) count as slices with a tumor. A scan and its
+    blocks name its `patient`, so that they are held out together; it is called as its file where dataset.json does not
+    say. All channels of a scan are cut alike. Files that stay as they are become hard links where the disk allows it,
+    so do not edit them in place.
 
     Args:
         dataset_dir: folder with a dataset.json; all its files are NIfTI.

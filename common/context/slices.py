@@ -311,7 +311,7 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
             drawn.append([own[low : low + share] for low in range(0, len(own), share)])
         mixed = [place for shares in zip(*drawn, strict=True) for places in shares for place in places]
         seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=count * world_size)[part]
-        requests = [SliceRequest(*place, seed) for place, seed in zip(mixed, seeds.tolist(), strict=True)]
+        requests = [SliceRequest(case, index, seed) for (case, index), seed in zip(mixed, seeds.tolist(), strict=True)]
         requests = requests[rank::world_size] if self.dataset.is_cached else requests
         batches = [requests[low : low + self.batch_size] for low in range(0, count, self.batch_size)]
         parts = [list(part) for part in np.array_split(np.arange(len(batches)), self.num_parts)]

@@ -24,10 +24,11 @@ class PatchLoader(VolumeLoader):
     """Minibatches of random patches, one of each of several volumes.
 
     A minibatch has `image`, of shape `(B, C, *patch_size)`; `organ` and `label`, of shape `(B, 1, *patch_size)`, where
-    the volumes have them, the label with a second channel where any has a pseudo-label; `donor`, if asked for, of the shape of `image`; `seed`, a whole number for each patch;
-    `spacing`, the edges of a voxel in mm, of shape `(B, 3)`; and `case`, the files. A random voxel of the organ, or of
-    the whole volume when there is none, lies anywhere in the patch, which stays inside the volume; volumes smaller than
-    a patch are padded with 0 on all sides. See `VolumeLoader` for seeds, epochs and processes.
+    the volumes have them, the label with a second channel where any has a pseudo-label; `donor`, if asked for, of the
+    shape of `image`; `seed`, a whole number for each patch; `spacing`, the edges of a voxel in mm, of shape `(B, 3)`;
+    and `case`, the files. A random voxel of the organ, or of the whole volume when there is none, lies anywhere in the
+    patch, which stays inside the volume; volumes smaller than a patch are padded with 0 on all sides. See
+    `VolumeLoader` for seeds, epochs and processes.
 
     Args:
         volumes: from which the patches are taken.
@@ -110,7 +111,10 @@ class PatchLoader(VolumeLoader):
         return donor, self._draw_voxel(donor, "organ", R)
 
     def _draw_voxel(self, case: int, key: str, R: np.random.RandomState) -> list[int]:
-        """Draw a voxel of a mask, in a label of a known class; of the organ when the mask is empty, and of all when there is no organ."""
+        """Draw a voxel of a mask, or of the known classes of a label.
+
+        Where there is none, it is one of the organ and, without an organ, of all voxels.
+        """
         item = self.volumes[case]
         size = item["image"].shape[1:]
         if key in item:

@@ -103,9 +103,9 @@ class JointSegmentation:
         self.simulation = simulation
 
     def make_batch(self, batch: Mapping[str, Any], move: _Move) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scans of shape `(B, C, H, W, D)` and their labels, `(B, 1 or 2, H, W, D)`; the labeled ones come first.
+        """Return scans of shape `(B, C, H, W, D)` and their labels; the simulated ones come last.
 
-        Where some of these have pseudo-labels, those of simulations are in no doubt.
+        Labels have shape `(B, 1 or 2, H, W, D)`: where some are pseudo-labels, those of simulations are in no doubt.
 
         Args:
             batch: of a `CombinedLoader`: `labeled`, and `normal` with donors.

@@ -31,9 +31,9 @@ class AtlasUpdate:
     """Iteration of a training that adds labeled volumes to an atlas; nothing is optimized.
 
     It is the `iteration_update` of MONAI's `SupervisedTrainer`, whose network is a `PlanarAtlas`. Batches have `image`
-    and `label` of shape `(B, 1 or 2, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. The
-    numbers of volumes and of voxels of the atlas are left among the engine's metrics. After the last iteration, the
-    atlas must have voxels of every class.
+    of shape `(B, C, H, W, D)` and `label` of shape `(B, 1 or 2, H, W, D)`; a volume is known by its file, and replaces
+    what the atlas has of that. The numbers of volumes and of voxels of the atlas are left among the engine's metrics.
+    After the last iteration, the atlas must have voxels of every class.
 
     Args:
         labels: names of the classes; one that no label has is warned of, see `check_classes`.

@@ -48,8 +48,8 @@ class VoxelGrid:
     def known_indices(self, is_known: torch.Tensor) -> torch.Tensor:
         """Return the known voxel nearest to each grid point that has one around it, of shape `(n, 3)`.
 
-        Each voxel lies around one grid point, the nearest one along each axis. Where all voxels are known, the result is
-        that of `indices`.
+        Each voxel lies around one grid point, the nearest one along each axis. Where all voxels are known, these are
+        the voxels of `indices`.
 
         Args:
             is_known: truth values of shape `(H, W, D)`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -365,7 +366,7 @@ def test_labeled_slices_have_their_share_of_each_minibatch(deal, cached, process
 
     drawn = deal(draw, processes)
     assert all(len(batches) == len(drawn[0]) for batches in drawn)
-    together = [sum(batches, []) for batches in zip(*drawn, strict=True)] if cached else sum(drawn, [])
+    together = [[*chain(*batches)] for batches in zip(*drawn, strict=True)] if cached else [*chain(*drawn)]
     for batch in together:
         assert len(batch) == 6
         assert sum(request.case < 2 for request in batch) == share

@@ -45,7 +45,7 @@ def test_a_class_that_a_case_is_not_labeled_with_is_refused_in_its_label():
 
 def test_a_part_of_too_many_classes_is_refused():
     with pytest.raises(
-        ValueError, match="label.nii.gz: a case may be labeled with a part of 24 classes at most, got 25"
+        ValueError, match=r"label.nii.gz: a case may be labeled with a part of 24 classes at most, got 25"
     ):
         leave_open(FILE, "label.nii.gz", 25, classes=[0, 1])
 

@@ -354,7 +354,7 @@ def test_labeled_cases_have_their_share_of_each_minibatch(labeled, deal, process
     dataset = make(with_pseudo_labels(labeled))
     draw = lambda: list(PatchBatchSampler(dataset, 6 // processes, 5, 0.5, fraction))  # noqa: E731
     for parts in zip(*deal(draw, processes), strict=True):
-        batch = sum(parts, [])
+        batch = [request for part in parts for request in part]
         assert len(batch) == 6
         assert sum(request.case < 3 for request in batch) == share
         assert sum(request.is_foreground for request in batch) >= 3

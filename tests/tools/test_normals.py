@@ -390,7 +390,9 @@ def test_labels_in_which_a_tumor_may_be_missed_are_refused(source, change, optio
     content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
     (content if "ignore" in change else content["training"][0]).update(change)
     write_datalist(source, content)
-    with pytest.raises(ValueError, match=f"labels must be whole, so that no tumor is missed, got {[*change][0]}; list"):
+    with pytest.raises(
+        ValueError, match=f"labels must be whole, so that no tumor is missed, got {next(iter(change))}; list"
+    ):
         cut(source, **options)
 
 
@@ -401,6 +403,6 @@ def test_slices_that_are_not_labeled_are_in_no_block(source):
     label[..., 10:] = 255
     (source / "labelsTr" / "c.nii.gz").unlink()
     save(source / "labelsTr" / "c.nii.gz", label)
-    target, cases = cut(source, tumor_labels=None, organ_labels=None)
+    _, cases = cut(source, tumor_labels=None, organ_labels=None)
     (block,) = cases.normal  # in the other scans, each slice has the organ
     assert np.array_equal(voxels(block["image"]), voxels(source / "imagesTr" / "c.nii.gz")[..., :10])

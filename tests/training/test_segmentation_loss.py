@@ -1,4 +1,4 @@
-"""Laws of the losses of labels that leave something open: what is open has no part in them, what is in doubt a small one."""
+"""Laws of the losses of labels that leave something open: it has no part in them, and what is in doubt a small one."""
 
 from __future__ import annotations
 

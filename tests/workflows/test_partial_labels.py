@@ -120,7 +120,7 @@ def test_the_number_that_stands_for_open_voxels_changes_nothing_and_known_voxels
 
 @pytest.fixture
 def pseudo_labels(request, tmp_path):
-    """Return a function that writes pseudo-labels of the unlabeled scans of a data set: half of each is the first class."""
+    """Return a function that writes pseudo-labels of the unlabeled scans of a data set, one half of each foreground."""
 
     def write(scans: Path, confidence: float) -> Path:
         folder = tmp_path / f"pseudo_labels_{confidence}"
