@@ -44,9 +44,10 @@ def normals(
     """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
-    it. A scan and its blocks name its `patient`, so that they are held out together; it is called as its file where
-    dataset.json does not say. All channels of a scan are cut alike. Files that stay as they are become hard links where
-    the disk allows it, so do not edit them in place.
+    it. Slices with voxels that are not labeled (`ignore` of dataset.json) count as slices with a tumor. A scan and its
+    blocks name its `patient`, so that they are held out together; it is called as its file where dataset.json does not
+    say. All channels of a scan are cut alike. Files that stay as they are become hard links where the disk allows it,
+    so do not edit them in place.
 
     Args:
         dataset_dir: folder with a dataset.json; all its files are NIfTI.
@@ -124,6 +125,13 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
     cases = read_cases(dataset_dir, is_pretraining=True)
     raw = json.loads(path.read_text(encoding="utf-8-sig"))
     labels = cases.labels
+    scored = [*cases.training, *cases.validation, *cases.test]
+    open_keys = [key for key in ("classes", *(["ignore"] if values else [])) if any(key in case for case in scored)]
+    if open_keys:
+        raise InputError(
+            f"{path}: labels must be whole, so that no tumor is missed, got {open_keys[0]}; list the scans that are "
+            "labeled whole"
+        )
     if not raw.get("training"):
         raise InputError(
             f"{path}: training must list at least 1 labeled scan, got none; `python -m tools.datalist` lists "

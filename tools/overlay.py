@@ -1,6 +1,6 @@
 """Draw label maps over their scan, on three planes.
 
-python -m tools.overlay SCAN SEGMENTATION [SEGMENTATION...] --output FILE.png [--window -160,240]
+python -m tools.overlay SCAN SEGMENTATION [SEGMENTATION...] --output FILE.png [--window -160,240] [--ignore 255]
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from common.cli import InputError, MissingFileError
 from tools._command import run_command
 
 
-def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float] | None = None) -> str:
+def overlay(
+    scan: str, *segmentations: str, output: str, window: Sequence[float] | None = None, ignore: int | None = None
+) -> str:
     """Draw label maps over their scan, one row for each.
 
     Args:
@@ -20,13 +22,16 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
         segmentations: files on the scan's grid, or on the same one in another order of axes.
         output: PNG file.
         window: lowest and highest intensity shown, separated by a comma; the 1st and 99.5th percentile if not given.
+        ignore: value of voxels that are not labeled, which is not drawn.
     """
+    import numpy as np
     from monai.transforms import Compose, Orientation
 
-    from common.cli.options import NUMBER
+    from common.cli.options import INT, NUMBER
     from common.data import LoadVolume, case_id
     from common.training import save_overlay
 
+    INT.or_null.check("ignore", ignore)
     if window is not None:
         NUMBER.list.check("window", window)
         if len(window) != 2:
@@ -51,6 +56,7 @@ def overlay(scan: str, *segmentations: str, output: str, window: Sequence[float]
             )
     spacing = image.pixdim.tolist()
     rows = {name: label[0].numpy().round().astype(int) for name, label in zip(names, labels, strict=True)}
+    rows = {name: np.where(row == ignore, 0, row) for name, row in rows.items()} if ignore is not None else rows
     limits = None if window is None else (window[0], window[1])
     save_overlay(image[0].numpy(), spacing, rows, output, limits, title=case_id(scan))
     return output

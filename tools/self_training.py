@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from common.cli import InputError, MissingFileError, check_each
+from common.cli import InputError, MissingFileError
 from common.cli.options import POSITIVE_INT
 from tools._command import run_command
 from tools.study.__main__ import write_report

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import torch
 from monai.losses import DiceLoss
+from monai.networks import one_hot
 from torch import nn
 from torch.nn import functional as F
 
 from common.cli import InputError, check_flags
+from common.data import is_partial
+from common.training import batch_dice_loss, class_weights, member_cross_entropy
 
 __all__ = ["DiceCrossEntropyLoss", "InpaintingLoss"]
+
+_SMALL = 1e-5  # of MONAI's Dice loss, in its denominator
 
 
 class InpaintingLoss(nn.Module):
@@ -40,6 +45,10 @@ class DiceCrossEntropyLoss(nn.Module):
     to zero, where it is lost. The label map follows from the logits in one way, with sigmoids as with a softmax: of
     those above 0 the largest, and background where there is none.
 
+    Where labels leave something open, voxels count by their confidence, see `common.data.partial_labels`. A class that
+    is one of several possible ones in a voxel leaves it out; only the cross entropy of a softmax is that of their
+    probabilities together.
+
     Args:
         softmax: classes and background exclude one another, the logit of the background being 0, and the cross entropy
             is a mean over pixels. Otherwise each class has a sigmoid, and the binary cross entropy is a mean over
@@ -60,15 +69,34 @@ class DiceCrossEntropyLoss(nn.Module):
         """Return the scalar loss of a segmentation.
 
         Args:
-            input: logits of shape `(B, num_classes, *spatial_size)`, without background.
-            target: masks of 0 and 1, of the same shape; with `softmax` they do not overlap.
+            input: logits of shape `(B, num_classes - 1, *spatial_size)`, without background.
+            target: labels of shape `(B, 1 or 2, *spatial_size)`.
         """
-        if input.shape != target.shape:
-            raise InputError(f"target must have the shape of input {tuple(input.shape)}, got {tuple(target.shape)}")
+        num_classes = input.shape[1] + 1
+        if target.shape[1] not in (1, 2) or target.shape[:1] + target.shape[2:] != input.shape[:1] + input.shape[2:]:
+            sizes = f"{tuple(input.shape)}, got {tuple(target.shape)}"
+            raise InputError(f"target must have 1 or 2 channels and the size of input {sizes}")
+        if is_partial(target):
+            return self._partial_loss(input, target)
+        masks = one_hot(target[:, :1], num_classes, dtype=input.dtype)
         if self.softmax:
             input = torch.cat((torch.zeros_like(input[:, :1]), input), dim=1)
-            target = torch.cat((1 - target.sum(1, keepdim=True), target), dim=1)
-            cross_entropy = F.cross_entropy(input, target)
+            cross_entropy = F.cross_entropy(input, masks)
         else:
-            cross_entropy = F.binary_cross_entropy_with_logits(input, target)
-        return self.dice(input, target) + self.cross_entropy_weight * cross_entropy
+            masks = masks[:, 1:]
+            cross_entropy = F.binary_cross_entropy_with_logits(input, masks)
+        return self.dice(input, masks) + self.cross_entropy_weight * cross_entropy
+
+    def _partial_loss(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss where labels leave something open."""
+        masks, weights = (part[:, 1:] for part in class_weights(target, input.shape[1] + 1))
+        if self.softmax:
+            probabilities = torch.cat((torch.zeros_like(input[:, :1]), input), dim=1).softmax(dim=1)
+            cross_entropy = member_cross_entropy(probabilities, target)
+            probabilities = probabilities[:, 1:]
+        else:
+            probabilities = input.sigmoid()
+            errors = F.binary_cross_entropy_with_logits(input, masks.to(input), reduction="none")
+            cross_entropy = (weights * errors).sum() / weights.sum().clamp(min=1)
+        dice = batch_dice_loss(probabilities, masks, weights, smooth_nr=0.0, smooth_dr=_SMALL)
+        return dice + self.cross_entropy_weight * cross_entropy

@@ -5,18 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.networks import one_hot
 from monai.transforms import Compose, Transform
 
 from common.cli import InputError, KindError, check_choice, check_each
 from common.cli.options import FRACTION, NUMBER, POSITIVE_INT
-from common.data import EpochBatchSampler, check_classes, find_classes
+from common.data import (
+    IGNORED,
+    MAX_DOUBT,
+    EpochBatchSampler,
+    check_classes,
+    find_classes,
+    known_classes,
+    smallest_type,
+    split_labeled,
+    with_doubt,
+)
 from common.transforms import padded_crop
 
 __all__ = [
@@ -81,7 +91,7 @@ class SliceSourced(Transform):
             )
         out["fill"] = volume.flatten(1).amin(1)
         if "label" in data:
-            label = torch.from_numpy(np.asarray(data["label"]).astype(np.int16))
+            label = smallest_type(torch.as_tensor(np.asarray(data["label"])))
             out["label"] = label.movedim(axis, 0).contiguous()
         return out
 
@@ -89,15 +99,16 @@ class SliceSourced(Transform):
 class SliceDataset(CacheDataset):
     """Data set of slices of volumes, one for each `SliceRequest`.
 
-    An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one; `seed`, that of
-    the request, for whatever is random afterwards; and `case`, the file of the volume. Slices of an RAS volume
-    perpendicular to axis 2 are axial, to axis 1 coronal, to axis 0 sagittal.
+    An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one, or `(2, H, W)`
+    where any case has a pseudo-label, see `common.data.partial_labels`; `seed`, that of the request, for whatever is
+    random afterwards; and `case`, the file of the volume. Slices of an RAS volume perpendicular to axis 2 are axial, to
+    axis 1 coronal, to axis 0 sagittal. Of a case with a label, slices that are not labeled at all are never requested.
 
     Every volume is preprocessed once when the data set is made. Those that are not cached are read again, once in each
     epoch, provided that the requests are those of `SliceBatchSampler`.
 
     Args:
-        data: cases, each with `image` and perhaps `label`.
+        data: cases, each with `image` and perhaps `label`, which has a `confidence` where it is a pseudo-label.
         transform: preprocessing up to a normalized volume of shape `(C, H, W, D)`, without randomness.
         axis: of the volumes, to which the slices are perpendicular. A 2D image, whose third axis has length 1, is its
             own slice.
@@ -140,6 +151,7 @@ class SliceDataset(CacheDataset):
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
+        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case]
         self.axis = axis
         self.slice_size = None if slice_size is None else (int(slice_size[0]), int(slice_size[1]))
         self.placement = placement
@@ -168,7 +180,8 @@ class SliceDataset(CacheDataset):
         start = self._start(image.shape[1:], size, request.seed)
         item = {"image": padded_crop(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
         if "label" in source:
-            item["label"] = padded_crop(source["label"][request.slice], start, size)
+            label = padded_crop(source["label"][request.slice], start, size)
+            item["label"] = (with_doubt(label) if self.pseudo_labeled else label).int()  # of one type and shape in all
         return item
 
     def _source(self, case: int) -> dict[str, Any]:
@@ -190,10 +203,10 @@ class SliceDataset(CacheDataset):
             source = self._source(case)
             sizes[tuple(source["image"].shape[2:])] = source["case"]
             if "label" in source:
-                found = (found or set()) | find_classes(source["label"])
+                found = (found or set()) | find_classes(source["label"].transpose(0, 1))
             slices.append(np.flatnonzero(self._is_wanted(source)))
             if not len(slices[-1]):
-                logger.warning("%s: no slice shows a body, none is used", source["case"])
+                logger.warning("%s: no slice shows a body and is labeled, none is used", source["case"])
         if self.slice_size is None and len(sizes) > 1:
             few = ", ".join(f"{size} in {case}" for size, case in list(sizes.items())[:3])
             raise InputError(f"slices must be of one size unless slice_size is given, got {few}; set slice_size")
@@ -207,13 +220,17 @@ class SliceDataset(CacheDataset):
         return slices
 
     def _is_wanted(self, source: Mapping[str, Any]) -> np.ndarray:
-        image = source["image"]
-        if self.body_contrast is None:
-            return np.ones(len(image), dtype=bool)
-        deviation = image.transpose(0, 1).flatten(1).std(dim=1, correction=0)
-        edge = (source["fill"] + self.body_contrast * deviation).view(-1, 1, 1)
-        wanted = np.array([bool((part > edge).any(0).float().mean() >= _MIN_BODY) for part in image])
-        return wanted | source["label"].flatten(1).any(1).numpy() if "label" in source else wanted
+        image, label = source["image"], source.get("label")
+        wanted = np.ones(len(image), dtype=bool)
+        if self.body_contrast is not None:
+            deviation = image.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+            edge = (source["fill"] + self.body_contrast * deviation).view(-1, 1, 1)
+            wanted = np.array([bool((part > edge).any(0).float().mean() >= _MIN_BODY) for part in image])
+        if label is None:
+            return wanted
+        has_foreground = known_classes(label.transpose(0, 1))[0].flatten(1).any(1).numpy()
+        is_labeled = (label[:, :1].int() != IGNORED) & (label[:, 1:] < MAX_DOUBT).all(1, keepdim=True)
+        return (wanted | has_foreground) & is_labeled.flatten(1).any(1).numpy()
 
     def _start(self, size: Sequence[int], slice_size: Sequence[int], seed: int) -> list[int]:
         """Return the first pixel of a crop, negative where the slice is padded."""
@@ -231,12 +248,16 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
     shuffled within groups of `dataset.window` volumes, so that each volume is read once in a pass. Worker processes
     and the processes of a distributed run share no memory: then each gets a part of that order of its own, only a
     volume at the seam of two parts is read by both, and which slices make up a minibatch depends on their number.
+    Slices of labeled and of pseudo-labeled cases, where both have a share of each minibatch, have an order each, and
+    half of the window.
 
     Args:
         dataset: whose slices are drawn.
         batch_size: slices in a minibatch; the last one of a whole pass may be smaller.
         num_batches: minibatches in an epoch. `None`: a whole pass, every slice once. In a distributed run a few slices
-            come twice, when their number is no multiple of that of the processes.
+            come twice, when their number is no multiple of that of the processes. With shares, as many as a whole pass.
+        labeled_fraction: smallest share of a minibatch (of all processes, or of each where not all volumes are cached)
+            that is of labeled cases, where others have pseudo-labels; None: each slice is as likely as any other.
         seed: of the draws.
         fixed: every epoch draws what the first one drew.
         num_workers: that of the loader, which matters only when not all volumes are cached.
@@ -247,18 +268,21 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         dataset: SliceDataset,
         batch_size: int,
         num_batches: int | None = None,
+        labeled_fraction: float | None = None,
         seed: int = 0,
         fixed: bool = False,
         num_workers: int = 0,
     ) -> None:
         check_each(POSITIVE_INT, batch_size=batch_size)
         check_each(POSITIVE_INT.or_null, num_batches=num_batches)
+        check_each(FRACTION.or_null, labeled_fraction=labeled_fraction)
         super().__init__(seed, fixed)
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_batches = num_batches
-        self.num_streams = 1 if dataset.is_cached else max(num_workers, 1)
-        self.num_slices = sum(map(len, dataset.slices))
+        self.labeled_fraction = labeled_fraction
+        self.num_parts = 1 if dataset.is_cached else max(num_workers, 1)
+        self.num_slices = self._count(range(len(dataset)))
 
     def __len__(self) -> int:
         return math.ceil(self._num_requests(self._place()[1]) / self.batch_size)
@@ -271,22 +295,43 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[SliceRequest]]:
         count = self._num_requests(world_size)
-        total = count * world_size
-        first = epoch * (self.num_slices if self.num_batches is None else total)
-        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=total)
-        places = self._repeat(self._order, self.num_slices, first, first + total)
-        drawn = list(zip(places, seeds.tolist(), strict=True))
-        share = slice(rank, None, world_size) if self.dataset.is_cached else slice(rank * count, (rank + 1) * count)
-        requests = [SliceRequest(*place, seed) for place, seed in drawn[share]]
+        size = self.batch_size * (world_size if self.dataset.is_cached else 1)  # of what the streams have shares of
+        streams = self._streams(size)
+        if len(streams) > 1:
+            count = math.ceil(count / self.batch_size) * self.batch_size
+        part = slice(0, count * world_size) if self.dataset.is_cached else slice(rank * count, (rank + 1) * count)
+        drawn = []
+        for stream, (cases, share) in enumerate(streams):
+            total = count * world_size * share // size
+            is_pass = self.num_batches is None and self._count(cases) == self.num_slices
+            first = epoch * (self._count(cases) if is_pass else total)
+            order = partial(self._order, cases=cases, window=max(self.dataset.window // len(streams), 1))
+            places = list(self._repeat(order, self._count(cases), first, first + total, stream))
+            own = places[part.start * share // size : part.stop * share // size]
+            drawn.append([own[low : low + share] for low in range(0, len(own), share)])
+        mixed = [place for shares in zip(*drawn, strict=True) for places in shares for place in places]
+        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=count * world_size)[part]
+        requests = [SliceRequest(case, index, seed) for (case, index), seed in zip(mixed, seeds.tolist(), strict=True)]
+        requests = requests[rank::world_size] if self.dataset.is_cached else requests
         batches = [requests[low : low + self.batch_size] for low in range(0, count, self.batch_size)]
-        streams = [list(part) for part in np.array_split(np.arange(len(batches)), self.num_streams)]
+        parts = [list(part) for part in np.array_split(np.arange(len(batches)), self.num_parts)]
         for index in range(len(batches)):  # a loader deals minibatches to its workers in turn
-            yield batches[streams[index % self.num_streams][index // self.num_streams]]
+            yield batches[parts[index % self.num_parts][index // self.num_parts]]
 
-    def _order(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """Return every case and slice once."""
-        cases = rng.permutation(len(self.dataset)).tolist()
-        window = len(cases) if self.dataset.is_cached else self.dataset.window
+    def _streams(self, size: int) -> list[tuple[list[int], int]]:
+        """Return the cases that a minibatch is drawn from, and how many slices of it, see `split_labeled`."""
+        dataset = self.dataset
+        streams = split_labeled(len(dataset), dataset.pseudo_labeled, size, self.labeled_fraction)
+        return streams if all(self._count(cases) for cases, _ in streams) else [([*range(len(dataset))], size)]
+
+    def _count(self, cases: Iterable[int]) -> int:
+        """Return the number of slices of some cases."""
+        return sum(len(self.dataset.slices[case]) for case in cases)
+
+    def _order(self, rng: np.random.Generator, cases: Sequence[int], window: int) -> list[tuple[int, int]]:
+        """Return every slice of some cases once."""
+        cases = [cases[place] for place in rng.permutation(len(cases))]
+        window = len(cases) if self.dataset.is_cached else window
         order: list[tuple[int, int]] = []
         for low in range(0, len(cases), window):
             group = [(case, int(index)) for case in cases[low : low + window] for index in self.dataset.slices[case]]
@@ -333,18 +378,10 @@ class SliceLoader(DataLoader):
 
 
 class SliceSegmentation:
-    """Segmentation task of a network with a channel for each class: masks of all classes but the background.
-
-    Args:
-        num_classes: background included.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
+    """Segmentation task of slices: their labels."""
 
     def make_batch(
         self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images of shape `(B, C, H, W)` and masks of shape `(B, num_classes - 1, H, W)`."""
-        image = move(batch["image"])
-        return image, one_hot(move(batch["label"]), self.num_classes, dtype=image.dtype)[:, 1:]
+        """Return images of shape `(B, C, H, W)` and labels of shape `(B, 1 or 2, H, W)`."""
+        return move(batch["image"]), move(batch["label"])

@@ -10,7 +10,19 @@ from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
-from .partial_labels import IGNORED, MAX_DOUBT, class_set, is_partial, known_classes, leave_open, member_mask, to_doubt
+from .partial_labels import (
+    IGNORED,
+    MAX_DOUBT,
+    class_set,
+    is_known,
+    is_partial,
+    known_classes,
+    leave_open,
+    member_mask,
+    smallest_type,
+    to_doubt,
+    with_doubt,
+)
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import fit_preprocessing
 from .pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels

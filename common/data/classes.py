@@ -9,14 +9,19 @@ import torch
 
 from common.cli import InputError
 
+from .partial_labels import known_classes
+
 __all__ = ["check_classes", "find_classes"]
 
 logger = logging.getLogger(__name__)
 
 
 def find_classes(label: torch.Tensor) -> set[int]:
-    """Return the classes of a label map of whole numbers from 0, whose background (0) does not count."""
-    return {*label.flatten().bincount().nonzero().flatten().tolist()} - {0}
+    """Return the classes of a label of shape `(1 or 2, *spatial_size)`, see `known_classes`; background does not count.
+
+    What the label leaves open is no class.
+    """
+    return {*known_classes(label).flatten().long().bincount().nonzero().flatten().tolist()} - {0}
 
 
 def check_classes(found: Iterable[int], labels: Mapping[int, str], num_cases: int) -> None:

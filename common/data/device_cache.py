@@ -20,6 +20,7 @@ from monai.transforms import Compose, MapTransform
 from common.cli import InputError, check_flags
 
 from .classes import check_classes, find_classes
+from .partial_labels import smallest_type
 
 __all__ = ["DeviceCacheDataset", "KeepOnDeviced"]
 
@@ -56,24 +57,25 @@ class KeepOnDeviced(MapTransform):
         masks = {key: torch.as_tensor(np.asarray(data[key])) for key in read}
         for key, mask in masks.items():
             expected = (1, *volume.shape[1:])
-            if mask.shape != expected:
+            if mask[:1].shape != expected or len(mask) > (2 if key == "label" else 1):
                 raise InputError(
                     f"{case}: {key} must be on the grid of the image {expected}, got {tuple(mask.shape)}; draw it on "
                     "the scan itself"
                 )
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
-        out = {key: mask.to(self.device, torch.uint8) for key, mask in masks.items()}
+        out = {key: smallest_type(mask).to(self.device) for key, mask in masks.items()}
         return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
 
 
 class DeviceCacheDataset(CacheDataset):
     """Data set of volumes that are read and preprocessed once and stay on a device; their sizes may differ.
 
-    An item has `image`, of shape `(C, H, W, D)`; `organ` and `label` of shape `(1, H, W, D)`, where the case has them;
-    `spacing`, the edges of a voxel in mm; and `case`, its file.
+    An item has `image`, of shape `(C, H, W, D)`; `organ` and `label` of shape `(1, H, W, D)`, where the case has them,
+    the label with a second channel where it is a pseudo-label, see `common.data.partial_labels`; `spacing`, the edges
+    of a voxel in mm; and `case`, its file.
 
     Args:
-        data: cases, each with `image`.
+        data: cases, each with `image`, and with `confidence` where the label is a pseudo-label.
         transform: preprocessing up to a normalized volume, without randomness.
         half: keep the volumes in half precision. It saves half of the memory, and costs a conversion of the whole
             volume for every draw: a little on a GPU, most of the time on a CPU.
@@ -95,6 +97,7 @@ class DeviceCacheDataset(CacheDataset):
         check_flags(half=half)
         if not data:
             raise InputError("data must hold at least one case, got none; look at dataset.json")
+        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case]
         resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
         super().__init__(data, resident, num_workers=num_workers, progress=progress)
         if labels is not None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from monai.data import DataLoader, Dataset
 
-from common.cli import InputError, check_flags, check_whole_numbers
+from common.cli import InputError, check_each, check_flags, check_whole_numbers
+from common.cli.options import FRACTION
 
 from .device_cache import DeviceCacheDataset
-from .samplers import DistributedSampler, EpochBatchSampler
+from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 
 __all__ = ["CaseLoader", "CombinedLoader", "VolumeLoader"]
 
@@ -29,13 +30,22 @@ class VolumeLoader(EpochBatchSampler[Any]):
         num_batches: minibatches in an epoch.
         seed: see `EpochBatchSampler`.
         fixed: likewise.
+        labeled_fraction: smallest share of a minibatch (of all processes) that is of labeled volumes, where others have
+            pseudo-labels; None: each volume is as likely as any other.
     """
 
     def __init__(
-        self, volumes: DeviceCacheDataset, batch_size: int, num_batches: int, seed: int = 0, fixed: bool = False
+        self,
+        volumes: DeviceCacheDataset,
+        batch_size: int,
+        num_batches: int,
+        seed: int = 0,
+        fixed: bool = False,
+        labeled_fraction: float | None = None,
     ) -> None:
         check_whole_numbers(batch_size=batch_size, num_batches=num_batches, seed=seed)
         check_flags(fixed=fixed)
+        check_each(FRACTION.or_null, labeled_fraction=labeled_fraction)
         if min(batch_size, num_batches) < 1 or seed < 0:
             raise InputError(
                 "batch_size and num_batches must be at least 1 and seed at least 0, "
@@ -45,15 +55,21 @@ class VolumeLoader(EpochBatchSampler[Any]):
         self.volumes = volumes
         self.batch_size = batch_size
         self.num_batches = num_batches
+        self.labeled_fraction = labeled_fraction
 
     def __len__(self) -> int:
         return self.num_batches
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        size = self.batch_size * world_size
+        streams = split_labeled(
+            len(self.volumes), self.volumes.pseudo_labeled, self.batch_size * world_size, self.labeled_fraction
+        )
         for number in range(epoch * self.num_batches, (epoch + 1) * self.num_batches):
             chance = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
-            cases = self._cases(len(self.volumes), number * size, (number + 1) * size)
+            cases: list[int] = []
+            for stream, (own, share) in enumerate(streams):
+                drawn = self._cases(len(own), number * share, (number + 1) * share, stream)
+                cases += [own[index] for index in drawn]
             yield self._make(cases, slice(rank, None, world_size), np.random.RandomState(chance), number)
 
     def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:

@@ -17,7 +17,19 @@ import torch
 
 from common.cli import InputError
 
-__all__ = ["IGNORED", "MAX_DOUBT", "class_set", "is_partial", "known_classes", "leave_open", "member_mask", "to_doubt"]
+__all__ = [
+    "IGNORED",
+    "MAX_DOUBT",
+    "class_set",
+    "is_known",
+    "is_partial",
+    "known_classes",
+    "leave_open",
+    "member_mask",
+    "smallest_type",
+    "to_doubt",
+    "with_doubt",
+]
 
 IGNORED = -1
 MAX_DOUBT = 255
@@ -77,9 +89,37 @@ def to_doubt(confidence: np.ndarray, path: str | Path) -> np.ndarray:
     return np.rint((1 - confidence.clip(0, 1)) * MAX_DOUBT).astype(np.int16)
 
 
+def smallest_type(label: torch.Tensor) -> torch.Tensor:
+    """Return a label map as whole numbers of the smallest type that holds them."""
+    low, high = (int(label.min()), int(label.max())) if label.numel() else (0, 0)
+    for dtype in (torch.uint8, torch.int16):
+        if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max:
+            return label.to(dtype)
+    return label.to(torch.int32)
+
+
+def with_doubt(label: torch.Tensor) -> torch.Tensor:
+    """Return a label of shape `(2, *spatial_size)`, without doubt where it had no second channel."""
+    return label if len(label) > 1 else torch.cat((label, torch.zeros_like(label)))
+
+
 def is_partial(label: torch.Tensor) -> bool:
     """Tell whether labels of shape `(B, 1 or 2, *spatial_size)` leave anything open."""
     return bool((label[:, :1] < 0).any() | (label[:, 1:] > 0).any())
+
+
+def is_known(label: _Map, max_doubt: int = MAX_DOUBT - 1) -> _Map:
+    """Return where the class of a voxel is known, with as much doubt as is allowed.
+
+    Args:
+        label: of shape `(1 or 2, *spatial_size)`.
+        max_doubt: from 0 to `MAX_DOUBT`.
+
+    Returns:
+        Truth values of shape `(1, *spatial_size)`.
+    """
+    found = label[:1] >= 0
+    return found & (label[1:] <= max_doubt) if len(label) > 1 else found
 
 
 def known_classes(label: _Map) -> _Map:
@@ -91,11 +131,7 @@ def known_classes(label: _Map) -> _Map:
     Returns:
         Map of shape `(1, *spatial_size)`, of the type of the label.
     """
-    classes = label[:1]
-    is_known = classes >= 0
-    if len(label) > 1:
-        is_known = is_known & (label[1:] < MAX_DOUBT)
-    return classes * is_known
+    return label[:1] * is_known(label)
 
 
 def member_mask(label: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -17,7 +17,15 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import InputError, check_choice, check_each
 from common.cli.options import FRACTION, POSITIVE_INT
-from common.data import IGNORED, EpochBatchSampler, check_classes, known_classes, split_labeled
+from common.data import (
+    IGNORED,
+    EpochBatchSampler,
+    check_classes,
+    known_classes,
+    smallest_type,
+    split_labeled,
+    with_doubt,
+)
 from common.transforms import padded_crop
 
 from .network import FNetGeometry
@@ -57,10 +65,8 @@ class PatchSourced(Transform):
         volume = torch.as_tensor(np.asarray(image), dtype=torch.float32)
         out["pyramid"] = self.geometry.pyramid(volume, anywhere=True)
         if "label" in data:
-            label = np.asarray(data["label"])
-            label = label.astype(np.int32 if label.min() < np.iinfo(np.int16).min else np.int16)
-            out["label"] = torch.from_numpy(label)
-            classes = known_classes(label)
+            out["label"] = smallest_type(torch.as_tensor(np.asarray(data["label"])))
+            classes = known_classes(out["label"]).numpy()
             out["foreground"] = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes) if c > 0}
         return out
 
@@ -130,9 +136,9 @@ class PatchDataset(CacheDataset):
             patches = [window.contiguous() for window in self.geometry.windows(pyramid, start, self.patch_size)]
             label = None if label is None else padded_crop(label, start, self.patch_size)
         if label is None and self.has_labels:
-            label = torch.full((1, *self.patch_size), IGNORED, dtype=torch.int16)
-        if label is not None and self.has_doubt and len(label) == 1:
-            label = torch.cat((label, torch.zeros_like(label)))  # no doubt
+            label = torch.full((1, *self.patch_size), IGNORED)
+        if label is not None:  # of one type and shape in all items
+            label = (with_doubt(label) if self.has_doubt else label).int()
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}
 

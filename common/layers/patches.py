@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import check_each
 from common.cli.options import FRACTION, SIZE
-from common.data import DeviceCacheDataset, VolumeLoader
+from common.data import DeviceCacheDataset, VolumeLoader, known_classes, with_doubt
 from common.transforms import padded_crop
 
 __all__ = ["PatchLoader"]
@@ -24,10 +24,11 @@ class PatchLoader(VolumeLoader):
     """Minibatches of random patches, one of each of several volumes.
 
     A minibatch has `image`, of shape `(B, C, *patch_size)`; `organ` and `label`, of shape `(B, 1, *patch_size)`, where
-    the volumes have them; `donor`, if asked for, of the shape of `image`; `seed`, a whole number for each patch;
-    `spacing`, the edges of a voxel in mm, of shape `(B, 3)`; and `case`, the files. A random voxel of the organ, or of
-    the whole volume when there is none, lies anywhere in the patch, which stays inside the volume; volumes smaller than
-    a patch are padded with 0 on all sides. See `VolumeLoader` for seeds, epochs and processes.
+    the volumes have them, the label with a second channel where any has a pseudo-label; `donor`, if asked for, of the
+    shape of `image`; `seed`, a whole number for each patch; `spacing`, the edges of a voxel in mm, of shape `(B, 3)`;
+    and `case`, the files. A random voxel of the organ, or of the whole volume when there is none, lies anywhere in the
+    patch, which stays inside the volume; volumes smaller than a patch are padded with 0 on all sides. See
+    `VolumeLoader` for seeds, epochs and processes.
 
     Args:
         volumes: from which the patches are taken.
@@ -35,6 +36,7 @@ class PatchLoader(VolumeLoader):
         batch_size: patches in a minibatch.
         num_batches: minibatches in an epoch.
         foreground_fraction: probability that a labeled voxel, instead of any of the organ, lies in the patch.
+        labeled_fraction: see `VolumeLoader`.
         with_donor: add a patch of another volume, around a random voxel of its organ.
         augmentation: random transforms of MONAI for the dictionary of one patch, without `donor`.
         seed: of the draws.
@@ -52,12 +54,13 @@ class PatchLoader(VolumeLoader):
         batch_size: int,
         num_batches: int,
         foreground_fraction: float = 0.0,
+        labeled_fraction: float | None = None,
         with_donor: bool = False,
         augmentation: Compose | Callable | None = None,
         seed: int = 0,
         fixed: bool = False,
     ) -> None:
-        super().__init__(volumes, batch_size, num_batches, seed, fixed)
+        super().__init__(volumes, batch_size, num_batches, seed, fixed, labeled_fraction)
         check_each(SIZE, patch_size=patch_size)
         check_each(FRACTION, foreground_fraction=foreground_fraction)
         self.patch_size = ensure_tuple_rep(patch_size, 3)
@@ -95,6 +98,8 @@ class PatchLoader(VolumeLoader):
         if self.augmentation is not None and not self.fixed:
             self.augmentation.set_random_state(seed=int(R.randint(2**31)))
             patch = {key: torch.as_tensor(value) for key, value in self.augmentation(patch).items()}
+        if "label" in patch and self.volumes.pseudo_labeled:
+            patch["label"] = with_doubt(patch["label"])
         return {**patch, "spacing": item["spacing"], "case": item["case"]}
 
     def _draw_donor(self, case: int, R: np.random.RandomState) -> tuple[int, list[int]] | None:
@@ -106,12 +111,15 @@ class PatchLoader(VolumeLoader):
         return donor, self._draw_voxel(donor, "organ", R)
 
     def _draw_voxel(self, case: int, key: str, R: np.random.RandomState) -> list[int]:
-        """Draw a voxel of a mask; of the organ when the mask is empty, and of all when there is no organ."""
+        """Draw a voxel of a mask, or of the known classes of a label.
+
+        Where there is none, it is one of the organ and, without an organ, of all voxels.
+        """
         item = self.volumes[case]
         size = item["image"].shape[1:]
         if key in item:
             if (case, key) not in self._voxels:
-                self._voxels[case, key] = item[key].flatten().nonzero().flatten().int()
+                self._voxels[case, key] = known_classes(item[key]).flatten().nonzero().flatten().int()
             voxels = self._voxels[case, key]
             if len(voxels):
                 chosen = int(voxels[R.randint(len(voxels))])

@@ -103,7 +103,9 @@ class JointSegmentation:
         self.simulation = simulation
 
     def make_batch(self, batch: Mapping[str, Any], move: _Move) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scans of shape `(B, C, H, W, D)` and their labels, `(B, 1, H, W, D)`; the labeled ones come first.
+        """Return scans of shape `(B, C, H, W, D)` and their labels; the simulated ones come last.
+
+        Labels have shape `(B, 1 or 2, H, W, D)`: where some are pseudo-labels, those of simulations are in no doubt.
 
         Args:
             batch: of a `CombinedLoader`: `labeled`, and `normal` with donors.
@@ -111,7 +113,9 @@ class JointSegmentation:
         """
         layers = split_layers(_simulate(self.simulation, batch["normal"], move))
         image, label = (move(batch["labeled"][key]) for key in ("image", "label"))
-        return torch.cat((image, layers.image)), torch.cat((label, layers.mask.gt(0.5).to(label)))
+        mask = layers.mask.gt(0.5).to(label)
+        mask = torch.cat((mask, torch.zeros_like(mask)), dim=1) if label.shape[1] > 1 else mask
+        return torch.cat((image, layers.image)), torch.cat((label, mask))
 
 
 def _simulate(simulation: RandTumorLayers, batch: Mapping[str, Any], move: _Move) -> torch.Tensor:

@@ -15,6 +15,7 @@ from monai.utils import convert_to_tensor
 
 from common.cli import InputError, check_choice, check_each
 from common.cli.options import NON_NEGATIVE, POSITIVE, POSITIVE_INT
+from common.data import MAX_DOUBT, is_known
 from common.training import load_network
 
 from .descriptor_cache import DescriptorCache
@@ -134,9 +135,13 @@ class PlanarAtlas(AtlasStorage):
     def add(self, image: torch.Tensor, label: torch.Tensor, volume_id: str) -> int:
         """Add a labeled volume, in place of the one of the same identifier if there is one.
 
+        Only voxels whose class is known are taken, and those of a pseudo-label that are more likely right than wrong.
+        Where others are open, the known voxel nearest to each point of the grid stands for it. The background of a
+        volume that is labeled with a part of the classes is open, so that another one must have background.
+
         Args:
             image: normalized intensities of shape `(C, H, W, D)`.
-            label: classes of shape `(1, H, W, D)`.
+            label: of shape `(1 or 2, H, W, D)`, see `common.data.partial_labels`.
             volume_id: by which the volume is known.
 
         Returns:
@@ -145,8 +150,13 @@ class PlanarAtlas(AtlasStorage):
         Raises:
             ValueError: when a shape or a class is wrong, nothing can be described, or the atlas would become too large.
         """
-        image, classes = self._check(convert_to_tensor(image), convert_to_tensor(label))
-        centers, labels = self._choose(classes)
+        image, classes, known = self._check(convert_to_tensor(image), convert_to_tensor(label))
+        if not known.any():
+            logger.warning("%s: no voxel has a known class, none is taken", volume_id)
+            nothing = {name: getattr(self, name)[:0] for name in ("centers", "labels", "descriptors")}
+            self._store(str(volume_id), stable_hash(image.float()), stable_hash(image.float()), nothing)
+            return 0
+        centers, labels = self._choose(classes, known)
         recipe = self._recipe(image, centers, labels)
         rows = self._known_rows(recipe)
         if rows is None:
@@ -160,7 +170,7 @@ class PlanarAtlas(AtlasStorage):
             rows = {"centers": centers, "labels": labels, "descriptors": descriptors}
             rows = {name: value[is_described] for name, value in rows.items()}
         self._store(str(volume_id), stable_hash(image.float()), recipe, rows)
-        is_present = classes.flatten().bincount(minlength=self.num_classes).cpu() > 0
+        is_present = classes[known].bincount(minlength=self.num_classes).cpu() > 0
         is_kept = rows["labels"].long().bincount(minlength=self.num_classes).cpu() > 0
         lost = (is_present & ~is_kept).nonzero().flatten().tolist()
         if lost:
@@ -210,21 +220,21 @@ class PlanarAtlas(AtlasStorage):
         shares = weight_background(shares, self.background_weight)
         return vote_image(shares, points, grid, self.smoothing).to(volume.device)
 
-    def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return an image and its classes as whole numbers, refusing what is neither."""
+    def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return an image, its classes as whole numbers and which of them are known, refusing what is neither."""
         self._check_shape(image)
         expected = (1, *image.shape[1:])
-        if label.shape != expected:
+        if label.ndim != 4 or label[:1].shape != expected or len(label) > 2:
             raise InputError(f"label must have the shape of image {expected}, got {tuple(label.shape)}")
-        classes = label.long()
-        is_wrong = (label != classes) | (classes < 0) | (classes >= self.num_classes)
+        classes = label[:1].long()
+        is_wrong = (label[:1] != classes) | (classes >= self.num_classes)
         if is_wrong.any():
-            found = label[is_wrong].unique().tolist()
+            found = label[:1][is_wrong].unique().tolist()
             raise InputError(
                 f"label must have classes from 0 to {self.num_classes - 1}, got {found}; list them in "
                 "labels of dataset.json"
             )
-        return image, classes
+        return image, classes, is_known(label, MAX_DOUBT // 2)
 
     def _check_shape(self, image: torch.Tensor, *batch: str) -> None:
         """Refuse an image of other channels than the descriptor takes, or of other axes than `batch` and four."""
@@ -233,10 +243,10 @@ class PlanarAtlas(AtlasStorage):
         if image.ndim != len(axes) or channels not in (None, image.shape[-4]):
             raise InputError(f"image must have shape ({', '.join(map(str, axes))}), got {tuple(image.shape)}")
 
-    def _choose(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return coordinates and labels of the voxels of a volume that the atlas takes."""
+    def _choose(self, classes: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return coordinates and labels of the voxels of a volume that the atlas takes, of those that are known."""
         grid = VoxelGrid(classes.shape[1:], self.step)
-        indices = grid.indices()
+        indices = grid.known_indices(known[0])
         labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
         if labels.any():
             centers = grid.centers(indices)

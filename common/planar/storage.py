@@ -122,6 +122,8 @@ class AtlasStorage(nn.Module):
         """Return what is to be said of an atlas without voxels of some class."""
         missing = self._missing_classes()
         advice = "add volumes that have them, or describe more voxels (step, search_radius)"
+        if 0 in missing:
+            advice = "add a volume whose background is labeled, and with it all of the classes"
         return [f"atlas must have voxels of every class, got none of {missing}; {advice}"] if missing else []
 
     def _known_rows(self, recipe: int) -> dict[str, torch.Tensor] | None:

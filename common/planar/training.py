@@ -31,9 +31,9 @@ class AtlasUpdate:
     """Iteration of a training that adds labeled volumes to an atlas; nothing is optimized.
 
     It is the `iteration_update` of MONAI's `SupervisedTrainer`, whose network is a `PlanarAtlas`. Batches have `image`
-    and `label` of shape `(B, 1, H, W, D)`; a volume is known by its file, and replaces what the atlas has of that. The
-    numbers of volumes and of voxels of the atlas are left among the engine's metrics. After the last iteration, the
-    atlas must have voxels of every class.
+    of shape `(B, C, H, W, D)` and `label` of shape `(B, 1 or 2, H, W, D)`; a volume is known by its file, and replaces
+    what the atlas has of that. The numbers of volumes and of voxels of the atlas are left among the engine's metrics.
+    After the last iteration, the atlas must have voxels of every class.
 
     Args:
         labels: names of the classes; one that no label has is warned of, see `check_classes`.
@@ -49,7 +49,7 @@ class AtlasUpdate:
         for case in decollate_batch(dict(batchdata)):
             image, label = (case[key].to(engine.state.device) for key in ("image", "label"))
             atlas.add(image, label, str(image.meta["filename_or_obj"]))
-            self.found |= find_classes(label.long())
+            self.found |= find_classes(label)
         engine.state.metrics.update(atlas_volumes=len(atlas.volume_ids), atlas_voxels=len(atlas.labels))
         if engine.state.iteration == engine.state.max_epochs * engine.state.epoch_length:
             if self.labels is not None:

@@ -45,6 +45,28 @@ class VoxelGrid:
         axes = zip(self.first, self.size, self.step, strict=True)
         return torch.cartesian_prod(*(first + hop * torch.arange(count) for first, count, hop in axes))
 
+    def known_indices(self, is_known: torch.Tensor) -> torch.Tensor:
+        """Return the known voxel nearest to each grid point that has one around it, of shape `(n, 3)`.
+
+        Each voxel lies around one grid point, the nearest one along each axis. Where all voxels are known, these are
+        the voxels of `indices`.
+
+        Args:
+            is_known: truth values of shape `(H, W, D)`.
+        """
+        if is_known.all():
+            return self.indices()
+        voxels = is_known.nonzero()
+        first, hop, size = (
+            torch.tensor(numbers, device=voxels.device) for numbers in (self.first, self.step, self.size)
+        )
+        places = ((voxels - first + hop // 2).div(hop, rounding_mode="floor")).clamp(min=0).minimum(size - 1)
+        points = (places[:, 0] * size[1] + places[:, 1]) * size[2] + places[:, 2]
+        order = (voxels - first - hop * places).square().sum(dim=1).argsort(stable=True)
+        order = order[points[order].argsort(stable=True)]
+        is_nearest = points[order].diff(prepend=points.new_tensor([-1])) != 0
+        return voxels[order[is_nearest]].cpu()
+
     def centers(self, indices: torch.Tensor) -> torch.Tensor:
         """Return where voxels lie when each axis of the image runs from -1 to 1, of shape `(N, 3)`.
 

@@ -20,7 +20,13 @@ from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
 from .scores import HausdorffDistanceInMm, SaveScores, write_scores
-from .segmentation_loss import PartialLabelLoss, batch_dice_loss
+from .segmentation_loss import (
+    PartialLabelLoss,
+    batch_dice_loss,
+    class_weights,
+    member_cross_entropy,
+    voxel_weights,
+)
 from .task import PrepareTask, PretextTask
 from .unseen import RefuseLearnedCases
 from .weights import (

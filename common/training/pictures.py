@@ -81,7 +81,7 @@ def save_overlay(
     Args:
         image: volume of shape `(H, W, D)` in RAS orientation; one axis of a 2D image has length 1.
         spacing: edge lengths of a voxel in mm.
-        segmentations: by title, label maps of the volume's shape.
+        segmentations: by title, label maps of the volume's shape; only values above 0 are drawn.
         path: PNG file.
         window: lowest and highest intensity shown; the 1st and 99.5th percentile if not given.
         labels: names of the labels for the legend.
@@ -94,7 +94,8 @@ def save_overlay(
         else image.shape[axis] // 2
         for axis in range(3)
     }
-    present = sorted({int(value) for segmentation in segmentations.values() for value in np.unique(segmentation)} - {0})
+    values = {int(value) for segmentation in segmentations.values() for value in np.unique(segmentation)}
+    present = sorted(value for value in values if value > 0)
     colors = {value: colormaps["tab10"](index % 10) for index, value in enumerate(present)}
     flat = [(plane, axis) for plane, axis in PLANES.items() if image.shape[axis] == 1]
     planes = flat if len(flat) == 1 else list(PLANES.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -301,3 +302,102 @@ def test_a_slice_size_that_is_no_pair_of_whole_numbers_is_refused(slice_size):
 def test_text_for_the_contrast_of_the_body_is_refused():
     with pytest.raises(TypeError, match=r"body_contrast must be a number, or null .*, got 'some'"):
         SliceDataset([make_body()], Compose([]), body_contrast="some")
+
+
+# ---- labels that leave something open ------------------------------------------------------------
+
+
+def make_open(reader=None, sizes=(7, 7, 7, 7, 7, 7), **options):
+    """Return slices of six cases, of which the last four have pseudo-labels."""
+    cases = [make_case(index, (5, 6, size)) for index, size in enumerate(sizes)]
+    for case in cases[2:]:
+        case["label"] = torch.cat((case["label"].short(), torch.full(case["label"].shape, 9, dtype=torch.int16)))
+        case["confidence"] = "confidence.nii"
+    return SliceDataset(cases, reader or Reader(), **options)
+
+
+def test_slices_that_are_not_labeled_are_not_requested_and_others_are():
+    case, whole = make_case(0), make_case(1)
+    label = case["label"].int()
+    label[..., [1, 2, 5]] = -1
+    label[:, 1:, :, 3] = -1
+    dataset = SliceDataset([{**case, "label": label}, whole], Compose([]))
+    assert [slices.tolist() for slices in dataset.slices] == [[0, 3, 4, 6], [*range(7)]]
+    assert torch.equal(dataset[SliceRequest(0, 3, 0)]["label"], label[..., 3])
+
+
+def test_slices_in_full_doubt_are_not_requested():
+    case = make_case(0)
+    doubt = torch.zeros_like(case["label"]).int()
+    doubt[..., 2] = 255
+    doubt[:, 0, :, 3] = 255
+    label = torch.cat((case["label"].int(), doubt))
+    dataset = SliceDataset([{**case, "label": label, "confidence": "c.nii"}], Compose([]))
+    assert dataset.slices[0].tolist() == [0, 1, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("contrast", [None, 0.5])
+def test_a_case_of_which_nothing_is_labeled_is_warned_of(contrast, caplog):
+    nothing = {**make_case(0), "label": torch.full((1, *SIZE), -1)}
+    dataset = SliceDataset([nothing, make_case(1)], Compose([]), body_contrast=contrast)
+    assert not len(dataset.slices[0])
+    assert "0.nii: no slice shows a body and is labeled, none is used" in caplog.text
+
+
+def test_labels_of_all_items_have_two_channels_where_any_has_a_pseudo_label():
+    dataset = make_open()
+    for case, doubt in ((0, 0), (2, 9)):
+        label = dataset[SliceRequest(case, 1, 0)]["label"]
+        assert label.shape == (2, 5, 6)
+        assert label[1].unique().tolist() == [doubt]
+        assert torch.equal(label[0], make_case(case)["label"][0, ..., 1].int())
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("num_batches", [None, 9])
+@pytest.mark.parametrize(("fraction", "share"), [(0.5, 3), (0.3, 2), (0.8, 5)])
+def test_labeled_slices_have_their_share_of_each_minibatch(deal, cached, processes, num_batches, fraction, share):
+    dataset = make_open(cache_rate=float(cached))
+
+    def draw():
+        sampler = SliceBatchSampler(dataset, 6 // (processes if cached else 1), num_batches, fraction, seed=1)
+        return [list(batch) for _ in range(2) for batch in sampler]
+
+    drawn = deal(draw, processes)
+    assert all(len(batches) == len(drawn[0]) for batches in drawn)
+    together = [[*chain(*batches)] for batches in zip(*drawn, strict=True)] if cached else [*chain(*drawn)]
+    for batch in together:
+        assert len(batch) == 6
+        assert sum(request.case < 2 for request in batch) == share
+
+
+def test_labeled_slices_and_others_come_as_often_as_any_other_of_their_kind():
+    dataset = make_open()
+    sampler = SliceBatchSampler(dataset, 8, num_batches=7, labeled_fraction=0.5)  # 28 slices of each kind
+    drawn = Counter((request.case, request.slice) for batch in sampler for request in batch)
+    assert {count for (case, _), count in drawn.items() if case < 2} == {2}
+    assert {count for (case, _), count in drawn.items() if case >= 2} == {1}
+    assert len(drawn) == 42
+
+
+def test_each_volume_is_read_about_once_by_a_pass_also_when_both_kinds_are_mixed():
+    """At the seam of two groups, one of the other kind may have to be read again."""
+    reader = Reader()
+    dataset = make_open(reader, cache_rate=0.0)
+    sampler = SliceBatchSampler(dataset, 6, num_batches=14, labeled_fraction=1 / 3)  # 28 and 56 slices
+    reader.reads.clear()
+    for batch in sampler:
+        for request in batch:
+            dataset[request]
+    assert {reader.reads[f"{case}.nii"] for case in range(2, 6)} <= {1, 2, 3}
+    assert {reader.reads[f"{case}.nii"] for case in range(2)} <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_without_a_share_a_pseudo_label_changes_nothing_of_what_is_drawn(deal, cached):
+    with_labels, with_pseudo_labels = make(6, cache_rate=float(cached)), make_open(cache_rate=float(cached))
+    for dataset in (with_labels, with_pseudo_labels):
+        assert [*SliceBatchSampler(dataset, 4, seed=3)] == [
+            *SliceBatchSampler(with_labels, 4, seed=3, labeled_fraction=0.5)
+        ]

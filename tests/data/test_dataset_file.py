@@ -222,3 +222,60 @@ def test_a_number_of_training_cases_that_is_not_that_of_the_list_is_told(write, 
     for number, told in ((1, False), (5, True)):
         read_dataset_file(write({**content, "numTraining": number}))
         assert ("numTraining is 5, training lists 1 cases" in caplog.text) is told
+
+
+# ---- labels that leave something open ------------------------------------------------------------
+
+WHOLE = {"0": "background", "1": "liver", "2": "spleen"}
+PAIR = {"image": "i.nii.gz", "label": "l.nii.gz"}
+
+
+def test_a_case_carries_what_its_label_leaves_open(write):
+    content = {"labels": WHOLE, "ignore": 255, "training": [{**PAIR, "classes": ["spleen"]}], "test": ["t.nii.gz"]}
+    found = read_dataset_file(write(content))
+    assert (found.ignore, found.unused) == (255, [])
+    assert found.training[0].item["ignore"] == 255
+    assert found.training[0].item["classes"] == [0, 2]
+    assert {"ignore", "classes"}.isdisjoint(found.test[0].item)  # it has no label
+
+
+@pytest.mark.parametrize("classes", [[1, 2], ["liver", 2], ["spleen", "liver", "background"], [2, 1, 1, 0]])
+def test_classes_of_a_case_are_values_or_names_in_any_order(write, classes):
+    found = read_dataset_file(write({"labels": WHOLE, "training": [{**PAIR, "classes": classes}]}))
+    assert found.training[0].item["classes"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("classes", [[], [0], ["background"], [3], ["kidney"], "liver", 1, None, [True], [1.0], [[1]]])
+def test_classes_that_are_none_of_the_data_set_are_refused(write, classes):
+    with pytest.raises(ValueError, match=r"classes of a case must be a list of classes .*; name some of liver, spleen"):
+        read_dataset_file(write({"labels": WHOLE, "training": [{**PAIR, "classes": classes}]}))
+
+
+@pytest.mark.parametrize("key", ["class", "clases", "Classes"])
+def test_a_typo_in_classes_is_refused(write, key):
+    with pytest.raises(
+        ValueError, match=rf"a case of training must have known keys, got '{key}'; did you mean 'classes'"
+    ):
+        read_dataset_file(write({"labels": WHOLE, "training": [{**PAIR, key: [1]}]}))
+
+
+@pytest.mark.parametrize("value", [0, 2, True, "255", 255.0, [255]])
+def test_a_value_that_cannot_be_ignored_is_refused(write, value):
+    with pytest.raises(ValueError, match=r"ignore must be the value of voxels that are not labeled, .*; 255 is usual"):
+        read_dataset_file(write({"labels": WHOLE, "ignore": value, "training": [PAIR]}))
+
+
+def test_the_ignored_label_of_nnunet_is_no_class(write):
+    labels = {**NNUNET["labels"], "ignore": 3}
+    found = read_dataset_file(write({**NNUNET, "labels": labels}, FILES))
+    assert found.ignore == 3
+    assert found.labels == {0: "background", 1: "edema", 2: "tumor"}
+    assert [case.item["ignore"] for case in found.training] == [3, 3]
+    assert read_names(write({**NNUNET, "labels": labels}))[0] == found.labels
+
+
+@pytest.mark.parametrize(("value", "key"), [(1, None), ("x", None), (3, 4)])
+def test_an_ignored_label_of_nnunet_that_is_a_class_or_contradicts_ignore_is_refused(write, value, key):
+    labels = {**NNUNET["labels"], "ignore": value}
+    with pytest.raises(ValueError, match="ignore must be the value of voxels that are not labeled"):
+        read_dataset_file(write({**NNUNET, "labels": labels, **({} if key is None else {"ignore": key})}, FILES))

@@ -88,7 +88,7 @@ def test_where_the_image_is_its_label_the_patches_agree(seed):
     margin = GEOMETRY.margins[0]
     inner = item["image"][:, margin:-margin, margin:-margin, margin:-margin]
     assert torch.equal(inner, item["label"].float())
-    assert item["label"].dtype == torch.int16
+    assert item["label"].dtype == torch.int32
 
 
 def test_a_case_without_label_gives_no_label_and_names_its_file():
@@ -313,3 +313,53 @@ def test_the_channels_of_a_place_are_cut_and_transformed_alike(augmentation):
             [first["image"], *first["context"]], [second["image"], *second["context"]], strict=True
         ):
             torch.testing.assert_close(channels, torch.cat([patch, 2 * patch, patch / 2]))
+
+
+# ---- labels that leave something open ------------------------------------------------------------
+
+
+def with_pseudo_labels(cases):
+    """Return cases beside as many with pseudo-labels, which are in some doubt."""
+    doubted = [{**case, "label": torch.cat((case["label"].int(), torch.full((1, *SIZE), 9)))} for case in cases]
+    return [*cases, *({**case, "confidence": "confidence.nii"} for case in doubted)]
+
+
+def test_foreground_is_drawn_of_known_classes_alone():
+    label = box().int()
+    label[..., 8:] = -1
+    doubt = torch.where(torch.arange(SIZE[0]).view(-1, 1, 1) < 6, 0, 255).expand(1, *SIZE).int()
+    dataset = make([{"image": coordinates(), "label": torch.cat((label, doubt)), "confidence": "c.nii"}])
+    (voxels,) = dataset._transform(0)["foreground"].values()
+    places = np.stack(np.unravel_index(voxels, SIZE))
+    expected = (box()[0] > 0).numpy().copy()
+    expected[..., 8:] = False
+    expected[6:] = False
+    assert expected.any()
+    assert np.array_equal(places, np.stack(expected.nonzero()))
+
+
+def test_labels_of_all_patches_have_two_channels_where_any_has_a_pseudo_label(labeled):
+    dataset = make(with_pseudo_labels(labeled))
+    assert dataset.pseudo_labeled == [3, 4, 5]
+    for case, doubts in ((0, {0}), (3, {0, 9})):  # no doubt beyond the border
+        label = dataset[PatchRequest(case, 1, True)]["label"]
+        assert label.shape == (2, 8, 8, 8)
+        assert {*label[1].unique().tolist()} <= doubts
+        assert torch.equal(label[0], dataset[PatchRequest(0, 1, True)]["label"][0])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("fraction", "share"), [(0.5, 3), (0.3, 2), (0.8, 5)])
+def test_labeled_cases_have_their_share_of_each_minibatch(labeled, deal, processes, fraction, share):
+    dataset = make(with_pseudo_labels(labeled))
+    draw = lambda: list(PatchBatchSampler(dataset, 6 // processes, 5, 0.5, fraction))  # noqa: E731
+    for parts in zip(*deal(draw, processes), strict=True):
+        batch = [request for part in parts for request in part]
+        assert len(batch) == 6
+        assert sum(request.case < 3 for request in batch) == share
+        assert sum(request.is_foreground for request in batch) >= 3
+
+
+def test_without_a_share_pseudo_labels_change_nothing_of_what_is_drawn(labeled):
+    expected = [*PatchBatchSampler(make([*labeled, *labeled]), 4, 3, 0.5, 0.5)]  # there are none
+    assert [*PatchBatchSampler(make(with_pseudo_labels(labeled)), 4, 3, 0.5)] == expected

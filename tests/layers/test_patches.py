@@ -240,3 +240,59 @@ def test_all_channels_of_a_patch_are_of_the_same_place():
             assert torch.equal(batch[key], torch.cat((single[key], -2 * single[key]), dim=1))
         for key in ("organ", "label"):
             assert torch.equal(batch[key], single[key])
+
+
+# ---- labels that leave something open ------------------------------------------------------------
+
+
+def make_open(num_labeled=2, num_pseudo_labeled=4):
+    """Return volumes with labels of 1, -1 and a set of classes, of which the last ones are pseudo-labels."""
+    cases = [make_case(index, SIZES[0]) for index in range(num_labeled + num_pseudo_labeled)]
+    for index, case in enumerate(cases):
+        case["label"][:, :, :, :3] = -1
+        case["label"][:, :2, :2, 4:6] = 1
+        case["label"][:, 5:, :, 6:] = -5
+        if index >= num_labeled:
+            case["label"] = torch.cat((case["label"], torch.full_like(case["label"], 9)))
+            case["confidence"] = "confidence.nii"
+    return DeviceCacheDataset(cases, Compose([]))
+
+
+def test_what_is_open_stays_on_the_device_as_it_is():
+    volumes = make_open()
+    assert volumes.pseudo_labeled == [2, 3, 4, 5]
+    assert volumes[0]["label"].unique().tolist() == [-5, -1, 0, 1]
+    assert volumes[2]["label"].shape == (2, *SIZES[0])
+    assert make_volumes()[0]["label"].dtype == torch.uint8
+
+
+def test_foreground_is_drawn_of_known_classes_alone():
+    batches = loader(make_open(1, 0), (1, 1, 1), foreground_fraction=1.0)
+    assert all(batch["label"].eq(1).all() for batch in batches)
+
+
+def test_labels_of_a_minibatch_have_two_channels_where_any_has_a_pseudo_label():
+    for batch in loader(make_open(), batch_size=6):
+        assert batch["label"].shape == (6, 2, 5, 4, 3)
+        for label, case in zip(batch["label"], batch["case"], strict=True):
+            assert label[1].unique().tolist() == [0 if case in ("scan_0", "scan_1") else 9]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("fraction", "share"), [(0.5, 3), (0.3, 2), (0.8, 5)])
+def test_labeled_volumes_have_their_share_of_each_minibatch(deal, processes, fraction, share):
+    volumes = make_open()
+    draw = lambda: list(loader(volumes, batch_size=6 // processes, labeled_fraction=fraction))  # noqa: E731
+    for parts in zip(*deal(draw, processes), strict=True):
+        cases = [case for part in parts for case in part["case"]]
+        assert len(cases) == 6
+        assert sum(case in ("scan_0", "scan_1") for case in cases) == share
+
+
+def test_without_a_share_all_volumes_come_as_often():
+    drawn = Counter(case for batch in loader(make_open(), num_batches=6) for case in batch["case"])
+    assert {*drawn.values()} == {2} and len(drawn) == 6
+
+
+def test_a_share_without_pseudo_labels_changes_nothing(volumes):
+    assert same(list(loader(volumes)), list(loader(volumes, labeled_fraction=0.5)))

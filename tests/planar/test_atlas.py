@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from common.data import class_set
 from common.planar import (
     GrayValueDifference,
     LearnedDescriptor,
@@ -188,7 +189,6 @@ def test_a_class_that_the_atlas_lacks_gets_no_votes_and_is_warned_of(volume, lab
     ("value", "message"),
     [
         (3.0, r"label must have classes from 0 to 2, got \[3\.0\]"),
-        (-1.0, r"label must have classes from 0 to 2, got \[-1\.0\]"),
         (0.5, r"label must have classes from 0 to 2, got \[0\.5\]"),
         (torch.nan, r"label must have classes from 0 to 2, got \[nan\]"),
     ],
@@ -308,6 +308,76 @@ def test_other_channels_than_those_of_the_descriptor_are_refused(volume, label):
         atlas.add(volume, label, "case")
     with pytest.raises(ValueError, match=r"image must have shape \(B, 2, H, W, D\), got \(1, 3, 14, 11, 9\)"):
         atlas(volume.expand(1, 3, -1, -1, -1))
-    with pytest.raises(ValueError, match=r"label must have the shape of image \(1, 14, 11, 9\), got \(2, 14, 11, 9\)"):
-        atlas.add(volume.expand(2, -1, -1, -1), label.expand(2, -1, -1, -1), "case")
+    with pytest.raises(ValueError, match=r"label must have the shape of image \(1, 14, 11, 9\), got \(3, 14, 11, 9\)"):
+        atlas.add(volume.expand(2, -1, -1, -1), label.expand(3, -1, -1, -1), "case")
     assert make_atlas(PositionDescriptor()).add(volume.expand(2, -1, -1, -1), label, "case")  # any number
+
+
+# ---- labels that leave something open ------------------------------------------------------------
+
+
+def test_open_voxels_and_those_in_more_doubt_than_not_are_left_out(volume, label):
+    atlas, whole = make_atlas(), make_atlas()
+    whole.add(volume, label, "case")
+    open_label = label.clone()
+    open_label[:, 7:, :, :5] = -1
+    open_label[:, 7:, :, 5:] = class_set([0, 2])
+    doubt = torch.zeros_like(label)
+    doubt[:, :, 6:] = 128
+    doubt[:, :, :6] = 127
+    num_voxels = atlas.add(volume, torch.cat((open_label, doubt)), "case")
+    is_known = (open_label >= 0) & (doubt < 128)
+    assert num_voxels == is_known.sum()
+    assert torch.equal(atlas.labels, whole.labels[is_known.flatten()])
+    assert torch.equal(atlas.descriptors, whole.descriptors[is_known.flatten()])
+
+
+def test_what_lies_under_open_voxels_of_an_image_of_known_neighbors_does_not_vote(volume, label):
+    """The label under them is another one in each volume, and so is not even known to be any."""
+    votes = []
+    for value in (-1, class_set([0, 1, 2])):
+        atlas = make_atlas(step=2)
+        atlas.add(volume, torch.where(torch.arange(9) % 3 == 0, label, value), "case")
+        votes.append(atlas(volume.flip(2).unsqueeze(0)))
+    assert torch.equal(*votes)
+
+
+def test_the_search_radius_is_that_of_known_organs(volume, label):
+    atlas = make_atlas(search_radius=0.3)
+    is_kept = torch.arange(14).view(-1, 1, 1) < 5
+    open_label = torch.where(is_kept | (label == 0), label, -1)
+    atlas.add(volume, open_label, "case")
+    organ = atlas.centers[atlas.labels > 0]
+    assert len(organ)
+    assert torch.cdist(atlas.centers, organ).amin(dim=1).max() <= 0.3
+
+
+@pytest.mark.parametrize("step", [1, 2, (2, 3, 4)])
+def test_slices_that_lie_between_the_points_of_the_grid_are_taken(volume, label, step):
+    """Of labels of every third slice, a step of 2 saw one half or none."""
+    for first in range(3):
+        atlas = make_atlas(step=step)
+        num_voxels = atlas.add(volume, torch.where(torch.arange(9) % 3 == first, label, -1), "case")
+        in_plane = len(VoxelGrid(SIZE, step).indices()) // VoxelGrid(SIZE, step).size[2]
+        hop = step if isinstance(step, int) else step[2]
+        assert num_voxels >= in_plane * min(3, 9 // hop - 1)
+
+
+def test_a_volume_of_which_nothing_is_known_is_warned_of_and_takes_the_place_of_its_forerunner(volume, label, caplog):
+    atlas = make_atlas()
+    atlas.add(volume, label, "case")
+    atlas.add(volume.flip(1), label, "other")
+    expected = len(atlas.labels) // 2
+    assert atlas.add(volume, torch.full_like(label, -1), "case") == 0
+    assert "case: no voxel has a known class, none is taken" in caplog.text
+    assert len(atlas.labels) == expected
+    reloaded = make_atlas()
+    reloaded.load_state_dict(atlas.state_dict())
+    assert len(reloaded.volume_ids) == 2
+
+
+def test_an_atlas_of_labels_without_known_background_is_refused(volume, label):
+    atlas = make_atlas()
+    atlas.add(volume, torch.where(label == 0, class_set([0, 2]), label), "case")
+    with pytest.raises(ValueError, match=r"got none of \[0\]; add a volume whose background is labeled"):
+        atlas.check_classes()

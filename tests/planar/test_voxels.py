@@ -138,3 +138,26 @@ def test_the_choice_is_that_of_the_seed(indices, classes):
 def test_the_foreground_is_kept_and_a_volume_without_any_is_thinned(indices):
     assert len(choose_voxels(indices, torch.zeros(960, dtype=torch.long), 7)) == 7
     assert len(choose_voxels(indices, torch.ones(960, dtype=torch.long), 7)) == 960
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, (2, 3, 4)])
+def test_each_grid_point_is_stood_for_by_the_nearest_known_voxel_around_it(step):
+    """Worked out again, voxel by voxel."""
+    grid = VoxelGrid((9, 7, 8), step)
+    hops, points = torch.tensor(grid.step), grid.indices()
+    is_known = torch.rand(9, 7, 8, generator=torch.Generator().manual_seed(0)) < 0.2
+    nearest = {}
+    for voxel in is_known.nonzero():
+        place = tuple(
+            min(max((int(v) - first + hop // 2) // hop, 0), size - 1)
+            for v, first, hop, size in zip(voxel, grid.first, grid.step, grid.size, strict=True)
+        )
+        point = torch.tensor(grid.first) + hops * torch.tensor(place)
+        distance = int((voxel - point).square().sum())
+        nearest[place] = min(nearest.get(place, (distance, voxel.tolist())), (distance, voxel.tolist()))
+    assert grid.known_indices(is_known).tolist() == [nearest[place][1] for place in sorted(nearest)]
+    assert torch.equal(grid.known_indices(torch.ones(9, 7, 8, dtype=torch.bool)), points)
+
+
+def test_without_any_known_voxel_there_is_none():
+    assert VoxelGrid((4, 4, 4), 2).known_indices(torch.zeros(4, 4, 4, dtype=torch.bool)).shape == (0, 3)

@@ -377,3 +377,32 @@ def test_all_channels_of_a_scan_are_cut_alike(source, in_one_file):
         np.testing.assert_array_equal(channels[0], block)
         np.testing.assert_array_equal(channels[1], -block)
         assert voxels(target / case["organ"]).shape == block.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        ({"ignore": 255}, {}),
+        ({"classes": ["liver"]}, {"tumor_labels": None, "organ_labels": None}),
+    ],
+)
+def test_labels_in_which_a_tumor_may_be_missed_are_refused(source, change, options):
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    (content if "ignore" in change else content["training"][0]).update(change)
+    write_datalist(source, content)
+    with pytest.raises(
+        ValueError, match=f"labels must be whole, so that no tumor is missed, got {next(iter(change))}; list"
+    ):
+        cut(source, **options)
+
+
+def test_slices_that_are_not_labeled_are_in_no_block(source):
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    write_datalist(source, {**content, "ignore": 255})
+    label = np.zeros(SHAPE, np.uint8)
+    label[..., 10:] = 255
+    (source / "labelsTr" / "c.nii.gz").unlink()
+    save(source / "labelsTr" / "c.nii.gz", label)
+    _, cases = cut(source, tumor_labels=None, organ_labels=None)
+    (block,) = cases.normal  # in the other scans, each slice has the organ
+    assert np.array_equal(voxels(block["image"]), voxels(source / "imagesTr" / "c.nii.gz")[..., :10])

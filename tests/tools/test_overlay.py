@@ -67,3 +67,19 @@ def test_refuses_what_does_not_belong_to_the_scan(tmp_path):
         overlay(scan, output=str(tmp_path / "a.png"))
     with pytest.raises(FileNotFoundError, match="nothing: must exist"):
         overlay(str(tmp_path / "nothing"), moved, output=str(tmp_path / "a.png"))
+
+
+def test_voxels_that_are_not_labeled_are_not_drawn(tmp_path):
+    volume = np.random.default_rng(0).integers(0, 100, (9, 8, 7)).astype(np.int16)
+    label = np.zeros_like(volume, dtype=np.uint8)
+    label[2:5, 3:6, 1:4] = 1
+    sparse = np.where(np.arange(7) < 4, label, 255).astype(np.uint8)
+    scan = save(tmp_path / "scan.nii.gz", volume, np.eye(4))
+    pictures = []
+    for name, array, options in (("whole", label, {}), ("sparse", sparse, {"ignore": 255}), ("raw", sparse, {})):
+        (tmp_path / name).mkdir()
+        path = save(tmp_path / name / "seg.nii.gz", array, np.eye(4))
+        pictures.append(np.asarray(Image.open(overlay(scan, path, output=str(tmp_path / f"{name}.png"), **options))))
+    whole, without, raw = pictures
+    np.testing.assert_array_equal(whole, without)
+    assert raw.shape != whole.shape or (raw != whole).any()

@@ -2,7 +2,7 @@
 
 python -m tools.datalist DATASET_DIR --images imagesTr --labels labelsTr [--test_images imagesTs]
     [--test_labels labelsTs] [--unlabeled imagesUn] [--normal imagesNo] [--organs organs] [--modality CT]
-    [--label_names "background,liver"] [--renumber] [--overwrite]
+    [--label_names "background,liver"] [--ignore 255] [--renumber] [--overwrite]
 
 One folder per patient: --images "*/image.nii.gz" --labels "*/label.nii.gz". Several channels: --modality "FLAIR,T1w"
 and nnU-Net's names (case_0000, case_0001), or --images "*/flair.nii.gz,*/t1.nii.gz".
@@ -34,6 +34,7 @@ def datalist(
     overwrite: bool = False,
     normal: str | None = None,
     organs: str | None = None,
+    ignore: int | None = None,
 ) -> str:
     """Write a dataset.json in which images and labels are paired by name.
 
@@ -58,9 +59,12 @@ def datalist(
         normal: folder or pattern of scans without a tumor. Where a patient has several, add the patient's name to the
             entry of each in dataset.json as `patient`, so that they are held out together.
         organs: of masks of the organ in which tumors may lie, for as many of all these images as have one.
+        ignore: value of voxels that are not labeled, such as 255, where labels are sparse.
     """
+    from common.cli.options import INT
     from common.data import write_datalist
 
+    INT.or_null.check("ignore", ignore)
     root = Path(dataset_dir)
     if (root / "dataset.json").exists() and not overwrite:
         raise InputError(
@@ -101,7 +105,7 @@ def datalist(
             raise InputError(f"{label.files[0]}: label must be another file than its image; look at images and labels")
     without_tumor = others(normal)
     label_files = [label.files[0] for _, label in [*training, *test]]
-    labels_named, replaced, record = name_labels(root, label_files, names, renumber)
+    labels_named, replaced, record = name_labels(root, label_files, names, renumber, ignore)
     lists = {
         "training": [_entry(root, *both, replaced) for both in training],
         "test": [_entry(root, *both, replaced) for both in test] + [_entry(root, scan) for scan in without_label],
@@ -121,6 +125,7 @@ def datalist(
         "name": root.resolve().name,
         "modality": {str(channel): name for channel, name in enumerate(channels)},
         "labels": labels_named,
+        **({} if ignore is None else {"ignore": ignore}),
         **record,
         **{name: [_shorten(case) for case in cases] for name, cases in lists.items()},
     }

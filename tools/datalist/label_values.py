@@ -17,9 +17,11 @@ _RENUMBERED = "labels_renumbered"
 
 
 def name_labels(
-    root: Path, labels: list[Path], names: list[str] | None, renumber: bool
+    root: Path, labels: list[Path], names: list[str] | None, renumber: bool, ignore: int | None = None
 ) -> tuple[dict[str, str], dict[Path, Path], dict[str, Any]]:
     """Find the classes of some label files, and write renumbered ones where that is needed and asked for.
+
+    The value of voxels that are not labeled, `ignore`, is no class and stays what it is.
 
     Returns:
         Names by value; new label files by the old ones; what dataset.json keeps of it.
@@ -28,10 +30,17 @@ def name_labels(
     if labels and all(segments.values()):
         wanted, maps = _map_segments(segments, names)
     elif names is not None and not renumber:
-        return {str(value): name for value, name in enumerate(names)}, {}, {}
+        wanted, maps = names, {}
     else:
-        wanted, maps = _map_values(labels, names)
+        wanted, maps = _map_values(labels, names, ignore)
     named = {str(value): name for value, name in enumerate(wanted)}
+    if ignore is not None:
+        if ignore in range(len(wanted)):
+            raise InputError(
+                f"--ignore must be no class, which are 0 to {len(wanted) - 1}, got {ignore}; make it 255 in the files"
+            )
+        for values in maps.values():
+            values[ignore] = ignore
     changed = {label: values for label, values in maps.items() if any(old != new for old, new in values.items())}
     if not changed:
         return named, {}, {}
@@ -39,7 +48,7 @@ def name_labels(
     if not renumber:
         raise InputError(
             f"{first}: labels must be numbered 0, 1, 2 and so on, alike in all files, got {sorted(maps[first])} for "
-            f"{', '.join(wanted[new] for _, new in sorted(maps[first].items()))}; pass --renumber"
+            f"{', '.join(wanted[new] for old, new in sorted(maps[first].items()) if old != ignore)}; pass --renumber"
         )
     replaced = _write_renumbered(root, maps)
     written = {
@@ -50,10 +59,12 @@ def name_labels(
     return named, replaced, {"renumbered": next(iter(written.values())) if is_same else written}
 
 
-def _map_values(labels: list[Path], names: list[str] | None) -> tuple[list[str], dict[Path, dict[int, int]]]:
+def _map_values(
+    labels: list[Path], names: list[str] | None, ignore: int | None
+) -> tuple[list[str], dict[Path, dict[int, int]]]:
     """Return names of the classes, and the same map of the values in the files for each of them."""
     values = {0}.union(*(np.unique(_read_label(label)).tolist() for label in labels))
-    ordered = [0, *sorted(values - {0})]
+    ordered = [0, *sorted(values - {0, ignore})]
     if names is not None and len(names) != len(ordered):
         raise InputError(f"--label_names must name {len(ordered)} labels, {ordered}, got {','.join(names)}")
     made = ["background", *(f"label_{value}" for value in ordered[1:])]
@@ -145,7 +156,7 @@ def _renumber(source: Path, target: Path, values: Mapping[int, int]) -> None:
         foreign = sorted({*np.unique(whole).tolist()} - {*values})
         if foreign:
             raise InputError(f"{source}: labels must be among {sorted(values)}, got also {foreign}; name them")
-        changed = np.zeros(whole.shape, np.uint8 if len(values) <= 256 else np.int16)
+        changed = np.zeros(whole.shape, np.uint8 if max(values.values()) < 256 else np.int16)
         for old, new in values.items():
             changed[whole == old] = new
         return changed

@@ -505,3 +505,30 @@ def test_labels_of_test_cases_are_renumbered_alike(make, tmp_path):
     datalist(str(root), test_images="imagesTs", test_labels="labelsTs", renumber=True)
     assert read(root)["renumbered"] == {"0": 0, "1": 1, "2": 2, "7": 3}
     assert np.unique(nib.load(root / read(root)["test"][0]["label"]).dataobj).tolist() == [3]
+
+
+def test_voxels_that_are_not_labeled_keep_their_value_and_are_no_class(make):
+    make("imagesTr", "a.nii.gz")
+    root = make("labelsTr", "a.nii.gz")
+    old = np.array([0, 4, 7, 255], np.uint8)[np.random.RandomState(0).randint(0, 4, (6, 5, 4))]
+    nib.save(nib.Nifti1Image(old, np.eye(4)), root / "labelsTr" / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"got \[0, 4, 7, 255\] for background, label_4, label_7; pass --renumber"):
+        datalist(str(root), ignore=255)
+    datalist(str(root), ignore=255, renumber=True)
+    content = read(root)
+    assert content["ignore"] == 255
+    assert content["labels"] == {"0": "background", "1": "label_4", "2": "label_7"}
+    new = np.asarray(nib.load(root / content["training"][0]["label"]).dataobj)
+    for before, after in ((0, 0), (4, 1), (7, 2), (255, 255)):
+        assert np.array_equal(old == before, new == after)
+    assert read_cases(root).training[0]["ignore"] == 255
+
+
+@pytest.mark.parametrize(("ignore", "renumber"), [(2, False), (1, True)])
+def test_a_class_is_not_ignored(make, ignore, renumber):
+    make("imagesTr", "a.nii.gz")
+    root = make("labelsTr", "a.nii.gz")
+    with pytest.raises(ValueError, match=rf"--ignore must be no class, which are 0 to \d, got {ignore}; make it 255"):
+        datalist(
+            str(root), ignore=ignore, renumber=renumber, label_names="background,one,two" if not renumber else None
+        )
