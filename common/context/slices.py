@@ -22,6 +22,7 @@ from common.data import (
     EpochBatchSampler,
     check_classes,
     find_classes,
+    find_pseudo_labeled,
     known_classes,
     smallest_type,
     split_labeled,
@@ -151,7 +152,8 @@ class SliceDataset(CacheDataset):
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
-        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case]
+        self.has_labels = any("label" in case for case in data)
+        self.pseudo_labeled = find_pseudo_labeled(data)
         self.axis = axis
         self.slice_size = None if slice_size is None else (int(slice_size[0]), int(slice_size[1]))
         self.placement = placement
@@ -179,8 +181,9 @@ class SliceDataset(CacheDataset):
         size = image.shape[1:] if self.slice_size is None else self.slice_size
         start = self._start(image.shape[1:], size, request.seed)
         item = {"image": padded_crop(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
-        if "label" in source:
-            label = padded_crop(source["label"][request.slice], start, size)
+        if self.has_labels:
+            known = source.get("label")
+            label = torch.full((1, *size), IGNORED) if known is None else padded_crop(known[request.slice], start, size)
             item["label"] = (with_doubt(label) if self.pseudo_labeled else label).int()  # of one type and shape in all
         return item
 

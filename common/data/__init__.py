@@ -14,6 +14,7 @@ from .partial_labels import (
     IGNORED,
     MAX_DOUBT,
     class_set,
+    find_pseudo_labeled,
     is_known,
     is_partial,
     known_classes,

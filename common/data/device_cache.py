@@ -20,7 +20,7 @@ from monai.transforms import Compose, MapTransform
 from common.cli import InputError, check_flags
 
 from .classes import check_classes, find_classes
-from .partial_labels import smallest_type
+from .partial_labels import find_pseudo_labeled, smallest_type
 
 __all__ = ["DeviceCacheDataset", "KeepOnDeviced"]
 
@@ -97,11 +97,14 @@ class DeviceCacheDataset(CacheDataset):
         check_flags(half=half)
         if not data:
             raise InputError("data must hold at least one case, got none; look at dataset.json")
-        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case]
+        self.has_labels = any("label" in case for case in data)
+        self.pseudo_labeled = find_pseudo_labeled(data)
         resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
         super().__init__(data, resident, num_workers=num_workers, progress=progress)
         if labels is not None:
-            found = (find_classes(self[index]["label"]) for index in range(len(self)))
+            found = (
+                find_classes(item["label"]) for item in (self[index] for index in range(len(self))) if "label" in item
+            )
             check_classes(set().union(*found), labels, len(self))
 
     @staticmethod

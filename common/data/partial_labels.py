@@ -8,9 +8,9 @@ the border) to `MAX_DOUBT`, at which the voxel counts no more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "MAX_DOUBT",
     "class_set",
     "is_known",
+    "find_pseudo_labeled",
     "is_partial",
     "known_classes",
     "leave_open",
@@ -96,6 +97,12 @@ def smallest_type(label: torch.Tensor) -> torch.Tensor:
         if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max:
             return label.to(dtype)
     return label.to(torch.int32)
+
+
+def find_pseudo_labeled(data: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the cases whose labels nobody has drawn: pseudo-labels, and none where other cases have one."""
+    has_labels = any("label" in case for case in data)
+    return [index for index, case in enumerate(data) if "confidence" in case or (has_labels and "label" not in case)]
 
 
 def with_doubt(label: torch.Tensor) -> torch.Tensor:

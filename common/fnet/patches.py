@@ -21,6 +21,7 @@ from common.data import (
     IGNORED,
     EpochBatchSampler,
     check_classes,
+    find_pseudo_labeled,
     known_classes,
     smallest_type,
     split_labeled,
@@ -106,9 +107,8 @@ class PatchDataset(CacheDataset):
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
             )
-        self.has_doubt = any("confidence" in case for case in data)
         self.has_labels = any("label" in case for case in data)
-        self.pseudo_labeled = [index for index, case in enumerate(data) if "confidence" in case or "label" not in case]
+        self.pseudo_labeled = find_pseudo_labeled(data)
         self.geometry = geometry
         self.patch_size = ensure_tuple_rep(patch_size, 3)
         geometry.input_sizes(self.patch_size)  # refuses a size that does not fit
@@ -138,7 +138,7 @@ class PatchDataset(CacheDataset):
         if label is None and self.has_labels:
             label = torch.full((1, *self.patch_size), IGNORED)
         if label is not None:  # of one type and shape in all items
-            label = (with_doubt(label) if self.has_doubt else label).int()
+            label = (with_doubt(label) if self.pseudo_labeled else label).int()
         item = {"image": patches[0], "context": patches[1:], "case": source["case"]}
         return item if label is None else {**item, "label": label}
 

@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import check_each
 from common.cli.options import FRACTION, SIZE
-from common.data import DeviceCacheDataset, VolumeLoader, known_classes, with_doubt
+from common.data import IGNORED, DeviceCacheDataset, VolumeLoader, known_classes, with_doubt
 from common.transforms import padded_crop
 
 __all__ = ["PatchLoader"]
@@ -98,8 +98,9 @@ class PatchLoader(VolumeLoader):
         if self.augmentation is not None and not self.fixed:
             self.augmentation.set_random_state(seed=int(R.randint(2**31)))
             patch = {key: torch.as_tensor(value) for key, value in self.augmentation(patch).items()}
-        if "label" in patch and self.volumes.pseudo_labeled:
-            patch["label"] = with_doubt(patch["label"])
+        if self.volumes.has_labels:
+            label = patch["label"] if "label" in patch else torch.full_like(patch["image"][:1], IGNORED)
+            patch["label"] = with_doubt(label) if self.volumes.pseudo_labeled else label
         return {**patch, "spacing": item["spacing"], "case": item["case"]}
 
     def _draw_donor(self, case: int, R: np.random.RandomState) -> tuple[int, list[int]] | None:
