@@ -14,7 +14,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tools.study.advice import advise, export_command
+from tools.study.advice import Advice, advise, export_command
 from tools.study.charts import arm_colors, draw_boxes, draw_curve, shown_counts
 from tools.study.conduct import jobs_of, read_record
 from tools.study.plan import Run, Study
@@ -61,7 +61,6 @@ def write_page(study: Study, runs: Sequence[Run], results: Sequence[Result], rep
 
 def _verdict(study: Study, runs: Sequence[Run], results: Sequence[Result], arms: Sequence[str], tests) -> str:
     advice = advise(results, arms, study.reference, tests)
-    fold, seed = advice.run.draw
     finished = [result.run for result in results]
     numbers = [
         _count(len({run.arm for run in finished}), "arm"),
@@ -75,9 +74,18 @@ def _verdict(study: Study, runs: Sequence[Run], results: Sequence[Result], arms:
         "",
         f'<p class="verdict">{escape(advice.sentence)}</p>'
         f"<p>{_count(len(results), 'run')}: {', '.join(numbers)}, scored on {study.split} cases.{partly}</p>"
-        f"<p>This exports what the arm has learned from {_count(advice.run.num_labeled, 'label')} (fold {fold}, seed "
-        f"{seed}); train with all labels for use:</p>{_code([shlex.join(export_command(study, advice))])}",
+        + _take_away(study, advice),
     )
+
+
+def _take_away(study: Study, advice: Advice) -> str:
+    """Return how to get what the recommended arm has learned."""
+    fold, seed = advice.run.draw
+    learned = f"what the arm has learned from {_count(advice.run.num_labeled, 'label')} (fold {fold}, seed {seed})"
+    if study.arms[advice.arm].command:
+        return f"<p>Its program left {learned} in <code>{escape(str(advice.run.training.folder))}</code>.</p>"
+    command = shlex.join(export_command(study, advice))
+    return f"<p>This exports {learned}; train with all labels for use:</p>{_code([command])}"
 
 
 def _no_scores(study: Study) -> str:

@@ -111,4 +111,6 @@ def test_the_scores_of_a_program_that_is_no_bundle_are_in_the_report(content):
     with Path("lock").open("w") as lock:
         assert run(content, LocalRunner(1, 1, lock.fileno())) == []
     assert "| other | 0.500 |" in table_of(content)
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "out/runs/other_n2_fold0_seed0" in page and "tools.export" not in page
     assert run(content, FakeRunner(failing=["other"])) == []  # it is finished
