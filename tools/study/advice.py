@@ -56,12 +56,13 @@ def advise(results: Sequence[Result], arms: Sequence[str], reference: str | None
         others = ", ".join(f"{arm} {dice[arm]:.3f}" for arm in present if arm != best)
         arm, reason = best, f"it {is_highest} ({others})"
     elif test.corrected is not None and test.corrected < _SIGNIFICANT:
-        better = sum(difference > 0 for difference in test.comparison.differences)
+        differences = test.comparison.differences
+        better = sum(difference > 0 for difference in differences)
         arm, reason = (
             best,
             (
-                f"it {is_highest}, {dice[best] - dice[str(reference)]:+.3f} against {reference} "
-                f"(better in {better} of {len(test.comparison.differences)} draws, p = {test.corrected:.2g} after Holm)"
+                f"it {is_highest}, {statistics.fmean(differences):+.3f} against {reference} in the same draws "
+                f"(better in {better} of {len(differences)}, p = {test.corrected:.2g} after Holm)"
             ),
         )
     elif counts_better := _counts_better(tests, best):
