@@ -25,7 +25,10 @@ def test_an_arm_that_is_told_from_the_reference_is_taken():
     advice = advice_on(lambda count: 0.1)
     assert advice.arm == "atlas"
     assert advice.run.num_labeled == 4
-    assert "highest Dice with 4 labeled scans, 0.800, +0.100 against scratch (better in 5 of 5 draws" in advice.sentence
+    assert (
+        "highest Dice with 4 labeled scans, 0.800, +0.100 against scratch in the same draws (better in 5 of 5, p"
+        in (advice.sentence)
+    )
 
 
 def test_an_arm_that_is_better_with_fewer_labels_alone_is_taken_where_no_other_is_higher():
