@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -415,11 +416,18 @@ def _bundle_files(study: Study, entry: Training, names: Sequence[str]) -> tuple[
 def _known_ids(config_files: Sequence[str]) -> set[str]:
     known: set[str] = set()
     for path in config_files:
-        content = _load_yaml(path, "config")
-        if not isinstance(content, dict):
-            raise InputError(f"config must be a mapping, got {path}")
-        known |= {_head(str(key)) for key in content}
+        written = Path(path).stat().st_mtime_ns if Path(path).is_file() else 0
+        known |= _ids_of(path, written)
     return known
+
+
+@cache
+def _ids_of(path: str, written: int) -> frozenset[str]:
+    """Return the ids of a config, which is read once for all runs as long as it stays as it was written."""
+    content = _load_yaml(path, "config")
+    if not isinstance(content, dict):
+        raise InputError(f"config must be a mapping, got {path}")
+    return frozenset(_head(str(key)) for key in content)
 
 
 def _load_yaml(path: str | Path, what: str) -> Any:
