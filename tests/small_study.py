@@ -39,7 +39,7 @@ class FakeRunner:
         self.calls.append(f"{folder.name} {run_id}")
         if any(text in self.calls[-1] for text in self.failing):
             log_path.write_text("a line\nloss must be finite, got nan\n\n", encoding="utf-8")
-            return 3
+            return 3, 1.0
         if run_id == "pretraining":
             (folder / "pretrained").mkdir(exist_ok=True)
             (folder / "pretrained" / "weights.pt").touch()
@@ -49,7 +49,7 @@ class FakeRunner:
             rows = [f"{case}\t{self.dice(arm, *numbers, case)}\t" for case in self.cases]
             text = "\n".join(["filename\tclass0\tmean", *(row + row.split("\t")[1] for row in rows)])
             (Path(options["--evaluation_dir"]) / "mean_dice_raw.csv").write_text(text, encoding="utf-8")
-        return 0
+        return 0, 1.0
 
 
 def plan(content) -> Study:

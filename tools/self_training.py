@@ -27,11 +27,11 @@ import yaml
 from common.cli import InputError, MissingFileError
 from common.cli.options import POSITIVE_INT
 from tools._command import run_command
-from tools.study.__main__ import hold, write_report
-from tools.study.budget import count_threads
-from tools.study.conduct import Runner, conduct, jobs_of
+from tools.study.__main__ import write_report
+from tools.study.conduct import conduct, jobs_of
+from tools.study.engines import ENGINES, open_runner
 from tools.study.leaks import check_leaks
-from tools.study.plan import Run, Study, plan_runs, read_study
+from tools.study.plan import Run, Study, check_known, plan_runs, read_study
 from tools.study.preset import describe, fill, plan_path, read_facts
 
 __all__ = ["self_training"]
@@ -50,7 +50,8 @@ def self_training(
     num_unlabeled: int = 20,
     rounds: int = 1,
     epochs: int = _EPOCHS,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: str = "local",
     dry_run: bool = False,
 ) -> None:
     """Train teachers, let them segment unlabeled scans, and train a student.
@@ -64,12 +65,15 @@ def self_training(
         num_unlabeled: unlabeled scans that are learned from, at most.
         rounds: of self-training: the student of a round is a teacher in the next one.
         epochs: of 25 steps, of each network.
-        workers: number of runs at a time.
+        workers: number of runs at a time: 1 if not given, or with `ray` as many as its cluster has room for.
+        engine: `local` for this machine, or `ray` for a cluster whose machines share the folders (docs/many_gpus.md).
         dry_run: only print the commands.
     """
     if plan_file and (dataset_dir or output_dir):
         raise InputError(f"dataset_dir and output_dir must stand in {plan_file}, got them beside it; leave them out")
-    for name, value in {"num_unlabeled": num_unlabeled, "rounds": rounds, "epochs": epochs, "workers": workers}.items():
+    check_known(engine, ENGINES, "engine")
+    counts = {"num_unlabeled": num_unlabeled, "rounds": rounds, "epochs": epochs}
+    for name, value in (counts if workers is None else counts | {"workers": workers}).items():
         POSITIVE_INT.check(name, value)
     plan = read_study(plan_file) if plan_file else None
     if plan is None:
@@ -88,8 +92,8 @@ def self_training(
         return
     check_leaks(plan)
     try:
-        with hold(Path(plan.output_dir)) as lock:
-            lost = conduct(jobs, Runner(count_threads(workers), lock), workers, resume=True)
+        with open_runner(Path(plan.output_dir), engine, workers) as runner:
+            lost = conduct(jobs, runner, runner.workers, resume=True)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -34,26 +34,24 @@ from the minutes, and is made once.
 
 from __future__ import annotations
 
-import fcntl
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from common.cli import InputError, MissingFileError
 from tools._command import run_command
-from tools.study.budget import check_minutes, conduct_within, count_threads, set_aside
-from tools.study.conduct import Runner, conduct, is_finished, jobs_of, read_record
+from tools.study.budget import check_minutes, conduct_within, set_aside
+from tools.study.conduct import conduct, is_finished, jobs_of, read_record
+from tools.study.engines import ENGINES, open_runner
 from tools.study.leaks import check_leaks
 from tools.study.page import write_page
 from tools.study.plan import Job, Run, Study, check_known, plan_runs, read_study
 from tools.study.preset import list_presets, make_plan, plan_path
 from tools.study.report import Result, read_dice, write_files
 
-__all__ = ["collect_results", "hold", "study", "write_report"]
+__all__ = ["collect_results", "study", "write_report"]
 
 _MINUTES = 30.0  # of a preset
 
@@ -63,7 +61,8 @@ def study(
     *,
     preset: str = "",
     minutes: float | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: str = "local",
     resume: bool = True,
     dry_run: bool = False,
     report_only: bool = False,
@@ -77,14 +76,17 @@ def study(
         preset: in place of a file: few_labels, a study that is made of your data.
         minutes: in which runs are begun; those of one label count and draw are finished. Given again, the command goes
             on. A preset has 30 if not given, and its first command fits the study into them.
-        workers: number of runs at a time; the cores are shared among them, unless OMP_NUM_THREADS is set.
+        workers: number of runs at a time; the cores are shared among them, unless OMP_NUM_THREADS is set. If not given,
+            1, or with `ray` as many as its cluster has room for.
+        engine: `local` for this machine, or `ray` for a cluster whose machines share the folders (docs/many_gpus.md).
         resume: keep what is finished; otherwise move it aside and run everything again.
         dry_run: only print the commands.
         report_only: only report the runs that are finished.
         dataset_dir: data set to use in place of the one in the file.
         output_dir: (preset) folder of the study; studies/<preset>_<name of the data's folder> if not given.
     """
-    if type(workers) is not int or workers < 1:
+    check_known(engine, ENGINES, "engine")
+    if workers is not None and (type(workers) is not int or workers < 1):
         raise InputError(f"workers must be a whole number from 1, got {workers!r}")
     check_minutes(minutes)
     repeat = ["python", "-m", "tools.study"]
@@ -97,7 +99,7 @@ def study(
         if is_new and (dry_run or report_only):
             raise MissingFileError(f"{plan_path(output_dir)}: must be there for this, got none; run the study first")
         if is_new:
-            _make(preset, str(dataset_dir), output_dir, minutes, workers, resume)
+            _make(preset, str(dataset_dir), output_dir, minutes, engine, workers, resume)
         plan, resume = _read_made(str(dataset_dir), output_dir), True
     else:
         repeat += [study_file, *(["--dataset_dir", dataset_dir] if dataset_dir is not None else [])]
@@ -112,7 +114,7 @@ def study(
         _print_commands(runs, resume)
         return
     try:
-        lost = [] if report_only else _run(plan, runs, workers, resume, minutes)
+        lost = [] if report_only else _run(plan, runs, engine, workers, resume, minutes)
         write_report(plan, runs, shlex.join(repeat))
     except KeyboardInterrupt:
         _end_interrupted()
@@ -184,17 +186,19 @@ def _check_preset(preset: str, study_file: str, dataset_dir: str | None, output_
     return output_dir or str(Path("studies", f"{preset}_{Path(dataset_dir).absolute().name}"))
 
 
-def _make(preset: str, dataset_dir: str, output_dir: str, minutes: float, workers: int, resume: bool) -> None:
+def _make(
+    preset: str, dataset_dir: str, output_dir: str, minutes: float, engine: str, workers: int | None, resume: bool
+) -> None:
     """Make the study file of a preset, for which its arms are timed."""
 
     def run(timing: Study) -> bool:
-        return conduct(jobs_of(plan_runs(timing)), Runner(count_threads(workers), lock), 1, resume=True) == []
+        return conduct(jobs_of(plan_runs(timing)), runner, 1, resume=True) == []
 
     try:
-        with hold(Path(output_dir)) as lock:
+        with open_runner(Path(output_dir), engine, workers) as runner:
             if not resume:
                 set_aside(output_dir)
-            make_plan(preset, dataset_dir, output_dir, minutes, workers, run)
+            make_plan(preset, dataset_dir, output_dir, minutes, runner.workers, run)
     except KeyboardInterrupt:
         _end_interrupted()
 
@@ -215,35 +219,17 @@ def _end_interrupted() -> None:
     sys.exit(130)
 
 
-@contextmanager
-def hold(output_dir: Path) -> Iterator[int]:
-    """Block that has a folder for itself, and which SIGTERM interrupts; gives the descriptor that holds the lock."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"output_dir must not be in use by another study or its runs, got {output_dir}; wait "
-                "for it, or use another"
-            ) from error
-        handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            yield lock.fileno()
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-
-
-def _run(plan: Study, runs: Sequence[Run], workers: int, resume: bool, minutes: float | None) -> list[str]:
+def _run(
+    plan: Study, runs: Sequence[Run], engine: str, workers: int | None, resume: bool, minutes: float | None
+) -> list[str]:
     if not Path(plan.dataset_dir).is_dir():
         raise MissingFileError(f"dataset_dir must be a folder, got {plan.dataset_dir}; pass --dataset_dir")
-    num_threads = count_threads(workers)
     check_leaks(plan)
-    with hold(Path(plan.output_dir)) as lock:
+    with open_runner(Path(plan.output_dir), engine, workers) as runner:
         if minutes is not None and not resume:
             set_aside(plan.output_dir)
             resume = True
-        run = partial(conduct, runner=Runner(num_threads, lock), workers=workers, resume=resume)
+        run = partial(conduct, runner=runner, workers=runner.workers, resume=resume)
         return conduct_within(runs, run, None if minutes is None else 60 * minutes)
 
 

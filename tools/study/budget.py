@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -12,22 +11,12 @@ from common.cli import InputError
 from tools.study.conduct import is_finished, jobs_of
 from tools.study.plan import Job, Run
 
-__all__ = ["check_minutes", "conduct_within", "count_threads", "set_aside"]
+__all__ = ["check_minutes", "conduct_within", "set_aside"]
 
 
 def check_minutes(minutes: float | None) -> None:
     if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0):
         raise InputError(f"minutes must be a number above 0, got {minutes!r}; leave it out for no limit")
-
-
-def count_threads(workers: int) -> int:
-    """Return the threads of each run: what `OMP_NUM_THREADS` says, or a share of the cores."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if not wanted:
-        return max(1, len(os.sched_getaffinity(0)) // workers)
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise InputError(f"OMP_NUM_THREADS must be a whole number from 1, got {wanted!r}; correct or unset it")
-    return int(wanted)
 
 
 def conduct_within(

@@ -3,78 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.cli import InputError
+from tools.study.engines import LostRun, Runner
 from tools.study.plan import Job, Run
 from tools.study.report import read_dice
 
-__all__ = ["Runner", "conduct", "is_finished", "jobs_of", "read_record"]
+__all__ = ["Command", "conduct", "is_finished", "jobs_of", "read_record"]
 
-SECONDS_TO_STOP = 10.0
-
-
-class Runner:
-    """Run commands in process groups of their own, so that they end together with the study.
-
-    Args:
-        num_threads: `OMP_NUM_THREADS` of each command.
-        lock: open file descriptor that each command holds; a lock on it outlives a study that is killed hard.
-    """
-
-    def __init__(self, num_threads: int, lock: int) -> None:
-        self.environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
-        self.lock = lock
-        self.guard = threading.Lock()
-        self.processes: set[subprocess.Popen] = set()
-        self.is_stopped = False
-
-    def __call__(self, command: Sequence[str], log_path: Path) -> int:
-        """Return the exit status of a command whose output is added to a log."""
-        with log_path.open("ab") as log:
-            with self.guard:
-                if self.is_stopped:
-                    return -signal.SIGTERM
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self.environment,
-                    start_new_session=True,
-                    pass_fds=[self.lock],
-                )
-                self.processes.add(process)
-            status = process.wait()
-        with self.guard:
-            self.processes.discard(process)
-        return status
-
-    def stop(self) -> None:
-        """End all commands, politely first, and start no other."""
-        with self.guard:
-            self.is_stopped = True
-            processes = [*self.processes]
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + SECONDS_TO_STOP
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+Command = Callable[[Sequence[str], Path], tuple[int, float]]
+REPETITIONS = 4  # of a run whose machine is lost: one that takes its machine down shall not do so for ever
 
 
 @dataclass
@@ -120,12 +65,12 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def conduct(jobs: Sequence[Job], runner: Callable[[Sequence[str], Path], int], workers: int, resume: bool) -> list[str]:
+def conduct(jobs: Sequence[Job], runner: Command, workers: int, resume: bool) -> list[str]:
     """Run what is not finished yet; a job that fails stops only those that need it.
 
     Args:
         jobs: what to run, most urgent first; a job comes after those it needs.
-        runner: takes a command and the path of its log, returns the exit status.
+        runner: takes a command and the path of its log, returns the exit status and the seconds; see `Runner`.
         workers: number of jobs at a time.
         resume: keep the jobs that are finished.
 
@@ -172,12 +117,17 @@ def _skip(waiting: list[Job], failed: str) -> list[str]:
     return skipped
 
 
-def _perform(job: Job, runner: Callable[[Sequence[str], Path], int], resume: bool) -> Outcome:
-    starts = _prepare(job, resume)
+def _perform(job: Job, runner: Command, resume: bool) -> Outcome:
     log_path = job.folder / "log.txt"
-    began = time.perf_counter()
-    status = runner(job.command, log_path)
-    seconds = time.perf_counter() - began
+    for repetition in range(REPETITIONS + 1):
+        starts = _prepare(job, resume or repetition > 0)
+        try:
+            status, seconds = runner(job.command, log_path)
+            break
+        except LostRun as error:
+            print(f"{job.name}: lost with its machine ({error})", flush=True)
+    else:
+        return Outcome(0.0, f"its machine was lost {REPETITIONS + 1} times")
     if status != 0:
         return Outcome(seconds, f"exit status {status}: {_last_line(log_path)}")
     if job.product is not None and not job.product.is_file():

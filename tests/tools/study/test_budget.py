@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from small_study import FakeRunner, plan
 
-from tools.study.budget import check_minutes, conduct_within, count_threads, set_aside
+from tools.study.budget import check_minutes, conduct_within, set_aside
 from tools.study.conduct import conduct
 from tools.study.plan import plan_runs
 
@@ -59,14 +58,3 @@ def test_a_repetition_keeps_what_was_there(content):
 def test_minutes_are_a_number_above_0(minutes):
     with pytest.raises(ValueError, match="minutes must be a number above 0"):
         check_minutes(minutes)
-
-
-def test_threads_are_what_the_environment_says_and_else_a_share_of_the_cores(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
-    assert count_threads(1) == count_threads(64) == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    with pytest.raises(ValueError, match="OMP_NUM_THREADS must be a whole number from 1, got 'many'"):
-        count_threads(1)
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert count_threads(1) == len(os.sched_getaffinity(0))
-    assert count_threads(10**6) == 1

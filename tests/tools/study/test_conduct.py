@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from small_study import FakeRunner, run, table_of
-
-from tools.study.conduct import Runner
 
 
 @pytest.mark.parametrize(("per_fold", "folders"), [(False, ["wta"]), (True, ["fold0", "fold1"])])
@@ -101,12 +98,5 @@ def test_the_arms_of_a_failed_pretraining_are_skipped(content, capsys):
 
 
 def test_a_run_that_leaves_no_result_has_failed(content, capsys):
-    assert run(content, lambda command, log_path: 0)[0] == "wta pretraining"
+    assert run(content, lambda command, log_path: (0, 1.0))[0] == "wta pretraining"
     assert "exit status 0, but it left no out/pretraining/wta/pretrained/weights.pt" in capsys.readouterr().out
-
-
-def test_a_command_gets_its_threads_and_its_log(tmp_path):
-    with (tmp_path / "lock").open("w") as lock:
-        script = "import os; print(os.environ['OMP_NUM_THREADS']); raise SystemExit(4)"
-        assert Runner(3, lock.fileno())([sys.executable, "-c", script], tmp_path / "log.txt") == 4
-    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "3\n"

@@ -10,6 +10,7 @@ import yaml
 
 from common.data import write_phantoms
 from tools.study import __main__ as command
+from tools.study import engines
 from tools.study.conduct import jobs_of
 from tools.study.plan import plan_runs, read_study
 from tools.study.preset import Cost, Facts, describe, fit_budget, list_presets, read_facts
@@ -93,7 +94,10 @@ class TimedRunner:
 
     stop_after = 10**6
 
-    def __init__(self, num_threads, lock):
+    def __init__(self, workers, num_threads, lock):
+        self.workers = workers
+
+    def close(self):
         pass
 
     def __call__(self, command, log_path):
@@ -115,7 +119,7 @@ class TimedRunner:
             (folder / "mean_dice_raw.csv").write_text(text, encoding="utf-8")
         else:
             (folder / products[run_id]).write_text("[]", encoding="utf-8")
-        return 0
+        return 0, 0.01
 
 
 CALLS: list[str] = []
@@ -127,7 +131,7 @@ def run_preset(data, monkeypatch):
     listed = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
     listed |= {"training": listed["training"][:3], "validation": listed["training"][3:]}
     (data / "dataset.json").write_text(json.dumps(listed), encoding="utf-8")
-    monkeypatch.setattr(command, "Runner", TimedRunner)
+    monkeypatch.setattr(engines, "LocalRunner", TimedRunner)
 
     def run(stop_after=10**6, **options):
         CALLS.clear()
