@@ -116,7 +116,8 @@ class LocalRunner(Runner):
 class RayRunner(Runner):
     """Runner on a Ray cluster whose machines share the folders and the Python environment.
 
-    A command is a task of the cluster that this machine belongs to; of several, `RAY_ADDRESS` names one. Its environment variables are those of the machine that runs it, but for `PYTHONPATH` and `OMP_NUM_THREADS`.
+    A command is a task of the cluster that this machine belongs to; of several, `RAY_ADDRESS` names one. Its
+    environment variables are those of the machine that runs it, but for `PYTHONPATH` and `OMP_NUM_THREADS`.
 
     Args:
         workers: largest number of commands at a time; None: as many as there is room for.
@@ -138,8 +139,8 @@ class RayRunner(Runner):
             ray.init(address, log_to_driver=False, logging_level="WARNING")
         except (OSError, RuntimeError) as error:  # the latter where this machine has not joined
             raise InputError(
-                f"--engine ray must find a Ray cluster to which this machine belongs, got none at RAY_ADDRESS {address!r}; start one with `ray "
-                "start` on each machine, as docs/many_gpus.md tells"
+                f"--engine ray must find a Ray cluster that this machine has joined, got none at {address!r}; "
+                "start one with `ray start` on each machine, as docs/many_gpus.md tells"
             ) from error
         signal.signal(signal.SIGTERM, handler)  # Ray has set one of its own
         self.ray = ray
