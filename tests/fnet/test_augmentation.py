@@ -37,7 +37,7 @@ def test_the_label_moves_with_the_image(seed):
     item = moved[PatchRequest(0, seed, True)]
     margin = GEOMETRY.margins[0]
     inner = item["image"][:, margin:-margin, margin:-margin, margin:-margin]
-    assert item["label"].dtype == torch.int16
+    assert item["label"].dtype == torch.int32
     agree = (inner > 0.5) == (item["label"] > 0)
     assert agree.float().mean() > 0.95
     assert ((inner < 1e-4) & (item["label"] > 0)).sum() == 0

@@ -29,7 +29,7 @@ def check_references(bundle: Bundle) -> Iterator[str]:
 
 def check_overrides(bundle: Bundle) -> Iterator[str]:
     """Find ids of overrides that replace nothing, and that nothing uses: MONAI adds them in silence."""
-    for file in bundle.overrides:
+    for file in [] if bundle.unread else bundle.overrides:
         bases = bases_of(bundle, file)
         before = [bundle.merge(*base) for base in bases]
         after = [bundle.merge(*base, file) for base in bases]
