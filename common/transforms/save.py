@@ -106,7 +106,8 @@ class SaveProbabilitiesd(InvertProbabilitiesd):
         output_dir: folder for the files.
         softmax: make probabilities of logits first.
         has_background: the first channel is the background, as after a softmax. Otherwise the channels are the classes
-            from 1 on, as after a sigmoid for each class, and are divided by their sum where that is above 1.
+            from 1 on, as after a sigmoid for each class; the background has what the most probable one leaves, and all
+            are divided by their sum.
     """
 
     def __init__(
@@ -133,8 +134,9 @@ class SaveProbabilitiesd(InvertProbabilitiesd):
     def _save(self, probabilities: torch.Tensor, image: MetaTensor) -> None:
         restored = [cast(MetaTensor, probability) for probability in self._restore(probabilities, image)]
         classes = torch.cat([probability.clamp(0, 1) for probability in restored])
-        classes = classes / classes.sum(dim=0, keepdim=True).clamp(min=1)
-        shares = torch.cat((1 - classes.sum(dim=0, keepdim=True), classes)).clamp(min=0)
+        taken = classes.sum(dim=0, keepdim=True) if self.has_background else classes.amax(dim=0, keepdim=True)
+        shares = torch.cat(((1 - taken).clamp(min=0), classes))
+        shares = shares / shares.sum(dim=0, keepdim=True)
         steps = (shares * _STEPS).round().cpu().numpy().astype(np.uint16)
         volume = nib.Nifti1Image(np.moveaxis(steps, 0, -1), None)
         meta = restored[0].meta

@@ -290,22 +290,29 @@ def test_png_images_with_png_labels_get_png_label_maps(tmp_path, quiet_hooks):
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-def test_probabilities_are_one_file_with_a_map_for_each_class(softmax, phantoms, tmp_path, quiet_hooks):
+@every_bundle
+def test_probabilities_are_one_file_from_which_the_segmentation_follows(
+    bundle, softmax, phantoms, tmp_path, quiet_hooks
+):
+    if softmax and bundle != CONTEXT:
+        pytest.skip("it is an option of one bundle")
     common = {"ckpt_dir": str(tmp_path / "models"), "device": "cpu"}
-    options = {**SHORT, "num_validation": 1, "pretrained": "null", "softmax": softmax}
-    trained = run(CONTEXT, "train.yaml", **common, dataset_dir=str(phantoms), **options)
-    assert trained.parser.get_parsed_content("loss").softmax is softmax
+    options = {**(SHORT if bundle != PLANAR else {}), "num_validation": 1, **scratch(bundle)}
+    options |= {"softmax": softmax} if bundle == CONTEXT else {}
+    trained = run(bundle, "train.yaml", **common, dataset_dir=str(phantoms), **options)
+    labels = trained.parser.get_parsed_content("labels")
     image, output = phantoms / "imagesTs" / "phantom_005.nii.gz", tmp_path / "output"
     options = {"dataset_dir": str(image), "output_dir": str(output), "save_probabilities": True}
-    run(CONTEXT, "inference.yaml", kind="infer", **common, **options)
-    (path,) = output.glob("*_probability.nii.gz")
+    run(bundle, "inference.yaml", kind="infer", **common, **options)
+    (path,) = output.glob("*_probabilities.nii.gz")
     probabilities = np.asarray(nib.load(path).dataobj)
-    assert probabilities.shape == (*nib.load(image).shape, 4)
-    assert 0 <= probabilities.min() < probabilities.max() <= 1
+    assert probabilities.shape == (*nib.load(image).shape, len(labels))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
     np.testing.assert_allclose(nib.load(path).affine, nib.load(image).affine, atol=1e-4)
     segmentation = np.asarray(nib.load(output / "phantom_005_seg.nii.gz").dataobj)
-    expected = np.where(probabilities.max(-1) > 0.5, probabilities.argmax(-1) + 1, 0)
-    np.testing.assert_array_equal(segmentation, expected)
+    chosen = np.take_along_axis(probabilities, segmentation[..., None].astype(int), -1)[..., 0]
+    other = chosen < probabilities.max(-1) - 2e-3  # where equally probable classes change places, and at a crop's edge
+    assert other.mean() < 1e-3
 
 
 @pytest.mark.parametrize("max_epochs", [1, 2])
