@@ -26,6 +26,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_UNSET = repr(None)  # of an option that an older version did not have
+
 
 class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
@@ -95,9 +97,12 @@ class ResumableCheckpoint:
             settings, epoch = dict(checkpoint["settings"]), checkpoint["epoch"]
         except Exception as error:  # a damaged file can raise anything
             raise InputError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
-        if settings != self.settings:
-            names = (name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name))
-            others = [f"{name} {settings.get(name)!s:.60} instead of {self.settings.get(name)!s:.60}" for name in names]
+        pairs = {
+            name: (settings.get(name, _UNSET), self.settings.get(name, _UNSET))
+            for name in {**self.settings, **settings}
+        }
+        others = [f"{name} {was:.60} instead of {now:.60}" for name, (was, now) in pairs.items() if was != now]
+        if others:
             raise InputError(f"{self.path}: checkpoint must be of the same settings, got {', '.join(others)}; {advice}")
         states = {**self.objects, **registered_states(engine)}
         for name, item in states.items():

@@ -67,6 +67,12 @@ def test_a_checkpoint_of_other_settings_is_refused_by_what_differs(make_training
         make_training(settings=settings).trainer.run()
 
 
+def test_an_option_that_is_new_and_not_used_does_not_hinder(make_training, rows_of, interrupted):
+    resumed = make_training(settings={"learning_rate": 1e-2, "new_option": None})
+    resumed.trainer.run()
+    assert [row["epoch"] for row in rows_of(resumed)] == [1, 2, 3, 4]
+
+
 def test_a_checkpoint_of_another_network_is_refused(make_training, interrupted):
     with pytest.raises(
         ValueError, match=r"training.ckpt: checkpoint must fit the network, got .*; delete .*resume False"
