@@ -8,7 +8,6 @@ Each teacher is the `output_dir` of an inference with `--save_probabilities True
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from common.cli import InputError, MissingFileError
+from common.cli import InputError, MissingFileError, check_each
+from common.cli.options import FRACTION, NON_NEGATIVE, POSITIVE
 from common.data import (
     Cases,
     Item,
@@ -40,8 +40,6 @@ from tools._command import run_command
 
 __all__ = ["make_pseudo_labels"]
 
-logger = logging.getLogger(__name__)
-
 _PROBABILITIES = "_probabilities.nii.gz"
 _STEPS = 255  # of a confidence
 _CERTAIN = 0.99  # confidence
@@ -50,7 +48,7 @@ _SAMPLE = 20_000  # voxels of a class and scan, by which its threshold is found
 
 def make_pseudo_labels(
     dataset_dir: str,
-    teachers: list[Any],
+    teachers: Any,
     output_dir: str,
     *,
     num_labeled: int | None = None,
@@ -75,12 +73,16 @@ def make_pseudo_labels(
         keep: share of the voxels of each class that are learned from, the surest ones.
         limit: robust standard deviations, beyond which a scan is implausible and left out.
     """
+    teachers = [teachers] if isinstance(teachers, str) else [str(teacher) for teacher in teachers]
+    check_each(FRACTION, keep=keep)
+    check_each(POSITIVE, limit=limit)
+    check_each(NON_NEGATIVE.list.or_null, weights=weights)
     cases = read_cases(dataset_dir, fold, num_folds, num_labeled, num_validation)
     scans = _find_scans(cases, teachers)
     output = Path(output_dir)
     segmentations, samples = {}, []
     for name, (_, files) in scans.items():
-        label, confidence, segmentations[name] = _combine(files, weights)
+        label, confidence, segmentations[name] = _combine(files, weights, len(cases.labels))
         _write(output / f"{name}.nii.gz", label, files[0])
         _write(output / f"{name}_confidence.nii.gz", confidence, files[0])
         samples.append(_sample(label, confidence))
@@ -129,12 +131,20 @@ def _find_scans(cases: Cases, teachers: Sequence[str]) -> dict[str, tuple[Item, 
     }
 
 
-def _combine(files: Sequence[Path], weights: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray, Segmentation]:
+def _combine(
+    files: Sequence[Path], weights: Sequence[float] | None, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, Segmentation]:
     """Return the classes of a scan, the confidence in them, and their description."""
     volumes = [read_volume(file) for file in files]
     probabilities = [voxels.astype(np.float32) for voxels, _, _ in volumes]
+    for file, teacher in zip(files, probabilities, strict=True):
+        if len(teacher) != num_classes:
+            raise InputError(
+                f"{file}: must have the probabilities of {num_classes} classes, got {len(teacher)}; take a teacher "
+                "that was trained on this data set"
+            )
     pooled = pool_probabilities(probabilities, weights)
-    label = pooled.argmax(axis=0).astype(np.uint8)
+    label = pooled.argmax(axis=0).astype(np.uint8 if num_classes <= 256 else np.int16)
     agreement = _mean_dice([teacher.argmax(axis=0) for teacher in probabilities])
     return label, pooled.max(axis=0), describe_segmentation(label, volumes[0][1].affine, agreement)
 
@@ -143,7 +153,7 @@ def _mean_dice(segmentations: Sequence[np.ndarray]) -> float:
     """Return the mean Dice of the classes between the first segmentation and each other one."""
     scores = []
     for other in segmentations[1:]:
-        for value in np.union1d(segmentations[0], other)[1:]:
+        for value in np.setdiff1d(np.union1d(segmentations[0], other), [0]):
             one, two = segmentations[0] == value, other == value
             scores.append(2 * (one & two).sum() / (one.sum() + two.sum()))
     return float(np.mean(scores)) if scores else 1.0

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common.cli import InputError
+from common.cli import InputError, check_each
+from common.cli.options import POSITIVE_INT
 from common.data import read_cases, write_atomically
 from tools._command import run_command
 
@@ -39,6 +40,7 @@ def list_unlabeled(
         num_folds: likewise.
         num_validation: likewise.
     """
+    check_each(POSITIVE_INT.or_null, num_unlabeled=num_unlabeled)
     scans = read_cases(dataset_dir, fold, num_folds, num_labeled, num_validation).unlabeled[:num_unlabeled]
     if not scans:
         raise InputError(

@@ -156,9 +156,7 @@ class PatchDataset(CacheDataset):
     def _start(self, source: Mapping[str, Any], is_foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the first voxel of the output patch."""
         size, patch = np.array(source["pyramid"].spatial_size), np.array(self.patch_size)
-        if is_foreground and source.get(
-            "foreground"
-        ):  # a labeled voxel, each class being as likely, lies anywhere in the patch
+        if is_foreground and source.get("foreground"):  # a voxel of any class, each as likely, lies anywhere in it
             classes = sorted(source["foreground"])
             voxels = source["foreground"][classes[rng.integers(len(classes))]]
             voxel = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], size))

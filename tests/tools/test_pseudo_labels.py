@@ -38,7 +38,7 @@ def teach(folder, truth, sure=0.9, wrong=None):
         volume = nib.load(path)
         label = np.asarray(volume.dataobj).astype(int)
         label = label if wrong is None else wrong(name, label)
-        steps = np.full((*label.shape, 6), round(65535 * (1 - sure) / 5), np.uint16)
+        steps = np.full((*label.shape, 5), round(65535 * (1 - sure) / 4), np.uint16)
         np.put_along_axis(steps, label[..., None], round(65535 * sure), axis=-1)
         image = nib.Nifti1Image(steps, volume.affine)
         image.header.set_slope_inter(1 / 65535, 0)
@@ -102,6 +102,29 @@ def test_teachers_that_have_not_segmented_the_same_scans_are_refused(data, truth
         make_pseudo_labels(str(data), teachers, str(tmp_path / "pseudo"), **FOLD)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"keep": 80}, "keep must be a number from 0 to 1, got 80"),
+        ({"limit": 0.0}, "limit must be"),
+        ({"weights": [-1.0]}, "weights must be"),
+        ({"weights": [1.0, 1.0]}, "must have one weight each"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(data, truth, tmp_path, options, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        make_pseudo_labels(str(data), teach(tmp_path / "one", truth), str(tmp_path / "pseudo"), **FOLD, **options)
+
+
+def test_a_teacher_of_other_classes_is_refused(data, truth, tmp_path):
+    folder = teach(tmp_path / "one", truth)
+    for file in (tmp_path / "one").iterdir():
+        volume = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray(volume.dataobj, np.float32)[..., :4], volume.affine), file)
+    with pytest.raises(ValueError, match=r"must have the probabilities of 5 classes, got 4; take a teacher"):
+        make_pseudo_labels(str(data), folder, str(tmp_path / "pseudo"), **FOLD)
+
+
 def test_pseudo_labels_of_another_fold_are_refused(data, truth, tmp_path):
     make_pseudo_labels(str(data), [teach(tmp_path / "teacher", truth)], str(tmp_path / "pseudo"), **FOLD)
     with pytest.raises(ValueError, match=r"must be of unlabeled scans, got .*, a (labeled|validation) case"):
@@ -112,5 +135,7 @@ def test_the_unlabeled_scans_of_a_fold_are_listed(data, truth, tmp_path):
     list_unlabeled(str(data), str(tmp_path), num_unlabeled=3, **FOLD)
     listed = json.loads((tmp_path / "scans.json").read_text())
     assert listed == read_cases(data, **FOLD).unlabeled[:3]
+    with pytest.raises(ValueError, match=r"num_unlabeled must be .*, got -3"):
+        list_unlabeled(str(data), str(tmp_path), num_unlabeled=-3, **FOLD)
     with pytest.raises(ValueError, match="must have unlabeled scans, got none"):
         list_unlabeled(str(data), str(tmp_path), num_folds=4)
