@@ -190,7 +190,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "seed": Option(SEED, "of all chance", 1),
     "fold": _place("of the labeled cases, held out for validation", 1, INT),
     "num_folds": _place("into which the labeled cases are cut, where dataset.json has no folds", 4, POSITIVE_INT),
-    "num_labeled": _place("training cases whose labels are used; null: all", 8, POSITIVE_INT.or_null),
+    "num_labeled": _place("training cases whose labels are used; null: all; 0: pseudo-labels alone", 8, INT.or_null),
     "num_validation": _place("validation cases; null: the whole fold", 2, POSITIVE_INT.or_null),
     "pseudo_labels": _place(
         "folder of pseudo-labels that are learned from, too; null: none", "/data/pseudo_labels", PATH.or_null

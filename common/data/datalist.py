@@ -111,13 +111,28 @@ class Cases:
         held_out = self.normal_validation or self.normal
         return held_out if split == "validation" else [case for case in self.normal if case not in held_out] or held_out
 
+    def supervised(self) -> list[Item]:
+        """Return what a network is trained on: the labeled training cases, and then those with pseudo-labels."""
+        return [*(self.labeled("training") if self.training or not self.pseudo_labeled else []), *self.pseudo_labeled]
+
     def labeled(self, split: str) -> list[Item]:
-        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation."""
+        """Return the cases of `training`, `validation` or `test` that have a label, for evaluation.
+
+        Where no validation case has one, a tenth of those with pseudo-labels take their place.
+        """
         check_choice("split", split, ("training", "validation", "test"))
         cases = [case for case in getattr(self, split) if "label" in case]
+        if not cases and split == "validation" and self.pseudo_labeled:
+            logger.warning(
+                "no validation case has a label: the score compares with pseudo-labels, so decide nothing by it"
+            )
+            share = self.pseudo_labeled[: max(len(self.pseudo_labeled) // 10, 1)]
+            cases = [{key: value for key, value in case.items() if key != "confidence"} for case in share]
         if not cases:
             others = [name for name in ("validation", "training") if getattr(self, name) and split == "test"]
             instead = f", or pass --split {others[0]}" if others else ""
+            if split == "training" and self.unlabeled:
+                instead = ", or pass --pseudo_labels (docs/self_training.md)"
             raise InputError(
                 f"split {split} must hold cases with labels, got none; look at training, folds and test in "
                 f"dataset.json{instead}"
@@ -156,7 +171,7 @@ def read_cases(
         dataset_dir: folder that holds `dataset.json` and every file it lists.
         fold: from 0 to the number of folds minus 1.
         num_folds: number of parts at most; not used when the file holds out cases by itself.
-        num_labeled: labeled training cases, None for all.
+        num_labeled: labeled training cases, None for all; with 0, a training has pseudo-labels alone.
         num_validation: validation cases at most, None for all; the others held out are not used at all.
         seed: of the folds and of the order of the training cases.
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
@@ -189,13 +204,14 @@ def read_cases(
     _check_patients(path, listed, training, [] if is_shared else held_out)
     patients = _by_patient(sorted(training, key=_name))
     patients = [patients[index] for index in np.random.RandomState([seed, fold]).permutation(len(patients))]
-    if num_labeled is not None and num_labeled not in range(1, len(training) + 1):
-        left = f"between 1 and {len(training)} in {path}, the labels that fold {fold} leaves" if training else "null"
+    if num_labeled is not None and num_labeled not in range(len(training) + 1):
+        left = f"between 0 and {len(training)} in {path}, the labels that fold {fold} leaves" if training else "null"
         where = "" if training else f", since {path} has no label to train on"
         raise InputError(f"num_labeled must be {left}, got {num_labeled}{where}; null takes all")
     if num_validation is not None and num_validation < 1:
         raise InputError(f"num_validation must be 1 or more, got {num_validation}; null takes all")
     labeled, rest = _take(patients, num_labeled, "num_labeled")
+    rest = [case for case in rest if case not in held_out]
     validation, _ = _take(_by_patient(held_out), num_validation, "num_validation")
 
     away = set() if is_shared else {case.patient for case in held_out} - {None}
@@ -284,6 +300,8 @@ def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
 
 def _take(patients: list[list[Case]], number: int | None, name: str) -> tuple[list[Case], list[Case]]:
     """Return the cases of the first patients, of whom there are `number` cases at most, and those of the others."""
+    if number == 0:
+        return [], [case for patient in patients for case in patient]
     first: list[Case] = []
     others: list[Case] = []
     for patient in patients:

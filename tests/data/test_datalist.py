@@ -185,8 +185,8 @@ def test_folds_of_the_file_must_hold_training_cases(tmp_path, content, folds):
         ({"num_folds": 1}, "num_folds must be 2 or more, got 1"),
         ({"fold": 8, "num_folds": 8}, r"fold must be between 0 and 7 .*, got 8; pass another --fold"),
         ({"fold": 10, "num_folds": 50}, r"fold must be between 0 and 9 .*, which has 10 labeled cases .*, got 10"),
-        ({"num_labeled": 0}, "num_labeled must be between 1 and 8 .*, got 0"),
-        ({"num_labeled": 9}, "num_labeled must be between 1 and 8 .*, got 9"),
+        ({"num_labeled": -1}, "num_labeled must be between 0 and 8 .*, got -1"),
+        ({"num_labeled": 9}, "num_labeled must be between 0 and 8 .*, got 9"),
         ({"num_validation": 0}, "num_validation must be 1 or more, got 0"),
     ],
 )
@@ -214,7 +214,7 @@ def test_folds_are_as_many_as_the_cases_when_these_are_few(tmp_path, content, nu
     ):
         read_cases(tmp_path, number)
     with pytest.raises(
-        ValueError, match=rf"num_labeled must be between 1 and {number - 1} .* that fold 0 leaves, got 4"
+        ValueError, match=rf"num_labeled must be between 0 and {number - 1} .* that fold 0 leaves, got 4"
     ):
         read_cases(tmp_path, num_labeled=4)
 
@@ -310,6 +310,16 @@ def test_refuses_a_malformed_datalist(tmp_path, text, match):
     (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"dataset\.json: {match}"):
         read_cases(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_without_labels_every_training_case_is_unlabeled_and_none_that_is_held_out(tmp_path, content, number):
+    keep(tmp_path, content, number)
+    some, none = read_cases(tmp_path, num_labeled=1), read_cases(tmp_path, num_labeled=0)
+    assert none.training == [] and none.validation == some.validation
+    assert sorted(ids(none.unlabeled)) == sorted({*ids(some.unlabeled), *ids(some.training)} - {*ids(none.validation)})
+    with pytest.raises(ValueError, match=r"split training must hold cases with labels, got none; .*--pseudo_labels"):
+        none.supervised()
 
 
 def test_a_list_without_cases_still_names_its_classes(tmp_path):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from workflow_helpers import BUNDLES, FAST, SHORT, interrupt, run, workflow
 
-from common.data import PseudoLabel, read_cases, read_dataset_file, write_phantoms, write_pseudo_labels
+from common.data import (
+    PseudoLabel,
+    read_cases,
+    read_dataset_file,
+    write_datalist,
+    write_phantoms,
+    write_pseudo_labels,
+)
 
 STUDENTS = [bundle for bundle in BUNDLES if (bundle / "configs" / "self_train.yaml").is_file()]
 TAUGHT_BY_THEMSELVES = [bundle for bundle in BUNDLES if (bundle / "configs" / "mean_teacher.yaml").is_file()]
@@ -72,6 +83,31 @@ def test_a_teacher_that_is_sure_and_right_is_all_labels_to_the_bit(bundle, data,
     all_labels = train(bundle, data, tmp_path / "all", **options, **{"train::dataset::data": labeled})
     student = train(bundle, data, tmp_path / "student", **options, **{"train::dataset::data": taught})
     assert_same(all_labels, student)
+
+
+@every_student
+def test_a_student_needs_no_label_where_teachers_need_none(bundle, data, tmp_path, caplog):
+    """Masks of no scan are known, but of those that it is tested with."""
+    content = json.loads((data / "dataset.json").read_text())
+    images = [case["image"] for case in content["training"]]
+    bare = tmp_path / "bare"
+    shutil.copytree(data, bare)
+    write_datalist(bare, {**content, "training": [], "unlabeled": images})
+    folder = tmp_path / "perfect"
+    folder.mkdir()
+    entries = []
+    for image in images[:3]:
+        name = Path(image).name.removesuffix(".nii.gz")
+        truth = nib.load(data / image.replace("imagesTr", "labelsTr"))
+        nib.save(truth, folder / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(np.ones(truth.shape, np.float32), truth.affine), folder / f"{name}_sure.nii.gz")
+        entries.append(PseudoLabel(image, f"{name}.nii.gz", f"{name}_sure.nii.gz", ""))
+    write_pseudo_labels(folder, read_dataset_file(data / "dataset.json").labels, entries)
+    options = {**SHORT, **FAST, "pretrained": None, "pseudo_labels": str(folder), "labeled_fraction": 0.5}
+    run(bundle, "train.yaml", dataset_dir=str(bare), ckpt_dir=str(tmp_path / "student"), **options)
+    weights = torch.load(tmp_path / "student" / "model.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert "no validation case has a label" in caplog.text
 
 
 @every_student

@@ -48,7 +48,7 @@ def advise(results: Sequence[Result], arms: Sequence[str], reference: str | None
     dice = {arm: _mean(results, arm, count) for arm in present}
     best = max(present, key=lambda arm: dice[arm])
     test = next((test for test in tests if (test.arm, test.num_labeled) == (best, count)), None)
-    scans = f"{count} labeled scan{'s' if count > 1 else ''}"
+    scans = f"{count} labeled scan{'' if count == 1 else 's'}"
     is_highest = f"has the highest Dice with {scans}, {dice[best]:.3f}"
     if len(present) == 1:
         arm, reason = best, f"it is the only arm that is finished, with a Dice of {dice[best]:.3f} with {scans}"

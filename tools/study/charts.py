@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tools.study.report import Result
+from tools.study.report import Result, set_count_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,10 +55,7 @@ def draw_curve(results: Sequence[Result], arms: Sequence[str]) -> str:
             for count, dice in values.items():
                 axes.plot([count * shift] * len(dice), dice, "o", color=color, markersize=3.5, alpha=0.55, mew=0)
             axes.plot([*values], means, "o-", color=color, markersize=6, linewidth=2, label=arm)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(counts, [str(count) for count in counts])
-        axes.minorticks_off()
-        axes.set_xlim(counts[0] / 1.15, counts[-1] * 1.15)
+        set_count_axis(axes, counts)
         axes.set(xlabel="labeled scans", ylabel="Dice")
         _clean(axes)
         axes.grid(axis="both", color=_FAINT, linewidth=0.7)

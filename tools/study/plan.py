@@ -206,7 +206,7 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
         content["dataset_dir"] = str(dataset_dir)
     study = _build(Study, content, str(path))
     for key in ("num_labeled", "folds", "seeds"):
-        _check_counts(getattr(study, key), key, minimum=1 if key == "num_labeled" else 0)
+        _check_counts(getattr(study, key), key, minimum=0)
     check_known(study.split, ("test", "validation"), "split")
     if not study.arms:
         raise InputError("arms must name at least one arm, got none; add one")
@@ -222,7 +222,10 @@ def read_study(path: str | Path, dataset_dir: str | None = None) -> Study:
 
 
 def plan_runs(study: Study) -> list[Run]:
-    """List the runs of a study: by seed and fold, then label count, then arm, so that a part of it is balanced."""
+    """List the runs of a study: by seed and fold, then label count, then arm, so that a part of it is balanced.
+
+    Without labels (`num_labeled` of 0), only the arms are run that need none.
+    """
     output_dir = Path(study.output_dir)
     pretrainings: dict[tuple[str, int | None], Job] = {}
 
@@ -236,6 +239,8 @@ def plan_runs(study: Study) -> list[Run]:
         for num_labeled in study.num_labeled:
             planned: dict[str, Run] = {}
             for name, arm in study.arms.items():
+                if num_labeled == 0 and _needs_labels(arm, planned):
+                    continue
                 pretraining = None
                 if arm.pretraining is not None:
                     per_fold = study.pretrainings[arm.pretraining].per_fold
@@ -245,6 +250,11 @@ def plan_runs(study: Study) -> list[Run]:
                 planned[name] = _plan_run(study, name, num_labeled, draw, pretraining, pool)
             runs += planned.values()
     return runs
+
+
+def _needs_labels(arm: Arm, planned: Mapping[str, Run]) -> bool:
+    """Tell whether an arm needs a label: all do but pretrainings, and students of teachers that need none."""
+    return arm.workflow == "training" and not (arm.teachers and planned.keys() >= {*arm.teachers})
 
 
 def _plan_pretraining(study: Study, name: str, fold: int | None, folder: Path) -> Job:

@@ -18,9 +18,19 @@ from common.cli import InputError
 from tools.study.plan import Run
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "Result", "compare", "format_table", "read_dice", "wilcoxon_p_value", "write_files"]
+__all__ = [
+    "Comparison",
+    "Result",
+    "compare",
+    "format_table",
+    "read_dice",
+    "set_count_axis",
+    "wilcoxon_p_value",
+    "write_files",
+]
 
 Cell = tuple[str, int]
 
@@ -219,13 +229,19 @@ def _draw_curve(results: Sequence[Result], arms: Sequence[str], title: str) -> F
         means = [statistics.fmean(values) for values in scores.values()]
         axes.plot([*scores], means, "o-", color=color, markersize=5, label=arm)
     counts = sorted({count for _, count in cells})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.minorticks_off()
+    set_count_axis(axes, counts)
     axes.set(xlabel="labeled images", ylabel="Dice", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
+
+
+def set_count_axis(axes: Axes, counts: Sequence[int]) -> None:
+    """Make the x-axis one of label counts, ascending: logarithmic, and linear from 0 to 1."""
+    axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_xlim(counts[0] / 1.15 if counts[0] else -0.15, max(counts[-1] * 1.15, 0.15))
 
 
 def _row(*values: str) -> str:

@@ -88,7 +88,7 @@ def paired_tests(results: Sequence[Result], arms: Sequence[str], reference: str 
 def labels_needed(counts: Sequence[int], dice: Sequence[float], target: float) -> float:
     """Return the fewest labels at which a learning curve reaches a Dice.
 
-    Between two label counts the curve is a straight line over the logarithm of the count.
+    Between two label counts the curve is a straight line over the logarithm of the count, or over the count from 0 on.
 
     Args:
         counts: label counts, ascending.
@@ -104,6 +104,8 @@ def labels_needed(counts: Sequence[int], dice: Sequence[float], target: float) -
         below, above = dice[index - 1], dice[index]
         if above >= target:
             share = (target - below) / (above - below)
+            if counts[index - 1] == 0:
+                return float(counts[index] * share)
             return float(counts[index - 1] * (counts[index] / counts[index - 1]) ** share)
     return math.inf
 

@@ -37,6 +37,11 @@ def test_a_curve_is_straight_over_the_logarithm_of_the_labels(target, labels):
     assert labels_needed([1, 2, 4], [0.2, 0.4, 0.6], target) == pytest.approx(labels)
 
 
+def test_from_no_label_to_the_first_ones_a_curve_is_a_straight_line_over_the_count():
+    assert labels_needed([0, 4, 8], [0.2, 0.4, 0.6], 0.3) == pytest.approx(2)
+    assert labels_needed([0, 4, 8], [0.2, 0.4, 0.6], 0.5) == pytest.approx(math.sqrt(32))
+
+
 def test_a_curve_that_falls_again_has_reached_its_dice_before():
     assert labels_needed([1, 2, 4, 8], [0.2, 0.6, 0.3, 0.8], 0.4) == pytest.approx(math.sqrt(2))
 
