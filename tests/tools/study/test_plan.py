@@ -52,18 +52,6 @@ def test_an_evaluation_repeats_the_options_of_its_training(content):
         assert each.evaluation.config_files == ("bundle/configs/train.yaml", "bundle/configs/evaluate.yaml")
 
 
-def test_without_labels_only_those_arms_are_run_that_need_none(content):
-    for name in ("zero_shot", "inference"):
-        Path(f"bundle/configs/{name}.yaml").write_text(
-            "dataset_dir: x\noutput_dir: x\nsave_probabilities: false\n", encoding="utf-8"
-        )
-    zero = {"workflow": "pretraining", "evaluation_files": ["configs/zero_shot.yaml"]}
-    arms = {"zero": zero, "scratch": {}, "own": {"teachers": ["zero"]}, "both": {"teachers": ["zero", "scratch"]}}
-    content |= {"arms": arms, "reference": None, "num_labeled": [0, 2], "seeds": [0], "folds": [0]}
-    found = [(run.num_labeled, run.arm) for run in plan_runs(plan(content))]
-    assert found == [(0, "zero"), (0, "own"), *((2, arm) for arm in arms)]
-
-
 def test_what_is_evaluated_without_a_label_is_pretrained_with_each_seed_and_not_trained(content):
     Path("bundle/configs/zero_shot.yaml").write_text("text: nothing\n", encoding="utf-8")
     arm = {"workflow": "pretraining", "evaluation_files": ["configs/zero_shot.yaml"], "options": {"max_epochs": 2}}

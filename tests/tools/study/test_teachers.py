@@ -56,6 +56,15 @@ def test_a_teacher_segments_with_its_own_weights_and_options_what_the_student_is
     assert scans.options["num_labeled"] == 2
 
 
+def test_without_labels_only_those_arms_are_run_that_need_none(taught):
+    Path("bundle/configs/zero_shot.yaml").write_text("text: nothing\n", encoding="utf-8")
+    zero = {"workflow": "pretraining", "evaluation_files": ["configs/zero_shot.yaml"]}
+    arms = {"zero": zero, "scratch": {}, "own": {"teachers": ["zero"]}, "both": {"teachers": ["zero", "scratch"]}}
+    taught |= {"arms": arms, "reference": None, "num_labeled": [0, 2]}
+    found = [(run.num_labeled, run.arm) for run in plan_runs(plan(taught))]
+    assert found == [(0, "zero"), (0, "own"), *((2, arm) for arm in arms)]
+
+
 def test_two_students_of_one_teacher_share_its_segmentations(taught):
     taught["arms"]["second"] = {**taught["arms"]["student"], "pooling": {}}
     names = [job.name for job in jobs_of(plan_runs(plan(taught)))]
