@@ -21,6 +21,7 @@ from common.training import load_network
 from .descriptor_cache import DescriptorCache
 from .descriptors import JointDescriptor, VoxelDescriptor, extract_descriptors, load_descriptors
 from .neighbors import NORMALIZATIONS, FeatureSpace, nearest_neighbors
+from .registration import carry_label, fuse_shares, principal_components, register_points
 from .storage import AtlasStorage, stable_hash
 from .voting import WEIGHTINGS, vote, vote_image, weight_background
 from .voxels import VoxelGrid, choose_voxels, within_radius
@@ -54,9 +55,12 @@ class PlanarAtlas(AtlasStorage):
             voxels are described. It supposes that all volumes show the same field of view. Of a loaded atlas, the
             smaller radius counts.
         smoothing: standard deviation in voxels of the Gaussian by which votes are averaged with those around them.
-        background_weight: of a vote for the background, against 1 of any other: larger ones make organs smaller. The
-            atlas has all voxels of the organs, and often but a sample of the background.
-        max_background: voxels of the background that are kept of one added volume, evenly in space; `None`: all.
+        background_weight: of a vote for the background, against 1 of any other: larger ones make organs smaller. Of the
+            organs all voxels vote, and of the background often but a sample.
+        fusion_weight: how much the labels count that registered volumes carry over, beside votes: the exponent of their
+            shares in a product, see `fuse_shares`. Above 0, an added volume keeps its label, and all described voxels.
+            It supposes that all volumes show the same field of view. 0: votes alone, as in the paper.
+        max_background: voxels of the background of one added volume that vote, evenly in space; `None`: all.
         max_voxels: of the whole atlas; `None`: any number.
         cache_dir: folder in which descriptors are kept, see `DescriptorCache`; `None`: nothing is kept.
         seed: of the choice of background voxels.
@@ -76,6 +80,7 @@ class PlanarAtlas(AtlasStorage):
         search_radius: float | None = None,
         smoothing: float = 0.0,
         background_weight: float = 1.0,
+        fusion_weight: float = 0.0,
         max_background: int | None = None,
         max_voxels: int | None = None,
         cache_dir: str | Path | None = None,
@@ -87,7 +92,7 @@ class PlanarAtlas(AtlasStorage):
         check_choice("normalization", normalization, NORMALIZATIONS)
         check_each(POSITIVE_INT, num_neighbors=num_neighbors)
         check_each(POSITIVE_INT.or_null, max_background=max_background)
-        check_each(NON_NEGATIVE, position_weight=position_weight, smoothing=smoothing)
+        check_each(NON_NEGATIVE, position_weight=position_weight, smoothing=smoothing, fusion_weight=fusion_weight)
         check_each(POSITIVE, background_weight=background_weight)
         self.step = step
         self.num_neighbors = num_neighbors
@@ -96,6 +101,7 @@ class PlanarAtlas(AtlasStorage):
         self.position_weight = position_weight
         self.smoothing = smoothing
         self.background_weight = background_weight
+        self.fusion_weight = fusion_weight
         self.max_background = max_background
         self.seed = seed
         self.caches: list[DescriptorCache] = []
@@ -116,8 +122,8 @@ class PlanarAtlas(AtlasStorage):
             image: normalized intensities of shape `(B, C, H, W, D)`.
 
         Returns:
-            Votes of shape `(B, num_classes, H, W, D)`, which add up to 1 in each voxel: the largest one tells its
-            class, see also `vote_confidence`.
+            Votes of shape `(B, num_classes, H, W, D)`, times the shares of carried labels where there are any; they add
+            up to 1 in each voxel: the largest one tells its class, see also `vote_confidence`.
         """
         self._check_shape(image, "B")
         image = convert_to_tensor(image)
@@ -127,8 +133,9 @@ class PlanarAtlas(AtlasStorage):
             votes[:, 0] = 1
             return votes
         self._warn(image)
-        space = FeatureSpace(self.descriptors, self.normalization, self.position_weight)
-        features = space(self.descriptors, self.centers)
+        voters = self.descriptors[self.is_voter]
+        space = FeatureSpace(voters, self.normalization, self.position_weight)
+        features = space(voters, self.centers[self.is_voter])
         return torch.stack([self._segment(volume, space, features) for volume in image])
 
     @torch.no_grad()
@@ -153,11 +160,11 @@ class PlanarAtlas(AtlasStorage):
         image, classes, known = self._check(convert_to_tensor(image), convert_to_tensor(label))
         if not known.any():
             logger.warning("%s: no voxel has a known class, none is taken", volume_id)
-            nothing = {name: getattr(self, name)[:0] for name in ("centers", "labels", "descriptors")}
+            nothing = {name: getattr(self, name)[:0] for name in ("centers", "labels", "descriptors", "is_voter")}
             self._store(str(volume_id), stable_hash(image.float()), stable_hash(image.float()), nothing)
             return 0
-        centers, labels = self._choose(classes, known)
-        recipe = self._recipe(image, centers, labels)
+        centers, labels, is_voter = self._choose(classes, known)
+        recipe = self._recipe(image, centers, labels, is_voter)
         rows = self._known_rows(recipe)
         if rows is None:
             descriptors = self._describe(image, centers)
@@ -167,9 +174,10 @@ class PlanarAtlas(AtlasStorage):
                     f"image must show something that can be described, got nothing in {volume_id}; "
                     "look at the scan, or leave it out"
                 )
-            rows = {"centers": centers, "labels": labels, "descriptors": descriptors}
+            rows = {"centers": centers, "labels": labels, "is_voter": is_voter, "descriptors": descriptors}
             rows = {name: value[is_described] for name, value in rows.items()}
-        self._store(str(volume_id), stable_hash(image.float()), recipe, rows)
+        label_map = classes[0].where(known[0], -1) if self.fusion_weight else None
+        self._store(str(volume_id), stable_hash(image.float()), recipe, rows, label_map)
         is_present = classes[known].bincount(minlength=self.num_classes).cpu() > 0
         is_kept = rows["labels"].long().bincount(minlength=self.num_classes).cpu() > 0
         lost = (is_present & ~is_kept).nonzero().flatten().tolist()
@@ -197,9 +205,12 @@ class PlanarAtlas(AtlasStorage):
         missing = self._missing_classes()
         if missing:
             logger.warning("atlas has no voxels of %s: nothing becomes one of these classes", missing)
-        if self.num_neighbors > len(self.labels):
+        num_voters = int(self.is_voter.sum())
+        if self.num_neighbors > num_voters:
+            logger.warning("num_neighbors %d is more than the atlas has, all %d vote", self.num_neighbors, num_voters)
+        if self.fusion_weight and not self.map_sizes.all():
             logger.warning(
-                "num_neighbors %d is more than the atlas has, all %d vote", self.num_neighbors, len(self.labels)
+                "atlas has volumes without a label map, which only vote; make it with a fusion_weight above 0"
             )
         known = self.fingerprints.tolist()
         if any(stable_hash(volume.float()) in known for volume in image):
@@ -214,11 +225,38 @@ class PlanarAtlas(AtlasStorage):
         descriptors = self._describe(volume, centers[points])
         is_described = _is_described(descriptors)
         points = points[is_described]
-        queries = space(descriptors[is_described], centers[points])
+        descriptors = descriptors[is_described]
+        queries = space(descriptors, centers[points])
         squares, neighbors = nearest_neighbors(queries, features, min(self.num_neighbors, len(features)))
-        shares = vote(self.labels[neighbors], squares.sqrt(), self.num_classes, self.voting).float()
+        labels = self.labels[self.is_voter]
+        shares = vote(labels[neighbors], squares.sqrt(), self.num_classes, self.voting).float()
         shares = weight_background(shares, self.background_weight)
-        return vote_image(shares, points, grid, self.smoothing).to(volume.device)
+        votes = vote_image(shares, points, grid, self.smoothing)
+        if self.fusion_weight and self.map_sizes.all(dim=1).any() and len(points):
+            carried = self._carry_labels(descriptors, points.to(descriptors.device), grid)
+            votes = fuse_shares(votes, carried, self.fusion_weight)
+        return votes.to(volume.device)
+
+    def _carry_labels(self, descriptors: torch.Tensor, points: torch.Tensor, grid: VoxelGrid) -> torch.Tensor:
+        """Return the shares of the classes that the registered volumes carry to an image, all volumes alike.
+
+        Args:
+            descriptors: of points of a grid of the image.
+            points: indices of these, of shape `(N,)`.
+            grid: of the image.
+        """
+        mean, projection = principal_components(self.descriptors)
+        fixed = (descriptors.float() - mean) @ projection
+        indices = torch.stack(torch.unravel_index(points, grid.size), dim=1)
+        total = fixed.new_zeros((self.num_classes, *grid.spatial_size))
+        for index in range(len(self.map_sizes)):
+            label = self._label_map(index)
+            if label is not None:
+                is_own = self.volumes == index
+                moving = (self.descriptors[is_own].float() - mean) @ projection
+                field = register_points(fixed, indices, grid.size, moving, grid.find(self.centers[is_own]))
+                total += carry_label(label, self.num_classes, field, grid)
+        return total / total.sum(dim=0).clamp(min=1)
 
     def _check(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return an image, its classes as whole numbers and which of them are known, refusing what is neither."""
@@ -243,8 +281,8 @@ class PlanarAtlas(AtlasStorage):
         if image.ndim != len(axes) or channels not in (None, image.shape[-4]):
             raise InputError(f"image must have shape ({', '.join(map(str, axes))}), got {tuple(image.shape)}")
 
-    def _choose(self, classes: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return coordinates and labels of the voxels of a volume that the atlas takes, of those that are known."""
+    def _choose(self, classes: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return coordinates and labels of the known voxels of a volume that are kept, and which of them vote."""
         grid = VoxelGrid(classes.shape[1:], self.step)
         indices = grid.known_indices(known[0])
         labels = classes[0][indices.to(classes.device).unbind(1)].cpu()
@@ -252,13 +290,17 @@ class PlanarAtlas(AtlasStorage):
             centers = grid.centers(indices)
             is_near = within_radius(centers, centers[labels > 0], self.search_radius)
             indices, labels = indices[is_near], labels[is_near]
-        chosen = choose_voxels(indices, labels, self.max_background, self.seed)
-        return grid.centers(indices[chosen]).to(self.centers), labels[chosen].to(self.labels)
+        is_voter = torch.zeros(len(indices), dtype=torch.bool)
+        is_voter[choose_voxels(indices, labels, self.max_background, self.seed)] = True
+        is_kept = torch.ones_like(is_voter) if self.fusion_weight else is_voter
+        centers = grid.centers(indices[is_kept]).to(self.centers)
+        return centers, labels[is_kept].to(self.labels), is_voter[is_kept].to(self.is_voter)
 
-    def _recipe(self, image: torch.Tensor, centers: torch.Tensor, labels: torch.Tensor) -> int:
+    def _recipe(self, image: torch.Tensor, centers: torch.Tensor, labels: torch.Tensor, is_voter: torch.Tensor) -> int:
         """Return a hash of all that a volume's rows come from."""
         probes = self._describe(image, centers[:: max(len(centers) // _NUM_PROBES, 1)])
-        return stable_hash(image.float(), centers, labels, probes)
+        others = [] if is_voter.all() else [is_voter]
+        return stable_hash(image.float(), centers, labels, probes, *others)
 
     def _describe(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Return descriptors as the atlas holds them."""

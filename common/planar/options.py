@@ -39,6 +39,9 @@ PLANAR_OPTIONS: Mapping[str, Option] = {
     "search_radius": Option(POSITIVE.or_null, "distance from all organs beyond which all is background", 0.2),
     "smoothing": Option(NON_NEGATIVE, "voxels, over which votes are averaged", 0.0, is_shown=True),
     "background_weight": Option(POSITIVE, "of votes for the background", 1.0, is_shown=True),
+    "fusion_weight": Option(
+        NON_NEGATIVE, "of labels that registered scans carry over; 0: votes alone", 1.0, is_shown=True
+    ),
     "max_background": Option(POSITIVE_INT.or_null, "voxels of the background kept of a scan; null: all", 2000),
     "max_voxels": Option(POSITIVE_INT.or_null, "of the atlas; null: no limit", 10**6),
     "descriptor_cache": Option(PATH.or_null, "folder in which descriptors are kept", "/data/cache"),

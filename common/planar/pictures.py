@@ -127,12 +127,13 @@ class EmbeddingPicture:
             engine.add_event_handler(Events.COMPLETED, self._draw)
 
     def _draw(self, engine: Engine) -> None:
-        centered = self.network.descriptors.double().cpu()
+        is_voter = self.network.is_voter.cpu()
+        centered = self.network.descriptors.cpu()[is_voter].double()
         centered = centered - centered.mean(dim=0)
         variances, directions = torch.linalg.eigh(centered.T @ centered)
         places = (centered @ directions.flip(1)[:, :2]).numpy()
         shares = (variances.flip(0) / variances.sum().clamp(min=1e-12)).tolist()
-        classes = self.network.labels.cpu().numpy()
+        classes = self.network.labels.cpu()[is_voter].numpy()
         figure = Figure(figsize=(6, 5), layout="constrained")
         panel = figure.subplots()
         for value in np.unique(classes).tolist():

@@ -20,9 +20,15 @@ from .descriptors import VoxelDescriptor
 
 __all__ = ["AtlasStorage", "stable_hash"]
 
-_ROWS = ("descriptors", "centers", "labels")  # one for each voxel
+_ROWS = ("descriptors", "centers", "labels", "is_voter")  # one for each voxel
 
-_BUFFERS = (*_ROWS, "volumes", "volume_ids", "fingerprints", "recipes", "class_counts", "settings")
+_OF_VOLUMES = ("volume_ids", "fingerprints", "recipes")
+
+_MAPS = ("label_maps", "map_sizes")
+
+_BUFFERS = (*_ROWS, "volumes", *_OF_VOLUMES, *_MAPS, "class_counts", "settings")
+
+_NEWER = ("is_voter", *_MAPS)  # which atlases of earlier versions lack
 
 
 class AtlasStorage(nn.Module):
@@ -38,10 +44,13 @@ class AtlasStorage(nn.Module):
         descriptors: of the voxels, in half precision, of shape `(M, F)`.
         centers: coordinates of the voxels, of shape `(M, 3)`; along each axis of their volume they run from -1 to 1.
         labels: classes of the voxels, of shape `(M,)`.
+        is_voter: which voxels vote, of shape `(M,)`; others only serve to register their volume.
         volumes: index into `volume_ids` of the volume that a voxel comes from, of shape `(M,)`.
         volume_ids: hash of the identifier of each volume.
         fingerprints: hash of the intensities of each volume.
         recipes: hash of all that the rows of each volume come from: intensities, label, choice and descriptor.
+        label_maps: classes of all voxels of the volumes plus 1, 0 where they are not known, one volume after another.
+        map_sizes: `(H, W, D)` of each volume, of shape `(number of volumes, 3)`; 0 where no map is kept.
         class_counts: voxels of each class, of shape `(num_classes,)`.
         settings: search radius and settings of the descriptor, as JSON in bytes; a state dict of another descriptor's
             settings is refused.
@@ -51,6 +60,9 @@ class AtlasStorage(nn.Module):
     descriptors: torch.Tensor
     centers: torch.Tensor
     labels: torch.Tensor
+    is_voter: torch.Tensor
+    label_maps: torch.Tensor
+    map_sizes: torch.Tensor
     volumes: torch.Tensor
     volume_ids: torch.Tensor
     fingerprints: torch.Tensor
@@ -78,9 +90,12 @@ class AtlasStorage(nn.Module):
         self.register_buffer("descriptors", torch.empty((0, descriptor.out_channels), dtype=torch.float16))
         self.register_buffer("centers", torch.empty((0, 3)))
         self.register_buffer("labels", torch.empty(0, dtype=torch.uint8 if num_classes <= 256 else torch.int16))
+        self.register_buffer("is_voter", torch.empty(0, dtype=torch.bool))
         self.register_buffer("volumes", torch.empty(0, dtype=torch.int32))
-        for name in ("volume_ids", "fingerprints", "recipes"):
+        for name in _OF_VOLUMES:
             self.register_buffer(name, torch.empty(0, dtype=torch.int64))
+        self.register_buffer("label_maps", torch.empty(0, dtype=torch.uint8 if num_classes <= 255 else torch.int16))
+        self.register_buffer("map_sizes", torch.empty((0, 3), dtype=torch.int32))
         self.register_buffer("class_counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("settings", self._encoded_settings())
 
@@ -107,11 +122,12 @@ class AtlasStorage(nn.Module):
         Returns:
             The number of its volumes, 0 when its descriptor is of another kind.
         """
-        if not {*_BUFFERS} <= {*weights} or weights["descriptors"].shape[1:] != self.descriptors.shape[1:]:
+        if not {*_BUFFERS} - {*_NEWER} <= {*weights} or weights["descriptors"].shape[1:] != self.descriptors.shape[1:]:
             return 0
         for index, recipe in enumerate(weights["recipes"].tolist()):
             is_own = weights["volumes"] == index
-            self.recalled[recipe] = {name: weights[name][is_own].to(getattr(self, name)) for name in _ROWS}
+            rows = {name: weights[name][is_own].to(getattr(self, name)) for name in _ROWS if name in weights}
+            self.recalled[recipe] = {"is_voter": torch.ones_like(rows["labels"], dtype=torch.bool), **rows}
         return len(weights["recipes"])
 
     def _missing_classes(self) -> list[int]:
@@ -133,8 +149,24 @@ class AtlasStorage(nn.Module):
             return {name: getattr(self, name)[is_own] for name in _ROWS}
         return self.recalled.pop(recipe, None)
 
-    def _store(self, volume_id: str, fingerprint: int, recipe: int, rows: Mapping[str, torch.Tensor]) -> None:
-        """Append the rows of a volume, and remove those of the same identifier."""
+    def _label_map(self, index: int) -> torch.Tensor | None:
+        """Return the label of a volume, of shape `(H, W, D)`, -1 where it is not known; nothing where none is kept."""
+        ends = self.map_sizes.long().prod(dim=1).cumsum(0).tolist()
+        size = self.map_sizes[index].tolist()
+        if 0 in size:
+            return None
+        encoded = self.label_maps[ends[index - 1] if index else 0 : ends[index]]
+        return encoded.view(size).long() - 1
+
+    def _store(
+        self,
+        volume_id: str,
+        fingerprint: int,
+        recipe: int,
+        rows: Mapping[str, torch.Tensor],
+        label_map: torch.Tensor | None = None,
+    ) -> None:
+        """Append the rows of a volume and its label, and remove those of the same identifier."""
         identifier = stable_hash(volume_id.encode())
         is_other = self.volume_ids != identifier
         is_kept = is_other[self.volumes.long()]
@@ -149,17 +181,30 @@ class AtlasStorage(nn.Module):
         own_number = self.volumes.new_full((len(rows["labels"]),), int(is_other.sum()))
         for name, added in {**rows, "volumes": own_number}.items():
             setattr(self, name, torch.cat((getattr(self, name)[is_kept], added)))
-        for name, value in (("volume_ids", identifier), ("fingerprints", fingerprint), ("recipes", recipe)):
+        is_kept = is_other.repeat_interleave(self.map_sizes.long().prod(dim=1))
+        for name, value in zip(_OF_VOLUMES, (identifier, fingerprint, recipe), strict=True):
             buffer = getattr(self, name)
             setattr(self, name, torch.cat((buffer[is_other], buffer.new_tensor([value]))))
+        size, encoded = ((0, 0, 0), rows["labels"][:0]) if label_map is None else (label_map.shape, label_map + 1)
+        self.map_sizes = torch.cat((self.map_sizes[is_other], self.map_sizes.new_tensor([size])))
+        self.label_maps = torch.cat((self.label_maps[is_kept], encoded.flatten().to(self.label_maps)))
         self.class_counts = self.labels.long().bincount(minlength=self.num_classes)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Give the buffers the sizes that they have in a state dict before it is copied, and check what was copied."""
+        if all(isinstance(state_dict.get(prefix + name), torch.Tensor) for name in ("labels", "volume_ids")):
+            rows, volumes = state_dict[prefix + "labels"], state_dict[prefix + "volume_ids"]
+            state_dict.setdefault(prefix + "is_voter", torch.ones(len(rows), dtype=torch.bool))
+            state_dict.setdefault(prefix + "label_maps", self.label_maps[:0])
+            state_dict.setdefault(prefix + "map_sizes", self.map_sizes.new_zeros((len(volumes), 3)))
         for name in _BUFFERS:
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if isinstance(value, torch.Tensor):
-                setattr(self, name, own.new_empty(value.shape, dtype=value.dtype if name == "labels" else own.dtype))
+                setattr(
+                    self,
+                    name,
+                    own.new_empty(value.shape, dtype=value.dtype if name in ("labels", "label_maps") else own.dtype),
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
         error_messages: list[str] = args[-1]
         error_messages.extend(self._wrong_shapes() or self._wrong_values() or self._adopt_settings())
@@ -170,11 +215,16 @@ class AtlasStorage(nn.Module):
         expected = {
             "descriptors": (num_voxels, self.descriptor.out_channels),
             "centers": (num_voxels, 3),
+            "is_voter": (num_voxels,),
             "volumes": (num_voxels,),
             "fingerprints": (num_volumes,),
             "recipes": (num_volumes,),
+            "map_sizes": (num_volumes, 3),
         }
         found = {name: tuple(getattr(self, name).shape) for name in expected}
+        if len(self.map_sizes) == num_volumes:
+            expected["label_maps"] = (int(self.map_sizes.long().prod(dim=1).sum()),)
+            found["label_maps"] = tuple(self.label_maps.shape)
         wrong = [name for name in expected if found[name] != expected[name]]
         return [f"{name} must have shape {expected[name]}, got {found[name]}" for name in wrong]
 
@@ -185,6 +235,11 @@ class AtlasStorage(nn.Module):
         wrong = self._lacks()
         if int(self.labels.max()) >= self.num_classes or int(self.labels.min()) < 0:
             wrong.append(f"labels must be from 0 to {self.num_classes - 1}, got {self.labels.unique().tolist()}")
+        if (
+            len(self.label_maps)
+            and not 0 <= int(self.label_maps.min()) <= int(self.label_maps.max()) <= self.num_classes
+        ):
+            wrong.append(f"label_maps must be from 0 to {self.num_classes}, got {self.label_maps.unique().tolist()}")
         if not 0 <= int(self.volumes.min()) <= int(self.volumes.max()) < len(self.volume_ids):
             wrong.append(f"volumes must be below {len(self.volume_ids)}, got {self.volumes.unique().tolist()}")
         return wrong

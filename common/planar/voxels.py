@@ -67,6 +67,22 @@ class VoxelGrid:
         is_nearest = points[order].diff(prepend=points.new_tensor([-1])) != 0
         return voxels[order[is_nearest]].cpu()
 
+    def find(self, centers: torch.Tensor) -> torch.Tensor:
+        """Return which of some places lies at each point of the grid, -1 where none does, of shape `size`.
+
+        Args:
+            centers: of shape `(N, 3)`, as `centers` returns them, of this image or of one of the same field of view.
+        """
+        edges, first, hop = (
+            torch.tensor(numbers, device=centers.device)
+            for numbers in ([max(edge - 1, 0) for edge in self.spatial_size], self.first, self.step)
+        )
+        points = (((centers + 1) / 2 * edges - first) / hop).round().long()
+        inside = ((points >= 0) & (points < torch.tensor(self.size, device=centers.device))).all(dim=1)
+        places = torch.full(self.size, -1, device=centers.device)
+        places[points[inside].unbind(1)] = inside.nonzero().squeeze(1)
+        return places
+
     def centers(self, indices: torch.Tensor) -> torch.Tensor:
         """Return where voxels lie when each axis of the image runs from -1 to 1, of shape `(N, 3)`.
 

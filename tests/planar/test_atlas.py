@@ -223,6 +223,7 @@ def test_images_of_other_shapes_and_intensities_are_refused(volume, label):
         ({"normalization": None}, "normalization must be one of none, l2, standardize, got None"),
         ({"position_weight": -0.1}, r"position_weight must be a number from 0, got -0\.1"),
         ({"smoothing": -1}, "smoothing must be a number from 0, got -1"),
+        ({"fusion_weight": -1}, "fusion_weight must be a number from 0, got -1"),
         ({"background_weight": 0}, "background_weight must be a number above 0, got 0"),
         ({"search_radius": 0}, "search_radius must be a number above 0, or null .*, got 0"),
     ],

@@ -74,7 +74,7 @@ def test_the_embedding_shows_what_varies_most(tmp_path, monkeypatch):
     descriptors = torch.randn(3000, 5, generator=generator) * torch.tensor([0.1, 3, 0.1, 1, 0.1])
     labels = (torch.arange(3000) >= 2500).long()
     atlas = PlanarAtlas(GrayValueDifference(5))
-    atlas.descriptors, atlas.labels = descriptors, labels
+    atlas.descriptors, atlas.labels, atlas.is_voter = descriptors, labels, torch.ones(3000, dtype=torch.bool)
     engine = Engine(lambda engine, batch: None)
     EmbeddingPicture(tmp_path / "embedding.png", atlas, {0: "background", 1: "liver"}).attach(engine)
     engine.run([0])

@@ -15,8 +15,9 @@ def make_atlas(descriptor=None, **options):
 
 
 def test_names_of_the_state_dict_stay():
-    names = ["descriptors", "centers", "labels", "volumes", "volume_ids", "fingerprints", "recipes", "class_counts"]
-    assert list(make_atlas().state_dict()) == [*names, "settings", "descriptor.offsets"]
+    names = ["descriptors", "centers", "labels", "is_voter", "volumes", "volume_ids", "fingerprints", "recipes"]
+    names += ["label_maps", "map_sizes", "class_counts", "settings", "descriptor.offsets"]
+    assert list(make_atlas().state_dict()) == names
 
 
 @pytest.mark.parametrize(("num_classes", "dtype"), [(256, torch.uint8), (257, torch.int16)])
