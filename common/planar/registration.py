@@ -99,7 +99,7 @@ def register_points(
         if not chosen.any():
             chosen[:] = True
         own, features = points[chosen], fixed[chosen]
-        start = field[(slice(None), *own.unbind(1))].round().long().T
+        start = _at(field, own).round().long().T
         tried = torch.cartesian_prod(*[torch.arange(-level.radius, level.radius + 1, device=fixed.device)] * 3)
         tried = tried * level.hop
         costs = torch.stack([_costs(features, own + start + shift, moving, norms, places) for shift in tried])
@@ -169,18 +169,24 @@ def _spread(values: torch.Tensor, points: torch.Tensor, size: Sequence[int], sig
     low = points.amin(dim=0).tolist()
     edges = (points.amax(dim=0) + 1 - points.amin(dim=0)).tolist()
     box = values.new_zeros((len(values) + 1, *edges))
-    box[(slice(None), *(points - points.amin(dim=0)).unbind(1))] = torch.cat((values, torch.ones_like(values[:1])))
+    x, y, z = (points - points.amin(dim=0)).unbind(1)
+    box[:, x, y, z] = torch.cat((values, torch.ones_like(values[:1])))
     smooth = GaussianFilter(3, box.new_tensor(sigma), approx="sampled")
     total = smooth(box.unsqueeze(1)).squeeze(1)
     total = total[:-1] / total[-1:].clamp(min=1e-6)
-    image = values.new_zeros((len(values), *size))
-    image[(slice(None), *(slice(first, first + edge) for first, edge in zip(low, edges, strict=True)))] = total
-    return image
+    around = [(first, whole - first - edge) for first, edge, whole in zip(low, edges, size, strict=True)]
+    return F.pad(total, [number for pair in reversed(around) for number in pair])
 
 
 def _smooth_at(values: torch.Tensor, points: torch.Tensor, size: Sequence[int], sigma: float) -> torch.Tensor:
     """Return values at points, of shape `(C, N)`, each averaged with those of the points around it."""
-    return _spread(values, points, size, sigma)[(slice(None), *points.unbind(1))]
+    return _at(_spread(values, points, size, sigma), points)
+
+
+def _at(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Return the values of an image of shape `(C, H, W, D)` at points, of shape `(C, N)`."""
+    x, y, z = points.unbind(1)
+    return image[:, x, y, z]
 
 
 def _refine(field: torch.Tensor, size: Sequence[int], hop: int) -> torch.Tensor:

@@ -278,7 +278,7 @@ def test_the_settings_of_a_run_are_the_options_on_which_its_numbers_depend(confi
         ({"fold": "a"}, "fold must be a whole number from 0, got 'a'"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"patch_size": [8, 8]}, "patch_size must be a whole number from 1, or three of them, got [8, 8]"),
-        ({"num_labeled": "all"}, "num_labeled must be a whole number from 1, or null ('$None' on a command line), got"),
+        ({"num_labeled": "all"}, "num_labeled must be a whole number from 0, or null ('$None' on a command line), got"),
         ({"normalization": "minmax"}, "normalization must be one of zscore, range, got 'minmax'"),
         (  # the expression that it would break comes later
             {"transferred_learning_rate": "$@learning_rate / 2", "learning_rate": "fast"},
