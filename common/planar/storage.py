@@ -185,9 +185,9 @@ class AtlasStorage(nn.Module):
         for name, value in zip(_OF_VOLUMES, (identifier, fingerprint, recipe), strict=True):
             buffer = getattr(self, name)
             setattr(self, name, torch.cat((buffer[is_other], buffer.new_tensor([value]))))
-        size: list[int] = [0, 0, 0] if label_map is None else [*label_map.shape]
+        edges = [0, 0, 0] if label_map is None else [*label_map.shape]
         encoded = self.label_maps[:0] if label_map is None else (label_map.flatten() + 1).to(self.label_maps)
-        self.map_sizes = torch.cat((self.map_sizes[is_other], self.map_sizes.new_tensor([size])))
+        self.map_sizes = torch.cat((self.map_sizes[is_other], self.map_sizes.new_tensor([edges])))
         self.label_maps = torch.cat((self.label_maps[is_kept], encoded))
         self.class_counts = self.labels.long().bincount(minlength=self.num_classes)
 
