@@ -1,4 +1,4 @@
-from .atlas import PlanarAtlas, transfer_descriptors
+from .atlas import Neighborhood, PlanarAtlas, transfer_descriptors
 from .cubes import RandCubePair, sample_cubes
 from .descriptor_cache import DescriptorCache
 from .descriptors import (
@@ -27,5 +27,6 @@ from .pairs import Lattice, PairLoader, PairTask, RandPatchPair, sample_patches
 from .pictures import CubePicture, EmbeddingPicture, SlabPicture
 from .slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .training import AtlasCheckpoint, AtlasUpdate
+from .tuning import VOTE_OPTIONS, VoteTuner
 from .voting import vote, vote_confidence
 from .voxels import VoxelGrid, choose_voxels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,26 @@ logger = logging.getLogger(__name__)
 _NUM_PLACES = 9  # along each axis of a volume that is described as a whole
 
 _NUM_PROBES = 8  # voxels that are described to see whether a volume's descriptors would be those that are known
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """What an atlas finds for an image, from which votes are counted.
+
+    Args:
+        points: indices of the points of a grid of the image that are near an organ and can be described, of shape
+            `(N,)`.
+        labels: classes of the nearest voxels of the atlas, nearest first, of shape `(N, num_neighbors)`.
+        distances: of these, not squared, likewise.
+        carried: shares of the classes that registered volumes carry over, of shape `(num_classes, H, W, D)`.
+        grid: of the image.
+    """
+
+    points: torch.Tensor
+    labels: torch.Tensor
+    distances: torch.Tensor
+    carried: torch.Tensor | None
+    grid: VoxelGrid
 
 
 class PlanarAtlas(AtlasStorage):
@@ -133,10 +154,24 @@ class PlanarAtlas(AtlasStorage):
             votes[:, 0] = 1
             return votes
         self._warn(image)
+        return torch.stack([self.count_votes(found).to(image.device) for found in self.search(image)])
+
+    @torch.no_grad()
+    def search(self, image: torch.Tensor) -> list[Neighborhood]:
+        """Find the neighbors of each image of a batch of shape `(B, C, H, W, D)`."""
         voters = self.descriptors[self.is_voter]
         space = FeatureSpace(voters, self.normalization, self.position_weight)
         features = space(voters, self.centers[self.is_voter])
-        return torch.stack([self._segment(volume, space, features) for volume in image])
+        return [self._search_one(volume, space, features) for volume in image]
+
+    @torch.no_grad()
+    def count_votes(self, found: Neighborhood) -> torch.Tensor:
+        """Return the votes of the first `num_neighbors` on an image, of shape `(num_classes, H, W, D)`."""
+        labels, distances = found.labels[:, : self.num_neighbors], found.distances[:, : self.num_neighbors]
+        shares = vote(labels, distances, self.num_classes, self.voting).float()
+        shares = weight_background(shares, self.background_weight)
+        votes = vote_image(shares, found.points, found.grid, self.smoothing)
+        return votes if found.carried is None else fuse_shares(votes, found.carried, self.fusion_weight)
 
     @torch.no_grad()
     def add(self, image: torch.Tensor, label: torch.Tensor, volume_id: str) -> int:
@@ -216,8 +251,8 @@ class PlanarAtlas(AtlasStorage):
         if any(stable_hash(volume.float()) in known for volume in image):
             logger.warning("image is in the atlas: it finds itself, which tells nothing about other images")
 
-    def _segment(self, volume: torch.Tensor, space: FeatureSpace, features: torch.Tensor) -> torch.Tensor:
-        """Return the votes on a volume of shape `(C, H, W, D)`, given the features of the atlas."""
+    def _search_one(self, volume: torch.Tensor, space: FeatureSpace, features: torch.Tensor) -> Neighborhood:
+        """Find the neighbors of a volume of shape `(C, H, W, D)`, given the features of the atlas."""
         grid = VoxelGrid(volume.shape[1:], self.step)
         centers = grid.centers(grid.indices()).to(self.centers)
         is_near = within_radius(centers, self.centers[self.labels > 0], self.search_radius)
@@ -228,14 +263,10 @@ class PlanarAtlas(AtlasStorage):
         descriptors = descriptors[is_described]
         queries = space(descriptors, centers[points])
         squares, neighbors = nearest_neighbors(queries, features, min(self.num_neighbors, len(features)))
-        labels = self.labels[self.is_voter]
-        shares = vote(labels[neighbors], squares.sqrt(), self.num_classes, self.voting).float()
-        shares = weight_background(shares, self.background_weight)
-        votes = vote_image(shares, points, grid, self.smoothing)
+        carried = None
         if self.fusion_weight and self.map_sizes.all(dim=1).any() and len(points):
             carried = self._carry_labels(descriptors, points.to(descriptors.device), grid)
-            votes = fuse_shares(votes, carried, self.fusion_weight)
-        return votes.to(volume.device)
+        return Neighborhood(points, self.labels[self.is_voter][neighbors], squares.sqrt(), carried, grid)
 
     def _carry_labels(self, descriptors: torch.Tensor, points: torch.Tensor, grid: VoxelGrid) -> torch.Tensor:
         """Return the shares of the classes that the registered volumes carry to an image, all volumes alike.

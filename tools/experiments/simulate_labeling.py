@@ -209,7 +209,8 @@ def _parse(bundle: Path, override_files: Sequence[str], weights: str, options: M
     for name in override_files:
         parser.update(ConfigParser.load_config_file(bundle / name))
     paths = {"pretrained": weights, "ckpt_dir": str(Path(weights).parent), "bundle_root": str(bundle)}
-    parser.update({"labels": "$@cases.labels", "module": "$@transfer", **express_texts({**paths, **options})})
+    options = {"fusion_weight": 0.0, **paths, **options}  # votes alone are simulated
+    parser.update({"labels": "$@cases.labels", "module": "$@transfer", **express_texts(options)})
     return parser
 
 
