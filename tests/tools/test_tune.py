@@ -26,7 +26,8 @@ def test_votes_are_tuned_on_validation_cases_and_the_best_options_are_named(tmp_
     write_phantoms(data, num_training=3, num_test=0, num_unlabeled=0)
     options = {**SHORT, **FAST, "pretrained": None}
     run(PLANAR, "train.yaml", dataset_dir=str(data), ckpt_dir=str(weights), **options)
-    text = tune("planar", dataset_dir=str(data), ckpt_dir=str(weights), num_cases=1, **options)
+    folders = {"dataset_dir": str(data), "ckpt_dir": str(weights)}
+    text = tune("planar", **folders, override_files="configs/demo.yaml", num_cases=1, step=4, pretrained="null")
     first, *others, last = text.splitlines()
     scores = [float(line.rsplit(" ", 1)[1]) for line in (first, *others)]
     assert scores[-1] == max(scores) >= scores[0] > 0
