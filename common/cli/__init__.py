@@ -7,10 +7,16 @@ from .errors import (
     MissingFileError,
     MissingPackageError,
     collect_errors,
+    concerns_run,
     end_process_at_exit,
     explain_errors,
+    find_cause,
     find_sentence,
+    is_collecting,
+    is_device_full,
     keep_going,
+    root_cause,
+    tell,
 )
 from .options import (
     RANDOM,

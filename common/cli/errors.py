@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import logging
 import os
@@ -27,15 +28,22 @@ __all__ = [
     "MissingFileError",
     "MissingPackageError",
     "collect_errors",
+    "concerns_run",
     "end_process_at_exit",
     "explain_errors",
+    "find_cause",
     "find_sentence",
+    "is_collecting",
+    "is_device_full",
     "keep_going",
+    "root_cause",
+    "tell",
 ]
 
 _collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
 _ERROR = "error: "
 _PATIENCE = 60.0  # seconds for one case
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, beyond a quota, or read-only
 _OTHER_IS_GONE = ("closed by peer", "reset by peer")  # what gloo says of it
 
 
@@ -74,6 +82,11 @@ def collect_errors() -> Iterator[list[str]]:
         _collected.reset(token)
 
 
+def is_collecting() -> bool:
+    """Tell whether errors are collected, see `collect_errors`."""
+    return _collected.get() is not None
+
+
 @contextmanager
 def keep_going() -> Iterator[None]:
     """Block that ends at a foreseen error, which is noted where errors are collected, and otherwise raised."""
@@ -104,11 +117,33 @@ def find_sentence(error: BaseException) -> str | None:
     chain = _chain(error)
     if any(isinstance(link, KeyboardInterrupt) for link in chain):
         return "interrupted; the same command goes on from the last checkpoint"
-    expected = [link for link in chain if isinstance(link, BundleError) or _is_refused_file(link)]
-    if expected:
-        return f"{_ERROR}{_text(expected[-1])}"
-    is_lonely = _is_one_of_several() and any(text in str(_cause(error)) for text in _OTHER_IS_GONE)
+    expected = find_cause(error)
+    if expected is not None:
+        return f"{_ERROR}{_text(expected)}"
+    is_lonely = _is_one_of_several() and any(text in str(root_cause(error)) for text in _OTHER_IS_GONE)
     return "error: another process has failed, see its own message" if is_lonely else None
+
+
+def find_cause(error: BaseException) -> Exception | None:
+    """Return the foreseen error behind an error, which may be that error itself; None when nobody foresaw it."""
+    expected = [link for link in _chain(error) if isinstance(link, BundleError) or _is_refused_file(link)]
+    return expected[-1] if expected else None  # type: ignore[return-value]
+
+
+def concerns_run(error: BaseException) -> bool:
+    """Tell whether an error in one case would meet all others: a disk that takes no more, or a device without memory.
+
+    An interruption concerns the run, too.
+    """
+    chain = _chain(error)
+    is_disk_full = any(isinstance(link, OSError) and link.errno in _DISK_ERRORS for link in chain)
+    return is_disk_full or is_device_full(error) or not all(isinstance(link, Exception) for link in chain)
+
+
+def is_device_full(error: BaseException) -> bool:
+    """Tell whether a device without memory is behind an error."""
+    torch: Any = sys.modules.get("torch")  # not imported: the help of a command comes without PyTorch
+    return torch is not None and any(isinstance(link, torch.OutOfMemoryError) for link in _chain(error))
 
 
 def end_process_at_exit(status: int) -> None:
@@ -132,16 +167,22 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     sentence = find_sentence(error)
     if sentence is None:
         traceback.print_exception(kind, error, trace)
-        cause = _cause(error)
-        sentence = f"error: {type(cause).__name__}: {cause}"
-    print(sentence, file=sys.stderr)
+        cause = root_cause(error)
+        sentence = f"{_ERROR}{type(cause).__name__}: {cause}"
+    tell(sentence)
     _wait_for_pools()
+    if _is_one_of_several():
+        end_process_at_exit(1)
+
+
+def tell(sentence: str, is_printed: bool = True) -> None:
+    """Print the sentence with which a run fails, and write it into the report of `torchrun`."""
+    if is_printed:
+        print(sentence, file=sys.stderr)
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report:
         message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
         Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
-    if _is_one_of_several():
-        end_process_at_exit(1)
 
 
 def _wait_for_pools() -> None:
@@ -155,7 +196,7 @@ def _wait_for_pools() -> None:
             thread.join(_PATIENCE)
 
 
-def _cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """Return the error at the bottom of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -203,6 +203,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "consistency_weight": Option(NON_NEGATIVE, "of the consistency with a mean teacher", 0.5),
     "ramp_up": Option(POSITIVE_INT, "steps until the consistency with a mean teacher has its weight", 200),
     "save_probabilities": _place("also write the probability of each class", True, FLAG),
+    "skip_existing": _place("leave out the scans whose segmentations are there and whole", True, FLAG),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),

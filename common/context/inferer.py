@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from monai.data import MetaTensor
@@ -47,6 +48,14 @@ class WholeSliceInferer(Inferer):
         self.divisor = divisor
         self.sigmoid = sigmoid
         self.output_dtype = output_dtype
+
+    def smaller(self) -> Self | None:
+        """Return an inferer of half as many slices at a time, with the same result; None where it is one slice."""
+        if self.batch_size == 1:
+            return None
+        other = copy.copy(self)
+        other.batch_size = self.batch_size // 2
+        return other
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any

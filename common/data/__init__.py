@@ -10,6 +10,7 @@ from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
+from .outcomes import FAILED, KEPT, REFUSED, LeftOutCase, leave_out, refuse_case, row_of
 from .partial_labels import (
     IGNORED,
     MAX_DOUBT,

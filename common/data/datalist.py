@@ -14,13 +14,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.cli import InputError, MissingFileError, check_choice, check_flags, is_scratch, keep_going
+from common.cli import (
+    BundleError,
+    InputError,
+    MissingFileError,
+    check_choice,
+    check_flags,
+    is_collecting,
+    is_scratch,
+    keep_going,
+)
 
 from .checks import check_grids
 from .dataset_file import Case, DatasetFile, Item, image_files, read_dataset_file
 from .dicom import is_dicom
 from .files import write_atomically
 from .header import check_header
+from .outcomes import refuse_case
 from .pseudo_labels import read_pseudo_labels
 from .reader import case_id
 from .threads import map_threads
@@ -150,6 +160,7 @@ def read_cases(
     allow_2d: bool = False,
     is_pretraining: bool = False,
     pseudo_labels: str | Path | None = None,
+    keep_refused: bool = False,
 ) -> Cases:
     """Read `dataset.json`, refuse what is wrong with it or with the headers of its files, and choose a fold's cases.
 
@@ -177,6 +188,8 @@ def read_cases(
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
         is_pretraining: no label is learned from: `fold` may be any of `num_folds`, however few cases have a label.
         pseudo_labels: folder of those of unlabeled cases, see `read_pseudo_labels`; none if not given.
+        keep_refused: a case with a bad header stays in its list, with `outcome` and `reason`, and a `CaseLoader` leaves
+            it out; otherwise the error is raised.
 
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
@@ -187,7 +200,8 @@ def read_cases(
     path = _find_file(dataset_dir)
     listed = _read_listed(path)
     items = [item for item in _items(_all_cases(listed)) if not any(map(_is_missing, _files(item)))]
-    map_threads(lambda item: _check_headers(path, item, listed.modality, allow_2d), items)
+    is_kept = keep_refused and not is_collecting()
+    map_threads(lambda item: _look_at(path, item, listed.modality, allow_2d, is_kept), items)
 
     patients = _by_patient(sorted(listed.training, key=_name))
     way = _own_way(path, listed)
@@ -312,6 +326,16 @@ def _take(patients: list[list[Case]], number: int | None, name: str) -> tuple[li
             "%s: %d asked for, %d used, since the scans of a patient stay together", name, number, len(first)
         )
     return first, others
+
+
+def _look_at(path: Path, item: Item, modality: Sequence[str], allow_2d: bool, is_kept: bool) -> None:
+    """Refuse a case whose headers are bad: raise the error, or keep it in the entry of the case."""
+    try:
+        _check_headers(path, item, modality, allow_2d)
+    except (BundleError, OSError) as error:
+        if not is_kept:
+            raise
+        refuse_case(item, error)
 
 
 def _check_headers(path: Path, item: Item, modality: Sequence[str], allow_2d: bool) -> None:
@@ -457,7 +481,7 @@ def _check_files(cases: list[Item]) -> None:
 
 def _files(item: Item) -> list[Path]:
     """Return all files of a case, and folders of DICOM series."""
-    others = [item[key] for key in item if key not in ("image", "case_id", "classes", "ignore")]
+    others = [item[key] for key in item if key not in ("image", "case_id", "classes", "ignore", "outcome", "reason")]
     return [Path(file) for file in (*image_files(item), *others)]
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import InputError, MissingFileError, keep_going
+from common.cli import BundleError, InputError, MissingFileError, check_flags, is_collecting, keep_going
 
 from .checks import check_grids
 from .container import PICTURE_SUFFIX, SUFFIXES
-from .dataset_file import image_files
+from .dataset_file import Item, image_files
 from .dicom import is_dicom
 from .header import Header, check_header
+from .outcomes import refuse_case
 from .reader import Paths, case_id, check_name
 from .threads import map_threads
 
@@ -40,7 +41,8 @@ def list_images(
     channels: int = 1,
     series: str | None = None,
     output_dir: str | Path | None = None,
-) -> list[dict[str, Any]]:
+    keep_refused: bool = False,
+) -> list[Item]:
     """List the scans below a path, each with a header that makes sense.
 
     Nothing is passed over in silence: hidden files and those that come with scans, such as `.json`, are no scans, and
@@ -56,6 +58,8 @@ def list_images(
         channels: of a scan. Several lie in one file, or in one each, whose names end in `_0000`, `_0001` and so on.
         series: UID of the DICOM series that is meant, where a folder holds several.
         output_dir: folder of the results, in which no scan is sought.
+        keep_refused: a scan that is refused stays in the list, with `outcome` and `reason`, and a `CaseLoader` leaves
+            it out; otherwise its error is raised.
 
     Returns:
         For each scan a mapping with `image` (a path, or a list with the path of each channel), `case_id` (its name,
@@ -66,21 +70,61 @@ def list_images(
         ValueError: when a file is of another type or has a header that `check_header` refuses, when a file has another
             number of channels, or when a mask is not on the grid of its scan.
     """
-    root = Path(path)
+    check_flags(keep_refused=keep_refused)
+    root, refuse = Path(path), _Refusal(keep_refused)
     _check_output(root, output_dir)
     if root.suffix.lower() == _LIST and root.is_file():
-        cases = _read_list(root)
+        cases = _read_list(root, refuse)
     else:
-        found = _list_scans(root, allow_2d, series, output_dir)
-        images = _group_channels(found) if channels > 1 else found
+        found = _list_scans(root, allow_2d, series, output_dir, refuse)
+        images = _group_channels(found, refuse) if channels > 1 else found
         cases = [{"image": image, "case_id": case_id(image)} for image in images]
-    headers = map_threads(lambda case: _check_scan(case["image"], channels, allow_2d, series), cases)
-    for case in cases:
-        check_name(case["image"])
-    _tell_apart(cases, root)
+    headers = map_threads(lambda case: _look_at(case, channels, allow_2d, series, refuse), cases)
+    _tell_apart(cases, root, refuse)
     if organ_dir is not None:
-        _add_organs(cases, headers, Path(organ_dir))
-    return cases
+        _add_organs(cases, headers, Path(organ_dir), refuse)
+    cases += refuse.others
+    return sorted(cases, key=lambda case: image_files(case)[0]) if refuse.others else cases
+
+
+class _Refusal:
+    """Refusal of scans: an error is raised, noted where errors are collected, or kept in the entry of its scan.
+
+    Args:
+        is_kept: see `keep_refused` of `list_images`.
+
+    Attributes:
+        others: entries of what is refused before it is known as a scan.
+    """
+
+    def __init__(self, is_kept: bool) -> None:
+        self.is_kept = is_kept and not is_collecting()
+        self.others: list[Item] = []
+
+    def __call__(self, case: Item, error: BundleError | OSError) -> None:
+        if self.is_kept:
+            refuse_case(case, error)
+            return
+        with keep_going():
+            raise error
+
+    def add(self, image: Paths, error: BundleError) -> None:
+        """Refuse what is no scan, or none that can be told from others."""
+        files = [str(image)] if isinstance(image, str | Path) else [str(file) for file in image]
+        case = {"image": files[0] if len(files) == 1 else files, "case_id": case_id(files)}
+        self(case, error)
+        if self.is_kept:
+            self.others.append(case)
+
+
+def _look_at(case: Item, channels: int, allow_2d: bool, series: str | None, refuse: _Refusal) -> Header | None:
+    """Return the header of a scan, or refuse the scan."""
+    try:
+        check_name(case["image"])
+        return _check_scan(case["image"], channels, allow_2d, series)
+    except (BundleError, OSError) as error:
+        refuse(case, error)
+        return None
 
 
 def _check_output(root: Path, output_dir: str | Path | None) -> None:
@@ -91,7 +135,7 @@ def _check_output(root: Path, output_dir: str | Path | None) -> None:
         )
 
 
-def _read_list(path: Path) -> list[dict[str, Any]]:
+def _read_list(path: Path, refuse: _Refusal) -> list[Item]:
     """Return the scans that a file lists; relative paths begin at its folder."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -102,20 +146,25 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
                 case["organ"] = _resolve(path.parent, case["organ"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: must be a list of scans, got {error!r:.120}; write paths of files into it") from None
-    files = [file for case in found for file in image_files(case)]
-    missing = [file for file in files if not Path(file).exists()]
-    if missing or not found:
-        raise MissingFileError(
-            f"{path}: must list scans that exist, got {missing[0] if missing else 'none'}; write their paths into it"
-        )
-    return [{"case_id": case_id(case["image"]), **case} for case in found]
+    if not found:
+        raise MissingFileError(f"{path}: must list scans that exist, got none; write their paths into it")
+    cases = [{"case_id": case_id(case["image"]), **case} for case in found]
+    for case in cases:
+        for file in [file for file in image_files(case) if not Path(file).exists()]:
+            refuse(
+                case,
+                MissingFileError(f"{path}: must list scans that exist, got {file}; write their paths into it"),
+            )
+    return cases
 
 
 def _resolve(folder: Path, image: Any) -> str | list[str]:
     return [str(folder / file) for file in image] if isinstance(image, list) else str(folder / image)
 
 
-def _list_scans(path: Path, allow_2d: bool, series: str | None, output_dir: str | Path | None) -> list[Any]:
+def _list_scans(
+    path: Path, allow_2d: bool, series: str | None, output_dir: str | Path | None, refuse: _Refusal
+) -> list[Any]:
     suffixes = (*SUFFIXES, PICTURE_SUFFIX) if allow_2d else SUFFIXES
     if not path.exists():
         raise MissingFileError(f"{path}: dataset_dir must exist; look at the path")
@@ -136,8 +185,8 @@ def _list_scans(path: Path, allow_2d: bool, series: str | None, output_dir: str 
             f"{path}: dataset_dir must hold scans, got the results of an inference; name the scans' folder"
         )
     skipped = None if output_dir is None else Path(output_dir).resolve()
-    scans = sorted(_walk(path, suffixes, skipped))
-    if not scans:
+    scans = sorted(_walk(path, suffixes, skipped, refuse))
+    if not scans and not refuse.others:
         others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         found = f"{others[0]} and {len(others) - 1} more" if len(others) > 1 else "".join(others) or "an empty folder"
         raise MissingFileError(
@@ -146,7 +195,9 @@ def _list_scans(path: Path, allow_2d: bool, series: str | None, output_dir: str 
     return scans
 
 
-def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: tuple[Path, ...] = ()) -> Iterator[str]:
+def _walk(
+    folder: Path, suffixes: tuple[str, ...], skipped: Path | None, refuse: _Refusal, seen: tuple[Path, ...] = ()
+) -> Iterator[str]:
     """Yield the scans below a folder: files, and folders that hold a DICOM series; say what the other files are."""
     resolved = folder.resolve()
     if resolved == skipped or resolved in seen:  # a link may lead back
@@ -156,15 +207,17 @@ def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: t
         if entry.name.startswith("."):  # such as the `._` files of macOS
             continue
         if entry.is_symlink() and not entry.exists():
-            with keep_going():
-                raise MissingFileError(
+            refuse.add(
+                entry,
+                MissingFileError(
                     f"{entry}: must lead to a scan, got a link to {entry.readlink()}, which is not there; mend or "
                     "remove it"
-                )
+                ),
+            )
         elif entry.is_dir() and _is_output(entry):
             logger.warning("%s: holds the results of an inference and is left out", entry)
         elif entry.is_dir():
-            yield from _walk(entry, suffixes, skipped, (*seen, resolved))
+            yield from _walk(entry, suffixes, skipped, refuse, (*seen, resolved))
         elif not entry.is_file():
             logger.warning("%s: is no file of the usual kind and is left out", entry)
         elif _is_header_of_pair(entry):
@@ -176,10 +229,14 @@ def _walk(folder: Path, suffixes: tuple[str, ...], skipped: Path | None, seen: t
         elif entry.suffix.lower() not in _SIDECARS and entry.name.upper() != "DICOMDIR":
             logger.warning("%s: is no scan of a known kind (%s or DICOM) and is left out", entry, ", ".join(suffixes))
     if dicom and files:
-        raise InputError(
-            f"{folder}: must hold one DICOM series or other scans, got both, {dicom[0].name} and {files[0].name}; put "
-            "them into folders of their own"
+        refuse.add(
+            folder,
+            InputError(
+                f"{folder}: must hold one DICOM series or other scans, got both, {dicom[0].name} and {files[0].name}; "
+                "put them into folders of their own"
+            ),
         )
+        return
     yield from ([str(folder)] if dicom else map(str, files))
 
 
@@ -197,7 +254,7 @@ def _is_header_of_pair(file: Path) -> bool:
     return file.suffix.lower() == ".hdr" and any(file.with_suffix(name).is_file() for name in (".img", ".IMG"))
 
 
-def _group_channels(files: list[str]) -> list[Paths]:
+def _group_channels(files: list[str], refuse: _Refusal) -> list[Paths]:
     """Return the files of each case in the order of their channels; a file without a number is a case of its own."""
     cases: dict[str, list[str]] = defaultdict(list)
     for file in files:
@@ -207,10 +264,14 @@ def _group_channels(files: list[str]) -> list[Paths]:
     for name, members in cases.items():
         numbers = [int(found[1]) if (found := _CHANNEL.search(case_id(file))) else None for file in members]
         if len(members) > 1 and numbers != [*range(len(members))]:
-            raise InputError(
-                f"{name}: channels must be numbered _0000, _0001 and so on, got {[Path(file).name for file in members]}"
-                "; add or rename files"
+            found = [Path(file).name for file in members]
+            refuse.add(
+                members,
+                InputError(
+                    f"{name}: channels must be numbered _0000, _0001 and so on, got {found}; add or rename files"
+                ),
             )
+            continue
         grouped.append(members if len(members) > 1 else members[0])
     return grouped
 
@@ -230,7 +291,7 @@ def _check_scan(image: Paths, channels: int, allow_2d: bool, series: str | None)
     return headers[0]
 
 
-def _tell_apart(cases: list[dict[str, Any]], root: Path) -> None:
+def _tell_apart(cases: list[Item], root: Path, refuse: _Refusal) -> None:
     """Put the folder before the name of a case where two have one name, since each names its segmentation."""
     counts = Counter(case["case_id"] for case in cases)
     for case in cases:
@@ -238,17 +299,21 @@ def _tell_apart(cases: list[dict[str, Any]], root: Path) -> None:
             first = case["image"] if isinstance(case["image"], str) else case["image"][0]
             folders = Path(first).parent.relative_to(root).parts if root.is_dir() else [Path(first).parent.name]
             case["case_id"] = "_".join((*folders, case["case_id"]))
-    counts = Counter(case["case_id"].lower() for case in cases)
-    repeated = [str(case["image"]) for case in cases if counts[case["case_id"].lower()] > 1]
-    if repeated:
-        raise InputError(
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for case in cases:
+        groups[case["case_id"].lower()].append(case)
+    for members in [members for members in groups.values() if len(members) > 1]:
+        repeated = [str(case["image"]) for case in members]
+        error = InputError(
             f"scans must have different names, since each names its segmentation, got {repeated[:4]}; rename one"
         )
+        for case in members:
+            refuse(case, error)
 
 
-def _add_organs(cases: list[dict[str, Any]], headers: Sequence[Header | None], organ_dir: Path) -> None:
+def _add_organs(cases: list[Item], headers: Sequence[Header | None], organ_dir: Path, refuse: _Refusal) -> None:
     """Add the mask that has the name of each scan and lies on its grid."""
-    files = sorted(_walk(organ_dir, SUFFIXES, None)) if organ_dir.is_dir() else []
+    files = sorted(_walk(organ_dir, SUFFIXES, None, _Refusal(is_kept=False))) if organ_dir.is_dir() else []
     masks: dict[str, str] = {}
     for file in files:
         name = case_id(file).lower()
@@ -257,11 +322,15 @@ def _add_organs(cases: list[dict[str, Any]], headers: Sequence[Header | None], o
         masks[name] = file
     for case, header in zip(cases, headers, strict=True):
         mask = masks.get(case["case_id"].lower())
-        with keep_going():
-            if mask is None:
-                raise MissingFileError(
-                    f"{organ_dir}: must hold a mask for each scan, got none for {case['image']}; add one of its name"
-                )
-            if header is not None:
+        if mask is None:
+            error = MissingFileError(
+                f"{organ_dir}: must hold a mask for each scan, got none for {case['image']}; add one of its name"
+            )
+            refuse(case, error)
+        elif header is not None:
+            try:
                 check_grids(header, check_header(mask), mask, "organ")
+            except (BundleError, OSError) as error:
+                refuse(case, error)
+        if mask is not None:
             case["organ"] = mask

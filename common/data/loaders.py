@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, list_data_collate
 
-from common.cli import InputError, check_each, check_flags, check_whole_numbers
-from common.cli.options import FRACTION
+from common.cli import InputError, check_each, check_flags, check_whole_numbers, concerns_run
+from common.cli.options import FRACTION, INT
 
 from .device_cache import DeviceCacheDataset
+from .outcomes import LeftOutCase, leave_out, row_of
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 
 __all__ = ["CaseLoader", "CombinedLoader", "VolumeLoader"]
@@ -106,7 +107,43 @@ class CombinedLoader:
 
 
 class CaseLoader(DataLoader):
-    """Loader of one case at a time, in order, of which each process takes a part, see `DistributedSampler`."""
+    """Loader of one case at a time, in order, of which each process takes a part, see `DistributedSampler`.
+
+    A case that cannot be loaded does not end the pass: in place of its minibatch comes a `LeftOutCase`, and so it does
+    for a case whose entry in the data list has an `outcome` already, of which nothing is read.
+
+    Args:
+        dataset: whose `data` are the entries of the cases.
+        num_workers: processes that load the next cases meanwhile.
+    """
+
+    def __init__(self, dataset: Dataset, num_workers: int = 0) -> None:
+        check_each(INT, num_workers=num_workers)
+        sampler = DistributedSampler(dataset)
+        super().__init__(
+            _GuardedCases(dataset), batch_size=1, num_workers=num_workers, sampler=sampler, collate_fn=_collate_case
+        )
+
+
+class _GuardedCases(Dataset):
+    """Data set that gives a `LeftOutCase` for a case which is left out, or which cannot be loaded."""
 
     def __init__(self, dataset: Dataset) -> None:
-        super().__init__(dataset, batch_size=1, num_workers=0, sampler=DistributedSampler(dataset))
+        super().__init__(dataset.data)
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+        case = self.data[index]
+        if "outcome" in case:
+            return LeftOutCase(row_of(case, case["outcome"], case["reason"]))
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            if concerns_run(error):
+                raise
+            return leave_out(case, error)
+
+
+def _collate_case(cases: list[Any]) -> Any:
+    (case,) = cases
+    return case if isinstance(case, LeftOutCase) else list_data_collate(cases)

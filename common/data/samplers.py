@@ -105,6 +105,16 @@ class DistributedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(self._share())
 
+    @property
+    def first(self) -> int:
+        """The number of items before those of this process."""
+        return min(self._share(), default=0)
+
+    @property
+    def total(self) -> int:
+        """The number of items of all processes."""
+        return len(self.data_source)
+
     def _share(self) -> list[int]:
         rank, num_processes = process_rank()
         items = np.arange(len(self.data_source))

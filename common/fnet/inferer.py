@@ -5,10 +5,11 @@ Source of the overlapped procedure: C. Sital et al., arXiv 2020 (https://arxiv.o
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from monai.data.utils import compute_importance_map
@@ -26,6 +27,7 @@ __all__ = ["FNetInferer"]
 
 _SIGMA_SCALE = 0.5  # standard deviation of the Gaussian that blends patches, relative to a patch
 _PATCHES_PER_PASS = 4  # that overlap
+_SMALLEST_TILE = 8  # voxels, below which the margins of a tile are all that takes memory
 
 
 class FNetInferer(Inferer):
@@ -77,6 +79,14 @@ class FNetInferer(Inferer):
         inputs = getattr(inputs, "as_tensor", lambda: inputs)()
         pyramid = fnet.geometry.pyramid(inputs)
         return self._dense(pyramid, fnet) if self.mode == "dense" else self._overlap(pyramid, fnet)
+
+    def smaller(self) -> Self | None:
+        """Return an inferer whose tiles have half the edge, with the same result; None where that saves nothing."""
+        if self.mode != "dense" or max(self.tile_size) <= _SMALLEST_TILE:
+            return None
+        other = copy.copy(self)
+        other.tile_size = tuple(max(edge // 2, _SMALLEST_TILE) for edge in self.tile_size)
+        return other
 
     def _dense(self, pyramid: Pyramid, fnet: FNet) -> torch.Tensor:
         size = pyramid.spatial_size

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from monai.config import KeysCollection
@@ -11,6 +12,7 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
 from common.cli import InputError
+from common.training import smaller_inferer
 
 __all__ = ["MaskInferer", "SplitLayersd"]
 
@@ -30,6 +32,15 @@ class MaskInferer(Inferer):
         super().__init__()
         self.inferer = inferer
         self.with_layers = with_layers
+
+    def smaller(self) -> Self | None:
+        """Return an inferer that runs a smaller one, see `smaller_inferer`."""
+        inner = smaller_inferer(self.inferer)
+        if inner is None:
+            return None
+        other = copy.copy(self)
+        other.inferer = inner
+        return other
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return logits of shape `(B, 2, H, W, D)` for scans of shape `(B, C, H, W, D)`."""

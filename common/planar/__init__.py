@@ -12,6 +12,7 @@ from .descriptors import (
     load_descriptors,
 )
 from .field_of_view import CropFieldOfViewd, FieldOfView, Place, fit_field_of_view, load_field_of_view
+from .inferer import AtlasInferer
 from .neighbors import nearest_neighbors
 from .networks import (
     CubicDescriptor,

@@ -87,6 +87,9 @@ class PlanarAtlas(AtlasStorage):
         seed: of the choice of background voxels.
         weights: state dict of the atlas, loaded where the file exists: `monai.bundle.load` would leave out what has
             another size than in an empty atlas.
+
+    Attributes:
+        batch_size: places that are described at once, see `extract_descriptors`; `None`: what suits the device.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class PlanarAtlas(AtlasStorage):
         self.fusion_weight = fusion_weight
         self.max_background = max_background
         self.seed = seed
+        self.batch_size: int | None = None
         self.caches: list[DescriptorCache] = []
         if cache_dir is not None:  # the parts of a joint descriptor are kept each by itself, and serve other ones
             parts = descriptor.parts if isinstance(descriptor, JointDescriptor) else [descriptor]
@@ -346,7 +350,7 @@ class PlanarAtlas(AtlasStorage):
         return volume.expand(-1, *(max(edge, 2) for edge in volume.shape[1:]))
 
     def _extract(self, descriptor: VoxelDescriptor, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        descriptors = extract_descriptors(volume, descriptor, centers).half()
+        descriptors = extract_descriptors(volume, descriptor, centers, self.batch_size).half()
         if not descriptors.isfinite().all():
             raise InputError(
                 "image must be finite and normalized, got descriptors that are NaN or Inf in half "

@@ -1,7 +1,9 @@
 from .averaging import WeightAveraging
+from .case_loop import CaseEvaluator
 from .checkpoint import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots, register_state, registered_states
 from .distributed import WholeBatchLoss, join_processes, leave_processes, parallelize, process_device
 from .ensemble import Ensemble
+from .full_device import smaller_inferer
 from .history import MeanLoss, MetricsLogger
 from .pictures import (
     PLANES,

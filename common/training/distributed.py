@@ -16,7 +16,10 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from common.cli import end_process_at_exit, running_config
+from common.cli import end_process_at_exit, running_config, tell
+from common.data import is_main_process
+
+from .case_loop import CaseEvaluator
 
 __all__ = ["WholeBatchLoss", "join_processes", "leave_processes", "parallelize", "process_device"]
 
@@ -51,12 +54,24 @@ def join_processes(cases: str | None = None) -> None:
     dist.init_process_group(backend, timeout=timedelta(days=1), rank=rank, world_size=processes)
 
 
-def leave_processes() -> None:
-    """Leave together what `join_processes` has joined."""
+def leave_processes(evaluator: CaseEvaluator | None = None) -> None:
+    """Leave together what `join_processes` has joined.
+
+    Args:
+        evaluator: of the run; the exit status is 1 where it has refused a case.
+
+    Raises:
+        SystemExit: when a case was refused; the last line of the output names it.
+    """
+    sentence = None if evaluator is None else evaluator.summarize()
+    is_main = is_main_process()
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-        end_process_at_exit(0)
+        end_process_at_exit(0 if sentence is None else 1)
+    if sentence is not None:
+        tell(sentence, is_printed=is_main)
+        sys.exit(1)
 
 
 def process_device() -> torch.device:

@@ -19,7 +19,9 @@ from common.cli import has_weights, keep_going
 from common.data import Header, Item, case_id, check_header, image_files, load_record, map_threads
 from common.data.container import PICTURE_SUFFIX
 
-__all__ = ["WORKFLOWS", "RunPlan", "plan_run"]
+from .whole_outputs import keep_whole_cases
+
+__all__ = ["WORKFLOWS", "RunPlan", "case_files", "plan_run"]
 
 # run ids; the config of an evaluation has that of a training, too
 WORKFLOWS = ("evaluation", "inference", "pretraining", "training")
@@ -52,6 +54,11 @@ class RunPlan:
     memory: dict[str, int] = field(default_factory=dict)
     spacing: float | list[float] | None = None
 
+    @property
+    def cases(self) -> list[Item]:
+        """Cases of all data sets, but for those that are refused or kept, see `CaseLoader`."""
+        return [case for data in self.data.values() for case in data if "outcome" not in case]
+
 
 def plan_run(config: ConfigParser) -> RunPlan:
     """Read the data list and the headers of a run, and find out what it writes and needs.
@@ -64,9 +71,11 @@ def plan_run(config: ConfigParser) -> RunPlan:
     with keep_going():
         plan.data = {id: config.get_parsed_content(_join(id, "data")) for id in _data_sets(content, plan.workflow)}
     with keep_going():
-        cases = [case for data in plan.data.values() for case in data]
-        plan.files = [*dict.fromkeys(_files(config, plan.workflow, cases))]
-    headers = _Headers(config, plan.data)
+        if "skip_existing" in content and config.get_parsed_content("skip_existing"):
+            series = config.get_parsed_content("series")
+            keep_whole_cases(plan.cases, lambda case: case_files(config, plan.workflow, case), series)
+        plan.files = [*dict.fromkeys(_files(config, plan.workflow, plan.cases))]
+    headers = _Headers(config, plan)
     with keep_going():
         plan.spacing = headers.spacing
         plan.memory = _memory(config, plan, headers)
@@ -94,6 +103,12 @@ def _join(*keys: str) -> str:
 
 
 # ---- files ---------------------------------------------------------------------------------------
+
+
+def case_files(config: ConfigParser, workflow: str, case: Item) -> list[Path]:
+    """Return the files that a run writes for one case alone."""
+    others = {*_files(config, workflow, [])}
+    return [file for file in dict.fromkeys(_files(config, workflow, [case])) if file not in others]
 
 
 def _files(config: ConfigParser, workflow: str, cases: Sequence[Item]) -> Iterator[Path]:
@@ -159,13 +174,13 @@ class _Headers:
 
     Args:
         config: of the run.
-        data: cases by data set.
+        plan: of the run, with its cases.
     """
 
-    def __init__(self, config: ConfigParser, data: Mapping[str, list[Item]]) -> None:
+    def __init__(self, config: ConfigParser, plan: RunPlan) -> None:
         content = config.get()
         series = config.get_parsed_content("series") if "series" in content else None
-        paths = [*dict.fromkeys(image_files(case)[0] for cases in data.values() for case in cases)]
+        paths = [*dict.fromkeys(image_files(case)[0] for case in plan.cases)]
         found = map_threads(lambda path: check_header(path, allow_2d=True, series=series), paths)
         self.headers: dict[str, Header] = {
             path: header for path, header in zip(paths, found, strict=True) if header is not None
@@ -226,11 +241,10 @@ def _memory(config: ConfigParser, plan: RunPlan, headers: _Headers) -> dict[str,
             memory[device] = memory.get(device, 0.0) + held
     if any(id.startswith("validate") or id == "dataset" for id in plan.data) and "labels" in content:
         num_classes = len(config.get_parsed_content("labels"))
-        cases = [case for data in plan.data.values() for case in data]
         memory["cpu"] += max(
             (
                 _FLOAT * (headers.channels(case) + num_classes) * max(headers.voxels(case), headers.voxels(case, False))
-                for case in cases
+                for case in plan.cases
             ),
             default=0,
         )

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from common.cli import InputError, keep_going, running_config
+from common.cli import InputError, is_collecting, keep_going, running_config
+from common.data import REFUSED, is_main_process, refuse_case
 
-from .plan import RunPlan, plan_run
+from .plan import RunPlan, case_files, plan_run
 
 __all__ = ["check_run", "format_size", "free_disk", "free_memory"]
 
@@ -27,6 +28,8 @@ _MEMINFO = Path("/proc/meminfo")
 def check_run(config: ConfigParser | None = None) -> RunPlan:
     """Refuse what would end a run after much of its work, before any voxel is read; warn where memory may not suffice.
 
+    In an inference or an evaluation, what is wrong with a case is noted in its entry of the data list.
+
     Args:
         config: of the run; that of which this is a component, if not given.
 
@@ -37,6 +40,8 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
     config = running_config() if config is None else config
     plan = plan_run(config)
     option = _OPTIONS.get(plan.workflow, "ckpt_dir")
+    if plan.workflow in _OPTIONS and not is_collecting():
+        _check_cases(config, plan)
     for file in plan.files:
         with keep_going():
             _check_name(file)
@@ -46,6 +51,9 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
             if folder == plan.files[0].parent:
                 _check_disk(plan, option)
     _check_memory(plan)
+    if is_main_process():
+        sizes = format_size(sum(plan.memory.values())), format_size(plan.disk)
+        logger.info("%s of %d case(s): about %s of memory and %s of disk", plan.workflow, len(plan.cases), *sizes)
     return plan
 
 
@@ -74,6 +82,24 @@ def _existing(folder: Path) -> Path:
     """Return a folder, or the nearest one above that exists."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def _check_cases(config: ConfigParser, plan: RunPlan) -> None:
+    """Refuse the cases whose results would have names that are too long, and tell of all that are refused."""
+    for case in plan.cases:
+        files = case_files(config, plan.workflow, case)
+        try:
+            for file in files:
+                _check_name(file)
+        except InputError as error:
+            refuse_case(case, error)
+            plan.files = [file for file in plan.files if file not in files]
+    entries = [case for data in plan.data.values() for case in data]
+    refused = [case for case in entries if case.get("outcome") == REFUSED]
+    if refused:
+        logger.warning("%d of %d case(s) are refused, the others are done:", len(refused), len(entries))
+    for case in refused:
+        logger.warning(case["reason"])
 
 
 def _check_folder(folder: Path, option: str) -> None:

@@ -63,8 +63,12 @@ class InferenceReport:
             self.cases.append({"image": source, "status": "segmented", "volumes_ml": volumes, "warnings": warnings})
 
     def _write(self, engine: Engine) -> None:
-        cases = [json.loads(case) for case in string_list_all_gather([json.dumps(case) for case in self.cases])]
+        rows = string_list_all_gather([json.dumps(case) for case in self.cases])
+        cases = [json.loads(row) for row in rows if row]  # a process may have none
+        cases += getattr(engine.state, "refused", [])
+        cases.sort(key=lambda case: case["image"])
         if is_main_process():
             text = json.dumps({"cases": cases}, indent=1) + "\n"
             write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
-            logger.info("segmented %d case(s); report: %s", len(cases), self.path)
+            segmented = sum(case.get("status") == "segmented" for case in cases)
+            logger.info("segmented %d of %d case(s); report: %s", segmented, len(cases), self.path)

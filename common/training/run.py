@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from ignite.metrics import Loss
+from monai.data import MetaTensor
 from monai.engines import Evaluator, SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.handlers import MeanDice, ValidationHandler, from_engine
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from common.cli import DivergenceError
 
 from .averaging import WeightAveraging
+from .case_loop import CaseEvaluator
 from .checkpoint import ResumableCheckpoint, Stateful
 from .history import MeanLoss, MetricsLogger
 from .schedule import ScheduleLR, ValidateAtEnd
@@ -113,16 +115,32 @@ class TrainingHandlers:
             handler.attach(engine)
 
 
-class SegmentationEvaluator(SupervisedEvaluator):
-    """Evaluator of segmentations: MONAI's, with the mean Dice of all classes but the background.
+class SegmentationEvaluator(CaseEvaluator):
+    """Evaluator of segmentations against labels, with the mean Dice of all classes but the background.
 
     Args:
-        arguments: of `SupervisedEvaluator`; `pred` and `label` are one-hot after its `postprocessing`.
+        num_classes: background included. If given, what is wrong with a case is noted, and the others are scored;
+            otherwise it ends the run, as it must within a training.
+        arguments: of `CaseEvaluator`; `pred` and `label` are one-hot after its `postprocessing`.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, num_classes: int | None = None, **arguments: Any) -> None:
         dice = MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))
-        super().__init__(**{"key_val_metric": {"mean_dice": dice}, **arguments})
+        metrics = {"mean_dice": dice} if "key_val_metric" not in arguments else arguments.pop("key_val_metric")
+        self.metrics = [*metrics.values(), *(arguments.get("additional_metrics") or {}).values()]
+        self.num_classes = num_classes
+        super().__init__(num_classes is not None, key_val_metric=metrics, **arguments)
+
+    def _finish(self) -> None:
+        """Score nothing against nothing where no case of this process has a score: processes compute metrics together.
+
+        `SaveScores` leaves that row out.
+        """
+        if self.num_classes is not None and len(self.state.refused) == self.state.epoch_length:
+            nothing = MetaTensor(torch.zeros(self.num_classes, 2, 2, 2))
+            for metric in self.metrics:
+                metric.update(([nothing], [nothing]))
+        super()._finish()
 
 
 class LossEvaluator(SupervisedEvaluator):

@@ -24,6 +24,8 @@ __all__ = ["HausdorffDistanceInMm", "SaveScores", "write_scores"]
 
 logger = logging.getLogger(__name__)
 
+_NO_FILE = "none"  # of a process all of whose cases are refused, see `SegmentationEvaluator`
+
 
 class HausdorffDistanceInMm(HausdorffDistance):
     """Hausdorff distance between the surfaces of two segmentations in mm.
@@ -81,7 +83,7 @@ class SaveScores:
         self.files.extend(str(output["image"].meta["filename_or_obj"]) for output in engine.state.output)
 
     def _write(self, engine: Engine) -> None:
-        files = string_list_all_gather(self.files)
+        files = string_list_all_gather(self.files or [_NO_FILE])
         scores = engine.state.metric_details[self.metric].cpu()  # of all processes
         if scores.ndim == 3:
             scores = compute_confusion_matrix_metric(self.metric, scores)
@@ -89,6 +91,10 @@ class SaveScores:
             return
         if len(files) != len(scores):
             raise InputError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
+        refused = [row["image"] for row in getattr(engine.state, "refused", [])]
+        is_scored = torch.tensor([file != _NO_FILE for file in files])
+        scores = torch.cat((scores[is_scored], scores.new_full((len(refused), *scores.shape[1:]), math.nan)))
+        files = [file for file in files if file != _NO_FILE] + refused
         path = write_scores(self.save_dir / f"{self.metric}_raw.csv", files, scores, self.labels)
         means = torch.nanmean(scores, dim=1)
         by_class = ", ".join(
