@@ -264,11 +264,11 @@ def _group_channels(files: list[str], refuse: _Refusal) -> list[Paths]:
     for name, members in cases.items():
         numbers = [int(found[1]) if (found := _CHANNEL.search(case_id(file))) else None for file in members]
         if len(members) > 1 and numbers != [*range(len(members))]:
-            found = [Path(file).name for file in members]
+            names = [Path(file).name for file in members]
             refuse.add(
                 members,
                 InputError(
-                    f"{name}: channels must be numbered _0000, _0001 and so on, got {found}; add or rename files"
+                    f"{name}: channels must be numbered _0000, _0001 and so on, got {names}; add or rename files"
                 ),
             )
             continue

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class CaseEvaluator(SupervisedEvaluator):
         keep_going: note what is wrong with a case; otherwise the error is raised, as within a training.
         arguments: of `SupervisedEvaluator`; `val_data_loader` is a `CaseLoader`.
     """
+
+    inferer: Any
 
     def __init__(self, keep_going: bool = True, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -65,8 +65,8 @@ class InferenceReport:
     def _write(self, engine: Engine) -> None:
         rows = string_list_all_gather([json.dumps(case) for case in self.cases])
         cases = [json.loads(row) for row in rows if row]  # a process may have none
-        cases += getattr(engine.state, "refused", [])
-        cases.sort(key=lambda case: case["image"])
+        if others := getattr(engine.state, "refused", []):
+            cases = sorted([*cases, *others], key=lambda case: case["image"])
         if is_main_process():
             text = json.dumps({"cases": cases}, indent=1) + "\n"
             write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))

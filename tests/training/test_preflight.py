@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import namedtuple
 from pathlib import Path
 
@@ -82,11 +83,27 @@ def test_a_memory_that_is_too_small_is_warned_of(make_config, monkeypatch, caplo
     assert "cpu: about 0.012 MB of memory are needed for the volumes, and 0.001 MB are free" in caplog.text
 
 
-def test_a_name_that_would_become_too_long_is_refused(make_config, tmp_path):
+def test_a_case_whose_results_would_have_too_long_a_name_is_refused_and_the_others_are_not(make_config, tmp_path):
     longest = "n" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len(".partial._seg.nii.gz"))
-    check_run(make_config(names=[longest]))
-    with pytest.raises(ValueError, match=r"_seg.nii.gz: name of a result must have at most 246 bytes, got 247; rename"):
+    plan = check_run(make_config(names=[longest, f"{longest}n"]))
+    good, bad = plan.data["dataset"]
+    assert plan.cases == [good] and good["case_id"] == longest
+    assert bad["outcome"] == "refused"
+    assert re.search(r"_seg.nii.gz: name of a result must have at most 246 bytes, got 247; rename", bad["reason"])
+    assert {file.name for file in plan.files} == {"report.json", f"{longest}_seg.nii.gz"}
+    with collect_errors() as errors:
         check_run(make_config(names=[f"{longest}n"]))
+    assert errors == [bad["reason"]]
+
+
+def test_a_case_with_a_bad_header_is_told_of_before_the_others_are_done(make_config, tmp_path, caplog):
+    config = make_config()
+    config["dataset::data::keep_refused"] = True
+    (tmp_path / "scans" / "case_0.nii.gz").write_bytes(b"")
+    plan = check_run(config)
+    assert [case["case_id"] for case in plan.cases] == ["case_1"]
+    assert "1 of 2 case(s) are refused, the others are done:" in caplog.text
+    assert "case_0.nii.gz: a .nii.gz file must be gzip data, got an empty file" in caplog.text
 
 
 def test_all_that_is_wrong_is_found_at_once(make_config, tmp_path):

@@ -90,7 +90,7 @@ def test_the_options_are_checked_before_anything_else_and_processes_join_last(bu
         assert (second, last) == ("@settings", "@processes")
         assert content["settings"]["_target_"].endswith(".check_options")
         assert content["processes"]["_target_"] == "common.training.join_processes"
-        assert content["finalize"] == [{"_target_": "common.training.leave_processes"}]
+        assert content["finalize"][0]["_target_"] == "common.training.leave_processes"
 
 
 @every_bundle
