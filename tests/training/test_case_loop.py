@@ -15,7 +15,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Lambda
 from torch import nn
 
-from common.cli import InputError
+from common.cli import InputError, root_cause
 from common.data import CaseLoader
 from common.training import CaseEvaluator, SegmentationEvaluator, leave_processes
 
@@ -118,7 +118,9 @@ def test_a_case_that_fails_is_noted_and_the_others_are_done(moment, make_evaluat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [FAULTS["load"], ValueError("a fault\nof two lines")], ids=["foreseen", "not foreseen"])
+@pytest.mark.parametrize(
+    "error", [FAULTS["load"], ValueError("a fault\nof two lines")], ids=["foreseen", "not foreseen"]
+)
 def test_it_is_the_same_where_processes_load_the_cases(error, make_evaluator, caplog):
     rows = []
     for num_workers in (0, 2):
@@ -158,8 +160,9 @@ def test_what_concerns_the_run_ends_it(moment, error, make_evaluator):
 @pytest.mark.parametrize("moment", FAULTS)
 def test_within_a_training_a_case_that_fails_ends_the_run(moment, make_evaluator):
     evaluator, _ = make_evaluator(moment, keep_going=False)
-    with pytest.raises(Exception, match=REASONS[moment][1].rpartition(": ")[2].replace("[", r"\[") + "|applying"):
+    with pytest.raises(Exception) as raised:  # MONAI wraps what a transform raises
         evaluator.run()
+    assert str(root_cause(raised.value)) == str(FAULTS[moment])
 
 
 def test_cases_that_are_left_out_beforehand_are_not_read(make_evaluator):
