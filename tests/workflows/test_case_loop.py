@@ -1,0 +1,234 @@
+"""No bad case stops the good ones: in inference and evaluation of every bundle, as a command, and in several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bad_inputs import IMAGE, SCANS, write_nifti
+from initial_weights import write_weights
+from workflow_helpers import BUNDLES, CONTEXT, ROOT, bundle_run, every_bundle, workflow
+
+from common.data import write_datalist, write_phantoms
+from common.data.header import warn_once
+
+pytestmark = pytest.mark.slow
+FNET = ROOT / "bundles" / "fnet_wtacae_stl"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
+BAD = {  # three of ten: by the header, by the checksum, and by the voxels
+    "case_2": ("4D", r"case_2.nii.gz: number of channels must be 1.*, got 3; give"),
+    "case_5": ("flipped bit in gz", r"case_5.nii.gz: compressed data must be intact, got CRC check failed.*; copy"),
+    "case_8": ("nan", r"case_8.nii.gz: every voxel must be finite, got 1 NaN and 0 infinite; .* --nan replace"),
+}
+GOOD = [f"case_{number}" for number in range(10) if f"case_{number}" not in BAD]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, Path]:
+    """Folders of initial weights, by bundle."""
+    root = tmp_path_factory.mktemp("weights")
+    for bundle in BUNDLES:
+        write_weights(bundle, root / bundle.name)
+    return {bundle.name: root / bundle.name for bundle in BUNDLES}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """Folder of ten scans with three bad ones."""
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(10):
+        write_nifti(folder / f"case_{number}.nii.gz", IMAGE)
+    for name, (kind, _) in BAD.items():
+        (apart := folder / name).mkdir()
+        SCANS[kind](apart)
+        (apart / "case.nii.gz").replace(folder / f"{name}.nii.gz")
+        apart.rmdir()
+    return folder
+
+
+def finish(made) -> int:
+    """Run a workflow to its end, and return its exit status."""
+    warn_once.cache_clear()
+    made.initialize()
+    made.run()
+    try:
+        made.finalize()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def infer(bundle: Path, scans: Path, output: Path, weights: dict[str, Path], **options) -> int:
+    places = {"dataset_dir": str(scans), "output_dir": str(output), "ckpt_dir": str(weights[bundle.name])}
+    return finish(workflow(bundle, "inference.yaml", kind="infer", device="cpu", **places, **options))
+
+
+def rows(output: Path) -> dict[str, dict]:
+    """Return the rows of a report by the name of their file."""
+    cases = json.loads((output / "report.json").read_text(encoding="utf-8"))["cases"]
+    return {Path(case["image"]).name.removesuffix(".nii.gz"): case for case in cases}
+
+
+def segmented(output: Path) -> list[str]:
+    return sorted(path.name.removesuffix("_seg.nii.gz") for path in output.glob("*_seg.nii.gz"))
+
+
+@every_bundle
+def test_ten_scans_with_three_bad_ones_are_seven_segmentations_and_a_report_of_ten(
+    bundle, scans, weights, tmp_path, quiet_hooks, capsys
+):
+    assert infer(bundle, scans, tmp_path, weights) == 1
+    assert segmented(tmp_path) == GOOD
+    found = rows(tmp_path)
+    assert sorted(found) == sorted([*GOOD, *BAD])
+    for name, (_, sentence) in BAD.items():
+        assert found[name]["outcome"] == "refused" and re.search(sentence, found[name]["reason"]), found[name]
+    assert not any(found[name].get("reason") for name in GOOD)
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 3 of 10 cases were refused (case_2, case_5, case_8); the first: ")
+    assert line.endswith(found["case_2"]["reason"])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_it_is_the_same_as_a_command_and_the_others_are_those_of_a_run_without_bad_ones(
+    scans, weights, tmp_path, quiet_hooks
+):
+    options = {"dataset_dir": scans, "ckpt_dir": weights[FNET.name], "device": "cpu"}
+    done = bundle_run("inference", FNET, "inference.yaml", output_dir=tmp_path / "ten", **options)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: 3 of 10 cases were refused (case_2, case_5, case_8); ")
+    (good := tmp_path / "good").mkdir()
+    for name in GOOD:
+        shutil.copy(scans / f"{name}.nii.gz", good)
+    assert infer(FNET, good, tmp_path / "seven", weights) == 0
+    for name in GOOD:
+        first, second = ((tmp_path / part / f"{name}_seg.nii.gz").read_bytes() for part in ("ten", "seven"))
+        assert first == second
+
+
+@every_bundle
+def test_of_a_folder_in_which_every_scan_is_bad_all_are_reported(bundle, scans, weights, tmp_path, quiet_hooks):
+    (bad := tmp_path / "bad").mkdir()
+    for name in BAD:
+        shutil.copy(scans / f"{name}.nii.gz", bad)
+    assert infer(bundle, bad, tmp_path / "out", weights) == 1
+    assert sorted(rows(tmp_path / "out")) == sorted(BAD) and segmented(tmp_path / "out") == []
+
+
+def test_scans_are_loaded_by_other_processes_just_as_well(scans, weights, tmp_path, quiet_hooks):
+    assert infer(FNET, scans, tmp_path, weights, num_workers=2) == 1
+    assert segmented(tmp_path) == GOOD
+    found = rows(tmp_path)
+    assert all(re.search(sentence, found[name]["reason"]) for name, (_, sentence) in BAD.items())
+
+
+def test_several_processes_report_the_bad_scans_of_all(scans, weights, tmp_path, quiet_hooks):
+    options = {"dataset_dir": scans, "ckpt_dir": weights[CONTEXT.name]}
+    done = bundle_run("inference", CONTEXT, "inference.yaml", launcher=TORCHRUN, output_dir=tmp_path / "two", **options)
+    assert done.returncode == 1, done.stderr[-3000:]
+    sentence = "error: 3 of 10 cases were refused (case_2, case_5, case_8); the first: "
+    assert done.stderr.count(f"\n{sentence}") == 1 and f": {sentence}" in done.stderr, "as torchrun tells it, too"
+    infer(CONTEXT, scans, tmp_path / "one", weights)
+    assert rows(tmp_path / "two") == rows(tmp_path / "one") and segmented(tmp_path / "two") == GOOD
+
+
+# ---- once more -----------------------------------------------------------------------------------
+
+
+@every_bundle
+def test_what_is_whole_is_kept_and_what_is_not_is_made_again(bundle, scans, weights, tmp_path, quiet_hooks):
+    (good := tmp_path / "good").mkdir()
+    for name in GOOD[:4]:
+        shutil.copy(scans / f"{name}.nii.gz", good)
+    out = tmp_path / "out"
+    assert infer(bundle, good, out, weights, skip_existing=True) == 0
+    files = {name: out / f"{name}_seg.nii.gz" for name in GOOD[:4]}
+    before = {name: path.read_bytes() for name, path in files.items()}
+    kept, cut, missing, other = GOOD[:4]
+    files[cut].write_bytes(before[cut][:-20])
+    files[missing].unlink()
+    write_nifti(files[other], IMAGE[1:].astype(np.uint8))
+    times = {name: path.stat().st_mtime_ns for name, path in files.items() if path.exists()}
+    assert infer(bundle, good, out, weights, skip_existing=True) == 0
+    assert {name: path.read_bytes() for name, path in files.items()} == before
+    assert [name for name in files if files[name].stat().st_mtime_ns == times.get(name)] == [kept]
+    found = rows(out)
+    assert len(found) == 4 and [name for name in found if found[name].get("outcome") == "kept"] == [kept]
+
+
+def test_without_being_asked_nothing_is_kept(scans, weights, tmp_path, quiet_hooks):
+    (good := tmp_path / "good").mkdir()
+    shutil.copy(scans / "case_0.nii.gz", good)
+    for _ in range(2):
+        assert infer(FNET, good, tmp_path / "out", weights) == 0
+        assert rows(tmp_path / "out")["case_0"].get("outcome") != "kept"
+
+
+def test_a_case_whose_probabilities_are_not_there_is_not_whole(scans, weights, tmp_path, quiet_hooks):
+    (good := tmp_path / "good").mkdir()
+    shutil.copy(scans / "case_0.nii.gz", good)
+    infer(FNET, good, tmp_path / "out", weights)
+    infer(FNET, good, tmp_path / "out", weights, skip_existing=True, save_probabilities=True)
+    assert (tmp_path / "out" / "case_0_probabilities.nii.gz").is_file()
+    infer(FNET, good, tmp_path / "out", weights, skip_existing=True, save_probabilities=True)
+    assert rows(tmp_path / "out")["case_0"]["outcome"] == "kept"
+
+
+# ---- scores --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory) -> Path:
+    """Data set of four test cases, of which one has NaN, one another label than its grid, and one is cut short."""
+    folder = write_phantoms(tmp_path_factory.mktemp("set"), num_training=2, num_test=5, num_unlabeled=0, size=24)
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    names = [Path(case["image"]).name for case in content["test"]]
+    path = folder / "imagesTs" / names[1]
+    scan = nib.load(path)
+    voxels = np.asarray(scan.dataobj).astype(np.float32)
+    voxels[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(voxels, scan.affine), path)
+    path = folder / "labelsTs" / names[2]
+    label = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), path)
+    path = folder / "imagesTs" / names[3]
+    path.write_bytes(path.read_bytes()[:-2000])
+    write_datalist(folder, content)
+    return folder
+
+
+@every_bundle
+def test_an_evaluation_scores_the_others_and_names_the_bad_ones(bundle, labeled, weights, tmp_path, quiet_hooks, capsys):
+    places = {"dataset_dir": str(labeled), "ckpt_dir": str(weights[bundle.name]), "evaluation_dir": str(tmp_path)}
+    assert finish(workflow(bundle, "train.yaml", "evaluate.yaml", device="cpu", **places)) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 3 of 5 cases were refused (phantom_003, phantom_004, phantom_005); the first: ")
+    tables = sorted(tmp_path.glob("*_raw.csv"))
+    assert tables
+    for path in tables:
+        table = list(csv.DictReader(path.open()))
+        scored = {Path(row["filename"]).name.split(".")[0] for row in table if row.get("mean") != "nan"}
+        assert scored == {"phantom_002", "phantom_006"}
+    with (tmp_path / "mean_dice_raw.csv").open() as file:
+        table = {Path(row.pop("filename")).name.split(".")[0]: row for row in csv.DictReader(file)}
+    assert len(table) == 5 and set(table["phantom_003"].values()) == {"nan"}
+
+
+def test_several_processes_score_the_others_even_where_one_has_none(labeled, weights, tmp_path, quiet_hooks):
+    """MONAI's metrics waited for ever for a process without a score."""
+    content = json.loads((labeled / "dataset.json").read_text(encoding="utf-8"))
+    scans = shutil.copytree(labeled, tmp_path / "set")
+    write_datalist(scans, {**content, "test": content["test"][:2]})
+    options = {"dataset_dir": scans, "ckpt_dir": weights[FNET.name], "evaluation_dir": tmp_path / "scores"}
+    done = bundle_run("evaluation", FNET, "train.yaml", "evaluate.yaml", launcher=TORCHRUN, **options)
+    assert done.returncode == 1 and "error: 1 of 2 cases were refused (phantom_003)" in done.stderr, done.stderr[-3000:]
+    with (tmp_path / "scores" / "mean_dice_raw.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert first["mean"] != "nan" and second["mean"] == "nan"
+    assert Path(second["filename"]).name == "phantom_003.nii.gz"
