@@ -158,6 +158,8 @@ def _files_of(config: ConfigParser, id: str, part: Mapping[str, Any], cases: Seq
         for name, is_picture in names:
             suffix = ".png" if is_picture and postfix == "seg" else ".nii.gz"
             yield Path(argument("output_dir")) / f"{name}_{postfix}{suffix}"
+    elif kind == "SaveProbabilitiesd":
+        yield from (Path(argument("output_dir")) / f"{name}_probabilities.nii.gz" for name, _ in names)
     elif kind not in ("LoadWeights", "SaveSnapshots") and "path" in part:
         yield Path(argument("path"))
 
