@@ -223,10 +223,22 @@ def infer(weights, tmp_path, quiet_hooks, capsys):
             (line,) = last_words(workflow(bundle, "inference.yaml", kind="infer", **options), capsys)
             assert sorted(tmp_path.rglob("*")) == before, "files left behind"
             return line
-        made.finalize()
+        try:
+            made.finalize()
+        except SystemExit as ended:
+            assert ended.code == 1
+            assert_only_good_ones_are_written(tmp_path / "out")
+            return capsys.readouterr().err.splitlines()[-1]
         return None
 
     return _infer
+
+
+def assert_only_good_ones_are_written(output: Path) -> None:
+    cases = json.loads((output / "report.json").read_text(encoding="utf-8"))["cases"]
+    good = [case for case in cases if "reason" not in case]
+    assert len(good) < len(cases) and len([*output.glob("*_seg.*")]) == len(good)
+    assert len([*output.iterdir()]) == 1 + 2 * len(good), "files left behind"
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +322,7 @@ def warnings(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_segmentation_could_be_right_for_is_refused_in_one_sentence_and_leaves_nothing(name, infer):
+def test_what_no_segmentation_could_be_right_for_is_refused_in_one_sentence_and_leaves_a_report(name, infer):
     said = infer(SCANS[name])
     assert said is not None and said.startswith("error: ") and "Traceback" not in said
     assert re.search(REFUSED[name], said), said
@@ -629,7 +641,8 @@ def test_the_exit_status_tells_what_became_of_a_scan(weights, tmp_path):
         statuses[name] = done.returncode
     assert statuses == {"sound": 0, "truncated gz": 1}
     assert re.fullmatch(f"error: .*{REFUSED['truncated gz']}.*", done.stderr.splitlines()[-1])
-    assert "Traceback" not in done.stderr and not (tmp_path / "truncated gz out").exists()
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "truncated gz out").iterdir()] == ["report.json"]
 
 
 def test_the_exit_status_tells_what_became_of_a_label(tmp_path):
