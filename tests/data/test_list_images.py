@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import itk
 import nibabel as nib
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from dicom_files import write_series
 from PIL import Image
 
+from common.cli import collect_errors
 from common.data import list_images
 
 
@@ -117,3 +120,68 @@ def test_results_are_never_taken_for_scans_and_a_link_that_leads_back_ends(tmp_p
     assert listed == ["a.nii", "sub/b.nii"]
     with pytest.raises(ValueError, match="output_dir must be another folder than that of the scans"):
         list_images(tmp_path, output_dir=tmp_path)
+
+
+# ---- scans that are refused ----------------------------------------------------------------------
+
+
+def _make_bad(folder, kind):
+    """Add a scan that is refused to a folder, and return its path and what is said of it."""
+    if kind == "header":
+        (folder / "bad.nii.gz").touch()
+        return "bad.nii.gz", "bad.nii.gz: a .nii.gz file must be gzip data, got an empty file"
+    if kind == "link":
+        (folder / "bad.nii").symlink_to("/nowhere")
+        return "bad.nii", "bad.nii: must lead to a scan, got a link to /nowhere"
+    if kind == "mixed folder":
+        touch(folder, "bad/a.nii")
+        write_series(folder / "bad")
+        return "bad", "bad: must hold one DICOM series or other scans, got both"
+    touch(folder, "x_0000.nii", "x_0002.nii")
+    return "x_0000.nii", "x: channels must be numbered _0000, _0001 and so on"
+
+
+@pytest.mark.parametrize("kind", ["header", "link", "mixed folder", "numbers of channels"])
+def test_a_scan_that_is_refused_is_kept_with_its_reason_where_that_is_asked_for(tmp_path, kind):
+    channels = 2 if kind == "numbers of channels" else 1
+    touch(tmp_path, *(f"good_000{channel}.nii" for channel in range(channels)))
+    name, sentence = _make_bad(tmp_path, kind)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        list_images(tmp_path, channels=channels)
+    cases = list_images(tmp_path, channels=channels, keep_refused=True)
+    bad = [case for case in cases if "outcome" in case]
+    assert len(cases) == 2 and len(bad) == 1
+    assert bad[0]["outcome"] == "refused" and sentence in bad[0]["reason"]
+    assert name in str(bad[0]["image"])
+
+
+def test_scans_of_one_name_are_refused_together_and_the_others_are_not(tmp_path):
+    touch(tmp_path, "a.nii", "A.nii.gz", "b.nii")
+    bad = {case["image"][-5:]: "outcome" in case for case in list_images(tmp_path, keep_refused=True)}
+    assert bad == {"ii.gz": True, "a.nii": True, "b.nii": False}
+
+
+def test_a_scan_without_its_organ_is_refused_and_the_others_have_theirs(tmp_path):
+    touch(tmp_path, "scans/a.nii", "scans/b.nii", "organs/a.nii")
+    first, second = list_images(tmp_path / "scans", organ_dir=tmp_path / "organs", keep_refused=True)
+    assert "outcome" not in first and first["organ"].endswith("organs/a.nii")
+    assert second["outcome"] == "refused" and "must hold a mask for each scan, got none for" in second["reason"]
+
+
+def test_a_list_may_name_a_scan_that_is_missing_where_refused_ones_are_kept(tmp_path):
+    touch(tmp_path, "a.nii")
+    path = tmp_path / "scans.json"
+    path.write_text(json.dumps(["a.nii", "b.nii"]), encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"must list scans that exist, got .*b\.nii"):
+        list_images(path)
+    first, second = list_images(path, keep_refused=True)
+    assert "outcome" not in first and second["outcome"] == "refused"
+
+
+def test_where_errors_are_collected_none_is_kept(tmp_path):
+    touch(tmp_path, "a.nii")
+    _, sentence = _make_bad(tmp_path, "header")
+    with collect_errors() as errors:
+        cases = list_images(tmp_path, keep_refused=True)
+    assert len(errors) == 1 and sentence in errors[0]
+    assert not any("outcome" in case for case in cases)

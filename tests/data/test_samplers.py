@@ -12,6 +12,10 @@ def test_the_shares_put_together_are_the_data_set(deal, num_cases, processes):
     shares = deal(lambda: list(DistributedSampler(range(num_cases))), processes)
     assert [case for share in shares for case in share] == list(range(num_cases))
     sizes = deal(lambda: len(DistributedSampler(range(num_cases))), processes)
+    places = deal(
+        lambda: (DistributedSampler(range(num_cases)).first, DistributedSampler(range(num_cases)).total), processes
+    )
+    assert places == [(sum(sizes[:rank]), num_cases) for rank in range(processes)]
     assert sizes == [len(share) for share in shares] and max(sizes) - min(sizes) <= 1
 
 

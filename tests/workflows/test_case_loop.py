@@ -1,4 +1,4 @@
-"""No bad case stops the good ones: in inference and evaluation of every bundle, as a command, and in several processes."""
+"""No bad case stops the good ones, in inference and evaluation: in every bundle, as a command, in several processes."""
 
 from __future__ import annotations
 
@@ -204,7 +204,9 @@ def labeled(tmp_path_factory) -> Path:
 
 
 @every_bundle
-def test_an_evaluation_scores_the_others_and_names_the_bad_ones(bundle, labeled, weights, tmp_path, quiet_hooks, capsys):
+def test_an_evaluation_scores_the_others_and_names_the_bad_ones(
+    bundle, labeled, weights, tmp_path, quiet_hooks, capsys
+):
     places = {"dataset_dir": str(labeled), "ckpt_dir": str(weights[bundle.name]), "evaluation_dir": str(tmp_path)}
     assert finish(workflow(bundle, "train.yaml", "evaluate.yaml", device="cpu", **places)) == 1
     *_, line = capsys.readouterr().err.splitlines()

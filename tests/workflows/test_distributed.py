@@ -167,7 +167,9 @@ def test_a_scan_that_one_of_several_processes_cannot_read_leaves_the_others_alon
     folders = {"dataset_dir": scans, "ckpt_dir": options["ckpt_dir"], "output_dir": tmp_path / "output"}
     done = bundle_run("inference", CONTEXT, "inference.yaml", launcher=launcher, **folders)
     assert done.returncode == 1
-    sentence = f"error: 1 of 2 cases were refused (phantom_006); the first: {path}: every voxel must be finite, got 1 NaN"
+    sentence = (
+        f"error: 1 of 2 cases were refused (phantom_006); the first: {path}: every voxel must be finite, got 1 NaN"
+    )
     assert f"\n{sentence}" in done.stderr and f": {sentence}" in done.stderr
     report = json.loads((tmp_path / "output" / "report.json").read_text(encoding="utf-8"))
     assert len(report["cases"]) == 2 and len([*(tmp_path / "output").glob("*_seg.nii.gz")]) == 1

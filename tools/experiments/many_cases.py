@@ -50,7 +50,7 @@ class Costs:
 
     @property
     def mean_other(self) -> float:
-        """Mean over the cases of the processor's seconds beside the network; the first one, which imports, is left out."""
+        """Mean of the processor's seconds beside the network; the first case, which imports much, is left out."""
         counted = self.others[1:] or self.others
         return sum(counted) / len(counted)
 
