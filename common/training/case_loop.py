@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -53,13 +54,20 @@ class CaseEvaluator(SupervisedEvaluator):
         super().__init__(**arguments)
         self.keep_going = keep_going
         self.state.refused = []
-        self.progress = _Progress(0, 0, False)
+        self.progress = _Progress(0, 0)
         self.is_left_out = False
 
     def run(self, global_epoch: int = 1) -> None:
         self.state.refused = []
-        with _show_progress(self.data_loader, self.keep_going) as self.progress:
+        if not self.keep_going:
             super().run(global_epoch)
+            return
+        gc.freeze()  # what is there now; else it would be looked through after each case
+        try:
+            with _show_progress(self.data_loader) as self.progress:
+                super().run(global_epoch)
+        finally:
+            gc.unfreeze()
 
     def summarize(self) -> str | None:
         """Return a line that names the cases which were not done, and the first reason; None where all were."""
@@ -73,6 +81,9 @@ class CaseEvaluator(SupervisedEvaluator):
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
         """Call the handlers of an event, but those of a case that is left out."""
+        if event_name == Events.GET_BATCH_STARTED and self.keep_going:
+            self.state.output = None
+            gc.collect()  # volumes in cycles, as those of pictures are, which Python lets grow
         if event_name == Events.GET_BATCH_COMPLETED:
             self.is_left_out = False
             if isinstance(self.state.batch, LeftOutCase):
@@ -88,7 +99,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 raise
             self._leave_out(leave_out(_entry(self.state.output), error))
             return
-        if event_name == Events.ITERATION_COMPLETED:
+        if event_name == Events.ITERATION_COMPLETED and self.keep_going:
             self.progress.advance(_file_name(self.state.output))
 
     def _iteration(self, engine: Engine, batchdata: Any) -> Any:
@@ -159,13 +170,11 @@ class _Progress:
     Args:
         first: number of the cases of the processes before this one.
         total: number of all cases.
-        is_shown: tell anything.
     """
 
-    def __init__(self, first: int, total: int, is_shown: bool) -> None:
+    def __init__(self, first: int, total: int) -> None:
         self.number = first
         self.total = total
-        self.is_shown = is_shown
         self.bar: tqdm | None = None
         self.started = time.perf_counter()
 
@@ -183,8 +192,6 @@ class _Progress:
 
     def _tell(self, level: int, text: str, name: str) -> None:
         self.number += 1
-        if not self.is_shown:
-            return
         if self.bar is not None:
             self.bar.set_postfix_str(name, refresh=False)
             self.bar.update()
@@ -193,11 +200,11 @@ class _Progress:
 
 
 @contextmanager
-def _show_progress(loader: Any, is_shown: bool) -> Iterator[_Progress]:
+def _show_progress(loader: Any) -> Iterator[_Progress]:
+    """Progress through the cases of a loader, with a bar where there is a terminal."""
     sampler = getattr(loader, "sampler", None)
-    first, total = getattr(sampler, "first", 0), getattr(sampler, "total", len(loader))
-    progress = _Progress(first, total, is_shown)
-    if not (is_shown and sys.stderr.isatty()):
+    progress = _Progress(getattr(sampler, "first", 0), getattr(sampler, "total", len(loader)))
+    if not sys.stderr.isatty():
         yield progress
         return
     with logging_redirect_tqdm(), tqdm(total=len(loader), unit="case", file=sys.stderr, leave=True) as progress.bar:
