@@ -41,7 +41,7 @@ class CaseEvaluator(SupervisedEvaluator):
     processes from the end of the epoch on. An error that concerns the run, see `concerns_run`, ends it.
 
     Where the device is too full for a case, the inferer takes less at a time, see `smaller_inferer`, and at last the
-    case is done on the CPU.
+    case is done on the CPU, but for a training's.
 
     Args:
         keep_going: note what is wrong with a case; otherwise the error is raised, as within a training.
@@ -142,7 +142,7 @@ class CaseEvaluator(SupervisedEvaluator):
         if smaller is not None:
             self.inferer = smaller
             return "with less at a time"
-        if self.state.device.type == "cpu":
+        if self.state.device.type == "cpu" or not self.keep_going:  # a training has the network where it is
             return None
         self.state.device = torch.device("cpu")
         self.network.to("cpu")
