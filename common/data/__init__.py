@@ -1,5 +1,6 @@
 from .checks import check_grids, check_image, check_label, check_modality
 from .classes import check_classes, find_classes
+from .colors import Color, label_color, label_colors
 from .container import check_gzip
 from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
