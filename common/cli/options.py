@@ -143,8 +143,10 @@ CLIP = Kind(
     "a list of two increasing numbers, or a list of such pairs, one for each channel",
     lambda value: _PAIR.fits(value) or _PAIR.list.fits(value),
 )
-FORMATS = one_of("nifti", "seg.nrrd", "dicom_seg", "rtstruct")._list(
-    "a list of 1 or more that differ", lambda value: len(value) == len(set(value)) > 0
+FORMATS = (
+    one_of("nifti", "seg.nrrd", "dicom_seg", "rtstruct")
+    ._list("a list of 1 or more that differ", lambda value: len(value) == len(set(value)) > 0)
+    ._replace(remedy="write --formats \"['nifti','seg.nrrd']\"")
 )
 SEED = Kind("a whole number from 0 to 4294967295", lambda value: INT.fits(value) and value < 2**32)  # as NumPy wants it
 LEVELS = POSITIVE_INT._list("a list of 2 or more", lambda value: len(value) >= 2)

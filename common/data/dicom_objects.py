@@ -161,7 +161,7 @@ def write_rtstruct(path: Path, segmentation: Segmentation) -> None:
 
 def _find_series(segmentation: Segmentation) -> Series:
     """Return the series on whose grid a segmentation lies."""
-    found = check_series(segmentation.source, segmentation.series)
+    found = check_series(segmentation.source, segmentation.series or None)
     if found.shape != segmentation.label_map.shape:
         raise InputError(
             f"{segmentation.source}: series must have the voxels that were segmented, {segmentation.label_map.shape}, "
