@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def write_dicom_seg(path: Path, segmentation: Segmentation) -> None:
         specific_character_set=_UTF8,
         series_description="Segmentation",
     )
-    seg.save_as(path)
+    _write(path, seg)
 
 
 def write_rtstruct(path: Path, segmentation: Segmentation) -> None:
@@ -156,7 +157,7 @@ def write_rtstruct(path: Path, segmentation: Segmentation) -> None:
     structures.StructureSetROISequence = regions
     structures.ROIContourSequence = contours
     structures.RTROIObservationsSequence = observations
-    structures.save_as(path)
+    _write(path, structures)
 
 
 def _find_series(segmentation: Segmentation) -> Series:
@@ -224,6 +225,13 @@ def _set(dataset: Any, **elements: Any) -> Any:
     for name, value in elements.items():
         setattr(dataset, name, value)
     return dataset
+
+
+def _write(path: Path, dataset: Dataset) -> None:
+    """Write an object by way of the memory, since pydicom hides why the system refuses a file."""
+    content = io.BytesIO()
+    dataset.save_as(content)
+    path.write_bytes(content.getvalue())
 
 
 def _text(name: str) -> str:
