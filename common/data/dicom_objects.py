@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def write_dicom_seg(path: Path, segmentation: Segmentation) -> None:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells each step
     algorithm = hd.AlgorithmIdentificationSequence(
         name=_MAKER, version=_VERSION, family=codes.DCM.ArtificialIntelligence
     )

@@ -188,8 +188,8 @@ def test_where_one_format_fails_none_is_written_and_the_older_ones_stay(tmp_path
 @pytest.mark.parametrize("size", [0, 100, 1000])
 def test_what_the_system_does_not_take_is_refused_by_its_path_and_leaves_nothing(tmp_path, format, size):
     """As where a disk is full; ITK alone would leave half a file."""
-    rng = np.random.RandomState(0)
-    write_series(tmp_path / "a", shape=(40, 40, 20), voxels=rng.randint(0, 30, (40, 40, 20)).astype(np.int16))
+    blocks = np.random.RandomState(0).randint(0, 30, (15, 15, 3)).astype(np.int16)
+    write_series(tmp_path / "a", shape=(150, 150, 3), voxels=np.kron(blocks, np.ones((10, 10, 1), np.int16)))
     save = SaveSegmentationd(
         "pred", tmp_path / "out", formats=[format]
     )  # without labels, which have files of their own
