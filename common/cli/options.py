@@ -210,6 +210,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "formats": _place("of the segmentations; the last two of a DICOM series alone", ["nifti", "seg.nrrd"], FORMATS),
     "save_probabilities": _place("also write the probability of each class", True, FLAG),
     "skip_existing": _place("leave out the scans whose segmentations are there and whole", True, FLAG),
+    "save_confidence": _place("also write the probability of the most probable class", True, FLAG),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),

@@ -41,6 +41,7 @@ _SECTIONS = {"evaluation": ["validate"], "inference": [""], "pretraining": ["tra
 _HANDLERS = {"inference": ["handlers", "postprocessing"], "evaluation": ["validate"]}
 _FLOAT, _LABEL = 4, 1  # bytes
 _COMPRESSION = 20  # of a label map, or more
+_SHARE = 0.25  # bytes of a probability, of which most are near 0 or 1
 _PICTURE = 500_000  # bytes
 _OTHERS = 20_000_000  # bytes, of tables, curves and logs
 
@@ -174,8 +175,9 @@ def _files_of(config: ConfigParser, id: str, part: Mapping[str, Any], cases: Seq
             if postfix == "seg":
                 files = [*segmentation_files(name, formats, is_picture).values()]
             yield from (Path(argument("output_dir")) / file for file in files)
-    elif kind == "SaveProbabilitiesd":
-        yield from (Path(argument("output_dir")) / f"{name}_probabilities.nii.gz" for name, _ in names)
+    elif kind in ("SaveProbabilitiesd", "SaveConfidenced"):
+        what = "probabilities" if kind == "SaveProbabilitiesd" else "confidence"
+        yield from (Path(argument("output_dir")) / f"{name}_{what}.nii.gz" for name, _ in names)
     elif kind not in ("LoadWeights", "SaveSnapshots") and "path" in part:
         yield Path(argument("path"))
 
@@ -311,7 +313,12 @@ def _disk(config: ConfigParser, plan: RunPlan, headers: _Headers) -> int:
         count = max(sum(map(len, plan.data.values())), 1)
         kinds = Counter(_kind_of_result(file) for file in plan.files)
         voxels = sum(headers.voxels(case, is_resampled=False) for data in plan.data.values() for case in data) / count
-        bytes_per_voxel = {"map": _LABEL / _COMPRESSION, "bits": 1 / 8, "numbers": _FLOAT * num_classes}
+        bytes_per_voxel = {
+            "map": _LABEL / _COMPRESSION,
+            "bits": 1 / 8,
+            "number": _FLOAT,
+            "numbers": _FLOAT * num_classes,
+        }
         size += voxels * sum(kinds[kind] * per_voxel for kind, per_voxel in bytes_per_voxel.items())
     return round(size)
 
@@ -322,6 +329,8 @@ def _kind_of_result(file: Path) -> str:
         return "bits"
     if file.name.endswith(("_seg.nii.gz", ".seg.nrrd", "_rtstruct.dcm")):
         return "map"
+    if file.name.endswith(("_confidence.nii.gz", "_probabilities.nii.gz")):
+        return "share" if file.name.endswith("_confidence.nii.gz") else "shares"
     return "numbers" if file.name.endswith(".nii.gz") else ""
 
 

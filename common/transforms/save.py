@@ -35,7 +35,7 @@ from common.data.container import PICTURE_SUFFIX
 
 from .invert import InvertProbabilitiesd
 
-__all__ = ["SaveProbabilitiesd", "SaveSegmentationd"]
+__all__ = ["SaveConfidenced", "SaveProbabilitiesd", "SaveSegmentationd"]
 
 _TOLERANCE = 0.1  # voxels, by which a qform may miss the grid
 _STEPS = 65535  # of a probability
@@ -193,15 +193,38 @@ class SaveProbabilitiesd(InvertProbabilitiesd):
         return dict(data)
 
     def _save(self, probabilities: torch.Tensor, image: MetaTensor) -> None:
+        """Write those of the classes from 1 on."""
         restored = [cast(MetaTensor, probability) for probability in self._restore(probabilities, image)]
         classes = torch.cat([probability.clamp(0, 1) for probability in restored])
-        taken = classes.sum(dim=0, keepdim=True) if self.has_background else classes.amax(dim=0, keepdim=True)
-        shares = torch.cat(((1 - taken).clamp(min=0), classes))
-        shares = shares / shares.sum(dim=0, keepdim=True)
-        steps = (shares * _STEPS).round().cpu().numpy().astype(np.uint16)
-        volume = nib.Nifti1Image(np.moveaxis(steps, 0, -1), None)
-        meta = restored[0].meta
-        _state_grid(volume, np.asarray(restored[0].affine, dtype=float), meta)
-        volume.header.set_slope_inter(1 / _STEPS, 0)
-        path = self.output_dir / f"{case_name(meta)}_probabilities.nii.gz"
-        write_atomically(path, lambda temporary: nib.save(volume, temporary))
+        background = self._background(classes.sum(dim=0, keepdim=True), classes.amax(dim=0, keepdim=True))
+        shares = torch.cat((background, classes))
+        self._write("probabilities", shares / shares.sum(dim=0, keepdim=True), restored[0])
+
+    def _background(self, total: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        """Return the probability of the background, given the sum and the largest of those of the classes from 1 on."""
+        return (1 - (total if self.has_background else largest)).clamp(min=0)
+
+    def _write(self, name: str, shares: torch.Tensor, volume: MetaTensor) -> None:
+        """Write numbers from 0 to 1, of shape `(C, H, W, D)`, on the grid of a volume."""
+        steps = np.moveaxis((shares * _STEPS).round().cpu().numpy().astype(np.uint16), 0, -1)
+        nifti = _make_nifti(steps[..., 0] if len(shares) == 1 else steps, volume)
+        nifti.header.set_slope_inter(1 / _STEPS, 0)
+        path = self.output_dir / f"{case_name(volume.meta)}_{name}.nii.gz"
+        write_atomically(path, lambda temporary: nib.save(nifti, temporary))
+
+
+class SaveConfidenced(SaveProbabilitiesd):
+    """Write the probability of the most probable class of each voxel as `<name of the case>_confidence.nii.gz`.
+
+    It is the largest of those that `SaveProbabilitiesd` writes; one class is resampled at a time.
+    """
+
+    def _save(self, probabilities: torch.Tensor, image: MetaTensor) -> None:
+        restored = self._restore(probabilities, image)
+        first = cast(MetaTensor, next(restored))
+        total = largest = first.as_tensor().clamp(0, 1)
+        for found in restored:
+            probability = cast(MetaTensor, found).as_tensor().clamp(0, 1)
+            total, largest = total + probability, largest.maximum(probability)
+        background = self._background(total, largest)
+        self._write("confidence", largest.maximum(background) / (total + background), first)

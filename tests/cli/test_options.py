@@ -181,6 +181,7 @@ OUT_OF_RANGE = {  # what text and numbers out of range are given for
     "softmax": 1,
     "formats": ["nifti", "png"],
     "save_probabilities": 1,
+    "save_confidence": 1,
     "layers": 1,
     "organ_margin": -1,
     "max_findings": 0,

@@ -14,11 +14,18 @@ import pytest
 import torch
 from dicom_files import write_series
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientationd, SaveImaged
+from monai.transforms import Compose, Orientationd, SaveImaged, SpatialCropd
 from PIL import Image
 
 from common.data import check_header, label_color, list_images, read_volume
-from common.transforms import InvertLabelMapd, InvertProbabilitiesd, LoadVolumesd, SaveSegmentationd
+from common.transforms import (
+    InvertLabelMapd,
+    InvertProbabilitiesd,
+    LoadVolumesd,
+    SaveConfidenced,
+    SaveProbabilitiesd,
+    SaveSegmentationd,
+)
 from common.transforms import save as module
 
 PIXELS = np.arange(30, dtype=np.uint8).reshape(6, 5)
@@ -225,3 +232,37 @@ def test_the_grid_of_a_scan_without_orientation_is_not_claimed_by_any_format(tmp
     nib.save(nib.Nifti1Image(scan.dataobj, None, scan.header), tmp_path / "a.nii")
     segment(tmp_path / "a.nii", [SaveSegmentationd("pred", tmp_path / "out", formats=["nifti", "seg.nrrd"])])
     assert not any(check_header(tmp_path / "out" / FILES[name]).is_oriented for name in ("nifti", "seg.nrrd"))
+
+
+# ---- probabilities -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_background", [True, False])
+@pytest.mark.parametrize("softmax", [True, False])
+def test_the_confidence_is_the_largest_of_the_probabilities_in_the_file_beside_it(tmp_path, has_background, softmax):
+    preprocessing = Compose([LoadVolumesd("image"), Orientationd("image", axcodes="RAS", labels=None)])
+    image = preprocessing({"image": write(tmp_path / "a.nii", PIXELS.reshape(3, 5, 2))})["image"]
+    values = torch.rand(4, *image.shape[1:], generator=torch.Generator().manual_seed(0))
+    values = values / values.sum(dim=0) if has_background and not softmax else values
+    for save in (SaveProbabilitiesd, SaveConfidenced):
+        save("pred", preprocessing, tmp_path, softmax, has_background)({"image": image, "pred": values})
+    probabilities = nib.load(tmp_path / "a_probabilities.nii.gz")
+    confidence = nib.load(tmp_path / "a_confidence.nii.gz")
+    assert probabilities.shape == (3, 5, 2, 4 if has_background else 5) and confidence.shape == (3, 5, 2)
+    np.testing.assert_allclose(confidence.get_fdata(), probabilities.get_fdata().max(axis=-1), atol=1e-4)
+    np.testing.assert_allclose(confidence.affine, nib.load(tmp_path / "a.nii").affine, atol=1e-6)
+
+
+def test_what_the_preprocessing_cropped_away_is_background_beyond_doubt(tmp_path):
+    preprocessing = Compose(
+        [
+            LoadVolumesd("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            SpatialCropd("image", roi_start=(0, 0, 0), roi_end=(2, 5, 2)),
+        ]
+    )
+    image = preprocessing({"image": write(tmp_path / "a.nii", PIXELS.reshape(3, 5, 2))})["image"]
+    SaveConfidenced("pred", preprocessing, tmp_path)({"image": image, "pred": torch.full((2, 2, 5, 2), 0.5)})
+    confidence = nib.as_closest_canonical(nib.load(tmp_path / "a_confidence.nii.gz")).get_fdata()
+    np.testing.assert_allclose(confidence[:2], 0.5, atol=1e-4)
+    np.testing.assert_allclose(confidence[2], 1)
