@@ -27,6 +27,7 @@ _PATIENT = (  # elements that every object of a study repeats, though they may b
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")  # which a series may lack, though it must not
 _MAKER, _MODEL, _VERSION = "self-supervised-bundles", "MONAI bundle", f"MONAI {monai.__version__}"
 _SERIES_NUMBER = 300  # of what is derived from a series
 _LONGEST = 64  # characters of a name
@@ -45,6 +46,9 @@ def write_dicom_seg(path: Path, segmentation: Segmentation) -> None:
     Args:
         path: of the file.
         segmentation: of a DICOM series.
+
+    Raises:
+        ValueError: when the series is no longer what was segmented, or is one that highdicom refuses.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -66,23 +70,30 @@ def write_dicom_seg(path: Path, segmentation: Segmentation) -> None:
         for value, name in segmentation.classes.items()
     ]
     frames = np.ascontiguousarray(segmentation.label_map.T)
-    seg = hd.seg.Segmentation(
-        source_images=_read_slices(_find_series(segmentation)),
-        pixel_array=frames.astype(np.min_scalar_type(int(frames.max()))),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=hd.UID(),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer=_MAKER,
-        manufacturer_model_name=_MODEL,
-        software_versions=_VERSION,
-        device_serial_number="1",
-        omit_empty_frames=bool(frames.any()),
-        specific_character_set=_UTF8,
-        series_description="Segmentation",
-    )
+    slices = _read_slices(_find_series(segmentation))
+    try:
+        seg = hd.seg.Segmentation(
+            source_images=slices,
+            pixel_array=frames.astype(np.min_scalar_type(int(frames.max()))),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer=_MAKER,
+            manufacturer_model_name=_MODEL,
+            software_versions=_VERSION,
+            device_serial_number="1",
+            omit_empty_frames=bool(frames.any()),
+            specific_character_set=_UTF8,
+            series_description="Segmentation",
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{segmentation.source}: series must be one that highdicom takes, got {error}; leave dicom_seg out of "
+            "--formats"
+        ) from error
     _write(path, seg)
 
 
@@ -95,15 +106,18 @@ def write_rtstruct(path: Path, segmentation: Segmentation) -> None:
     Args:
         path: of the file.
         segmentation: of a DICOM series.
+
+    Raises:
+        ValueError: when the series is no longer what was segmented.
     """
     from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
     scan = _find_series(segmentation)
     slices = _read_slices(scan)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(_RT_STRUCTURE_SET), generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian  # an explicit VR leaves a contour 64 KB
     structures = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     now = datetime.datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -184,8 +198,11 @@ def _read_slices(series: Series) -> list[Dataset]:
         for name in _PATIENT:
             if name not in image:
                 setattr(image, name, "")
-        if not image.get("FrameOfReferenceUID"):
-            image.FrameOfReferenceUID = pydicom.uid.generate_uid(entropy_srcs=[series.uid])
+        if not image.get("SliceThickness"):
+            image.SliceThickness = round(float(np.linalg.norm(series.affine[:3, 2])), 4)
+        for name in _UIDS:
+            if not image.get(name):
+                setattr(image, name, pydicom.uid.generate_uid(entropy_srcs=[series.uid, name]))
         slices.append(image)
     return slices
 

@@ -44,6 +44,12 @@ def tilted(index, dataset):
     dataset.ImagePositionPatient = [-10, 20 + index * 0.5, 30 + index * 2.5]
 
 
+def bare(index, dataset):
+    """Without what an image must have, and what some anonymizers take away."""
+    for name in ("SliceThickness", "StudyInstanceUID", "InstanceNumber"):
+        delattr(dataset, name)
+
+
 def with_patient(index, dataset):
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.PatientName, dataset.PatientID, dataset.PatientSex = "Müller^Jürgen", "007", "M"
@@ -53,7 +59,7 @@ def with_patient(index, dataset):
 
 EDITS = {
     "plain": lambda index, dataset: None,
-    **{edit.__name__: edit for edit in (oblique, feet_first, upwards, sagittal, tilted, with_patient)},
+    **{edit.__name__: edit for edit in (oblique, feet_first, upwards, sagittal, tilted, bare, with_patient)},
 }
 needs_highdicom = pytest.mark.skipif(find_spec("highdicom") is None, reason="needs the extra dicom")
 every_object = pytest.mark.parametrize("write", [pytest.param(write_dicom_seg, marks=needs_highdicom), write_rtstruct])
@@ -102,7 +108,8 @@ def test_a_seg_is_the_same_mask_on_the_slices_of_the_series(tmp_path, edit):
     found, label_map = read_seg(tmp_path / "a_seg.dcm", tmp_path / "scan")
     np.testing.assert_array_equal(label_map, segmentation.label_map)
     first = stored_slices(tmp_path / "scan")[0]
-    assert found.StudyInstanceUID == first.StudyInstanceUID and found.SeriesInstanceUID != first.SeriesInstanceUID
+    assert found.StudyInstanceUID == first.get("StudyInstanceUID", found.StudyInstanceUID)
+    assert found.SeriesInstanceUID != first.SeriesInstanceUID
     assert found.FrameOfReferenceUID == first.get("FrameOfReferenceUID", found.FrameOfReferenceUID)
     places = {
         tuple(frame.PlanePositionSequence[0].ImagePositionPatient) for frame in found.PerFrameFunctionalGroupsSequence
@@ -179,7 +186,7 @@ def test_the_regions_of_an_rtstruct_are_the_same_mask_in_the_planes_of_the_slice
     structures, label_map = read_regions(tmp_path / "a_rtstruct.dcm", tmp_path / "scan")
     np.testing.assert_array_equal(label_map, segmentation.label_map)
     first = stored_slices(tmp_path / "scan")[0]
-    assert structures.StudyInstanceUID == first.StudyInstanceUID
+    assert structures.StudyInstanceUID == first.get("StudyInstanceUID", structures.StudyInstanceUID)
     (frame,) = structures.ReferencedFrameOfReferenceSequence
     assert frame.FrameOfReferenceUID == first.get("FrameOfReferenceUID", frame.FrameOfReferenceUID)
     (series,) = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence
@@ -212,6 +219,27 @@ def test_any_mask_survives_the_way_through_contours(tmp_path, seed):
     label_map = np.random.RandomState(seed).randint(0, 3, SHAPE).astype(np.uint8)
     write_rtstruct(tmp_path / "a.dcm", make(tmp_path / "scan", label_map=label_map))
     np.testing.assert_array_equal(read_regions(tmp_path / "a.dcm", tmp_path / "scan")[1], label_map)
+
+
+def test_a_contour_may_have_any_number_of_points(tmp_path):
+    """One of more than 64 KB had no place in a file with explicit types of its elements."""
+    label_map = np.zeros((130, 130, 2), np.uint8)
+    label_map[::4, 1:-1, 0] = label_map[:, 1, 0] = label_map[1::4, 5::2, 0] = 1
+    write_series(tmp_path / "scan", shape=label_map.shape)
+    write_rtstruct(tmp_path / "a.dcm", Segmentation(label_map, np.eye(4), LABELS, tmp_path / "scan"))
+    structures, found = read_regions(tmp_path / "a.dcm", tmp_path / "scan")
+    assert max(len(contour.ContourData) for contour in structures.ROIContourSequence[0].ContourSequence) > 8000
+    np.testing.assert_array_equal(found, label_map)
+
+
+@needs_highdicom
+def test_a_series_that_highdicom_refuses_is_named(tmp_path):
+    segmentation = make(
+        tmp_path / "scan", edit=lambda index, dataset: setattr(dataset, "StudyInstanceUID", f"1.2.{index}")
+    )
+    with pytest.raises(ValueError, match=r"scan: series must be one that highdicom takes, got .*; leave dicom_seg out"):
+        write_dicom_seg(tmp_path / "a.dcm", segmentation)
+    assert not (tmp_path / "a.dcm").exists()
 
 
 def test_rt_utils_reads_the_same_masks_and_names(tmp_path):
