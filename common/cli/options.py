@@ -143,6 +143,11 @@ CLIP = Kind(
     "a list of two increasing numbers, or a list of such pairs, one for each channel",
     lambda value: _PAIR.fits(value) or _PAIR.list.fits(value),
 )
+FORMATS = (
+    one_of("nifti", "seg.nrrd", "dicom_seg", "rtstruct")
+    ._list("a list of 1 or more that differ", lambda value: len(value) == len(set(value)) > 0)
+    ._replace(remedy="write --formats \"['nifti','seg.nrrd']\"")
+)
 SEED = Kind("a whole number from 0 to 4294967295", lambda value: INT.fits(value) and value < 2**32)  # as NumPy wants it
 LEVELS = POSITIVE_INT._list("a list of 2 or more", lambda value: len(value) >= 2)
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
@@ -202,8 +207,10 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     ),
     "consistency_weight": Option(NON_NEGATIVE, "of the consistency with a mean teacher", 0.5),
     "ramp_up": Option(POSITIVE_INT, "steps until the consistency with a mean teacher has its weight", 200),
+    "formats": _place("of the segmentations; the last two of a DICOM series alone", ["nifti", "seg.nrrd"], FORMATS),
     "save_probabilities": _place("also write the probability of each class", True, FLAG),
     "skip_existing": _place("leave out the scans whose segmentations are there and whole", True, FLAG),
+    "save_confidence": _place("also write the probability of the most probable class", True, FLAG),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),

@@ -1,10 +1,12 @@
 from .checks import check_grids, check_image, check_label, check_modality
 from .classes import check_classes, find_classes
+from .colors import Color, label_color, label_colors
 from .container import check_gzip
 from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
 from .device_cache import DeviceCacheDataset
-from .files import is_main_process, write_atomically, write_folder
+from .dicom_objects import write_dicom_seg, write_rtstruct
+from .files import is_main_process, write_atomically, write_folder, write_together
 from .grid import corner_distance
 from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
@@ -31,4 +33,6 @@ from .pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
 from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
+from .seg_nrrd import write_seg_nrrd
+from .segmentation import LABEL_TABLES, Segmentation, check_formats, label_tables, label_xml, segmentation_files
 from .threads import map_threads

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch.distributed as dist
 
 from common.cli import InputError
 
-__all__ = ["is_main_process", "process_rank", "write_atomically", "write_folder"]
+__all__ = ["is_main_process", "process_rank", "write_atomically", "write_folder", "write_together"]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], shared: bool = False) -> Path:
@@ -22,16 +22,38 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], shared: 
         write: called with the temporary path, which has the suffix of `path`.
         shared: several processes may write this file at once; the last one's stays.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_together({Path(path): write}, shared)
+    return Path(path)
+
+
+def write_together(files: Mapping[Path, Callable[[Path], object]], shared: bool = False) -> None:
+    """Write several files under temporary names and rename them when all are whole; see `write_atomically`.
+
+    Args:
+        files: what writes each of them, by its path.
+        shared: see `write_atomically`.
+
+    Raises:
+        ValueError: when the system refuses to write on, as where a disk is full.
+    """
     writer = f"{os.getpid()}." if shared else ""  # if not, one that a killed process left is overwritten
-    temporary = path.with_name(f".partial.{writer}{path.name}")
+    temporaries = {path: path.with_name(f".partial.{writer}{path.name}") for path in files}
     try:
-        write(temporary)
-        temporary.replace(path)
+        for path, write in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write(temporaries[path])
+            except OSError as error:
+                if error.errno is None or error.filename is not None:  # which tells the path
+                    raise
+                raise InputError(
+                    f"{path}: must be written whole, got {error.strerror}; make room, or choose another folder"
+                ) from error
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:

@@ -19,6 +19,7 @@ from .dicom import is_dicom
 from .header import Header, check_header
 from .outcomes import refuse_case
 from .reader import Paths, case_id, check_name
+from .segmentation import LABEL_TABLES, is_label_table
 from .threads import map_threads
 
 __all__ = ["list_images"]
@@ -27,7 +28,21 @@ logger = logging.getLogger(__name__)
 
 _SIDECARS = (  # beside scans: what programs and people write down about them
     *(".json", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".log", ".bval", ".bvec"),
-    *(".raw", ".zraw", ".xlsx", ".docx", ".lnk", ".ini", ".db", ".sha256", ".md5", ".jpg", ".jpeg", PICTURE_SUFFIX),
+    *(
+        ".raw",
+        ".zraw",
+        ".ctbl",
+        ".xlsx",
+        ".docx",
+        ".lnk",
+        ".ini",
+        ".db",
+        ".sha256",
+        ".md5",
+        ".jpg",
+        ".jpeg",
+        PICTURE_SUFFIX,
+    ),
 )
 _LIST = ".json"  # of a file that lists scans
 _REPORT = "report.json"  # of an inference, in the folder of its results
@@ -241,7 +256,9 @@ def _walk(
 
 
 def _is_output(folder: Path) -> bool:
-    """Tell whether a folder has the report of an inference, so that its images are no scans."""
+    """Tell whether a folder has the report of an inference or the table of its labels: its images are no scans."""
+    if is_label_table(folder / LABEL_TABLES[0]):
+        return True
     try:
         content = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -29,5 +29,5 @@ from .pictures import CubePicture, EmbeddingPicture, SlabPicture
 from .slabs import RandSlabPair, displacement_heatmap, sample_slabs
 from .training import AtlasCheckpoint, AtlasUpdate
 from .tuning import VOTE_OPTIONS, VoteTuner
-from .voting import vote, vote_confidence
+from .voting import vote
 from .voxels import VoxelGrid, choose_voxels

@@ -148,7 +148,7 @@ class PlanarAtlas(AtlasStorage):
 
         Returns:
             Votes of shape `(B, num_classes, H, W, D)`, times the shares of carried labels where there are any; they add
-            up to 1 in each voxel: the largest one tells its class, see also `vote_confidence`.
+            up to 1 in each voxel: the largest one tells its class.
         """
         self._check_shape(image, "B")
         image = convert_to_tensor(image)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import FLAG, NON_NEGATIVE, PATH, POSITIVE, POSITIVE_INT, SIZE, one_of
+from common.cli.options import NON_NEGATIVE, PATH, POSITIVE, POSITIVE_INT, SIZE, one_of
 
 __all__ = ["PLANAR_OPTIONS", "check_options"]
 
@@ -46,7 +46,6 @@ PLANAR_OPTIONS: Mapping[str, Option] = {
     "max_voxels": Option(POSITIVE_INT.or_null, "of the atlas; null: no limit", 10**6),
     "descriptor_cache": Option(PATH.or_null, "folder in which descriptors are kept", "/data/cache"),
     "offset_sigma": Option(POSITIVE, "standard deviation of the offsets of gvdiff", 0.4),
-    "save_confidence": Option(FLAG, "also write the winning class' share of the votes", True, is_setting=False),
 }
 
 check_options = partial(check_options, PLANAR_OPTIONS)

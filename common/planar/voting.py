@@ -13,7 +13,7 @@ from monai.networks.layers import GaussianFilter
 
 from .voxels import VoxelGrid
 
-__all__ = ["WEIGHTINGS", "vote", "vote_confidence", "vote_image", "weight_background"]
+__all__ = ["WEIGHTINGS", "vote", "vote_image", "weight_background"]
 
 WEIGHTINGS = ("majority", "distance")
 
@@ -64,8 +64,3 @@ def vote_image(shares: torch.Tensor, points: torch.Tensor, grid: VoxelGrid, smoo
         total = smooth(torch.cat((image, torch.ones_like(image[:1]))).unsqueeze(0)).squeeze(0)
         image = total[:-1] / total[-1:]
     return image
-
-
-def vote_confidence(votes: torch.Tensor) -> torch.Tensor:
-    """Return the share of the winning class, of shape `(..., 1, H, W, D)`, given shares of `(..., C, H, W, D)`."""
-    return votes.amax(dim=-4, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,17 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import ID_SEP_KEY
 
 from common.cli import has_weights, keep_going
-from common.data import Header, Item, case_id, check_header, image_files, load_record, map_threads
+from common.data import (
+    LABEL_TABLES,
+    Header,
+    Item,
+    case_id,
+    check_header,
+    image_files,
+    load_record,
+    map_threads,
+    segmentation_files,
+)
 from common.data.container import PICTURE_SUFFIX
 
 from .whole_outputs import keep_whole_cases
@@ -30,6 +41,7 @@ _SECTIONS = {"evaluation": ["validate"], "inference": [""], "pretraining": ["tra
 _HANDLERS = {"inference": ["handlers", "postprocessing"], "evaluation": ["validate"]}
 _FLOAT, _LABEL = 4, 1  # bytes
 _COMPRESSION = 20  # of a label map, or more
+_SHARE = 0.25  # bytes of a probability, of which most are near 0 or 1
 _PICTURE = 500_000  # bytes
 _OTHERS = 20_000_000  # bytes, of tables, curves and logs
 
@@ -155,11 +167,17 @@ def _files_of(config: ConfigParser, id: str, part: Mapping[str, Any], cases: Seq
             yield Path(argument("save_dir")) / f"{name}{'_overlay.png' if is_picture else '.png'}"
     elif kind == "SaveSegmentationd":
         postfix = argument("output_postfix", "seg")
+        if "labels" in part:
+            yield from (Path(argument("output_dir")) / name for name in LABEL_TABLES)
         for name, is_picture in names:
-            suffix = ".png" if is_picture and postfix == "seg" else ".nii.gz"
-            yield Path(argument("output_dir")) / f"{name}_{postfix}{suffix}"
-    elif kind == "SaveProbabilitiesd":
-        yield from (Path(argument("output_dir")) / f"{name}_probabilities.nii.gz" for name, _ in names)
+            formats = argument("formats", ("nifti",))
+            files = [f"{name}_{postfix}.nii.gz"]
+            if postfix == "seg":
+                files = [*segmentation_files(name, formats, is_picture).values()]
+            yield from (Path(argument("output_dir")) / file for file in files)
+    elif kind in ("SaveProbabilitiesd", "SaveConfidenced"):
+        what = "probabilities" if kind == "SaveProbabilitiesd" else "confidence"
+        yield from (Path(argument("output_dir")) / f"{name}_{what}.nii.gz" for name, _ in names)
     elif kind not in ("LoadWeights", "SaveSnapshots") and "path" in part:
         yield Path(argument("path"))
 
@@ -292,11 +310,28 @@ def _disk(config: ConfigParser, plan: RunPlan, headers: _Headers) -> int:
         size += _PICTURE * sum(file.suffix == ".png" for file in plan.files)
     if plan.workflow == "inference":
         num_classes = len(config.get_parsed_content("labels"))
-        maps = [file.name.endswith("_seg.nii.gz") for file in plan.files if file.name.endswith(".nii.gz")]
-        voxels = sum(headers.voxels(case, is_resampled=False) for data in plan.data.values() for case in data)
-        num_others = maps.count(False) / max(sum(map(len, plan.data.values())), 1)  # probabilities, for each scan
-        size += voxels * (1 / _COMPRESSION + _FLOAT * num_others * num_classes)
+        count = max(sum(map(len, plan.data.values())), 1)
+        kinds = Counter(_kind_of_result(file) for file in plan.files)
+        voxels = sum(headers.voxels(case, is_resampled=False) for data in plan.data.values() for case in data) / count
+        bytes_per_voxel = {
+            "map": _LABEL / _COMPRESSION,
+            "bits": 1 / 8,
+            "number": _FLOAT,
+            "numbers": _FLOAT * num_classes,
+        }
+        size += voxels * sum(kinds[kind] * per_voxel for kind, per_voxel in bytes_per_voxel.items())
     return round(size)
+
+
+def _kind_of_result(file: Path) -> str:
+    """Return what of each voxel a file of an inference holds."""
+    if file.name.endswith("_seg.dcm"):
+        return "bits"
+    if file.name.endswith(("_seg.nii.gz", ".seg.nrrd", "_rtstruct.dcm")):
+        return "map"
+    if file.name.endswith(("_confidence.nii.gz", "_probabilities.nii.gz")):
+        return "share" if file.name.endswith("_confidence.nii.gz") else "shares"
+    return "numbers" if file.name.endswith(".nii.gz") else ""
 
 
 def _weight_bytes(module: torch.nn.Module) -> int:

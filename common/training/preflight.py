@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.cli import InputError, is_collecting, keep_going, running_config
-from common.data import REFUSED, is_main_process, refuse_case
+from common.data import REFUSED, check_formats, image_files, is_main_process, refuse_case
 
 from .plan import RunPlan, case_files, plan_run
 
@@ -34,11 +34,16 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
         config: of the run; that of which this is a component, if not given.
 
     Raises:
-        FileNotFoundError, ValueError: when the data list or a header is refused, a folder cannot be written to, a name
-            is too long, or the disk is too full.
+        FileNotFoundError, ImportError, ValueError: when the data list or a header is refused, a scan has not the form
+            or a package is missing that a format of the segmentations needs, a folder cannot be written to, a name is
+            too long, or the disk is too full.
     """
     config = running_config() if config is None else config
     plan = plan_run(config)
+    if plan.workflow == "inference" and "formats" in config:
+        with keep_going():
+            scans = [image_files(case)[0] for cases in plan.data.values() for case in cases]
+            check_formats(config.get_parsed_content("formats"), scans)
     option = _OPTIONS.get(plan.workflow, "ckpt_dir")
     if plan.workflow in _OPTIONS and not is_collecting():
         _check_cases(config, plan)

@@ -3,5 +3,5 @@ from .ignore import IgnoreUnlabeledd
 from .invert import InvertLabelMapd, InvertProbabilitiesd
 from .load import LoadVolumesd
 from .normalize import ClipAndNormalize, ClipAndNormalized
-from .save import SaveProbabilitiesd, SaveSegmentationd
+from .save import SaveConfidenced, SaveProbabilitiesd, SaveSegmentationd
 from .spacing import IsotropicSpacingd, VoxelSpacingd

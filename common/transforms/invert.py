@@ -15,13 +15,12 @@ __all__ = ["InvertLabelMapd", "InvertProbabilitiesd"]
 
 
 class InvertProbabilitiesd(MapTransform):
-    """Bring probabilities back to the grid of the original image.
+    """Bring probabilities back to the grid of the original image; what the preprocessing cropped away is 0.
 
     Args:
         keys: probabilities of shape `(num_classes, H, W, D)`; the result has shape `(num_classes, *original size)`.
         transform: the preprocessing that was applied to the image: that very object, since MONAI checks its identity.
         orig_keys: the preprocessed image.
-        beyond: value of voxels that the preprocessing cropped away.
     """
 
     def __init__(
@@ -30,12 +29,10 @@ class InvertProbabilitiesd(MapTransform):
         transform: Compose,
         orig_keys: str = "image",
         allow_missing_keys: bool = False,
-        beyond: float = 0.0,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.transform = transform
         self.orig_keys = orig_keys
-        self.beyond = beyond
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = data[self.orig_keys]
@@ -45,8 +42,7 @@ class InvertProbabilitiesd(MapTransform):
         """Yield the probability of one class after the other, of shape `(1, *original size)`."""
         invert = Invertd("pred", self.transform, orig_keys=self.orig_keys, nearest_interp=False)
         for probability in probabilities:
-            difference = MetaTensor(probability[None].float() - self.beyond)  # 0 is what the inverse of a crop fills in
-            yield invert({self.orig_keys: image, "pred": difference})["pred"] + self.beyond
+            yield invert({self.orig_keys: image, "pred": MetaTensor(probability[None].float())})["pred"]
 
 
 class InvertLabelMapd(InvertProbabilitiesd):

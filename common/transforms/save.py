@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +16,26 @@ from monai.transforms import Compose, SaveImaged
 from PIL import Image
 
 from common.cli import InputError
-from common.data import case_name, corner_distance, write_atomically
+from common.data import (
+    Segmentation,
+    case_name,
+    check_formats,
+    corner_distance,
+    label_tables,
+    label_xml,
+    segmentation_files,
+    smallest_type,
+    write_atomically,
+    write_dicom_seg,
+    write_rtstruct,
+    write_seg_nrrd,
+    write_together,
+)
+from common.data.container import PICTURE_SUFFIX
 
 from .invert import InvertProbabilitiesd
 
-__all__ = ["SaveProbabilitiesd", "SaveSegmentationd"]
+__all__ = ["SaveConfidenced", "SaveProbabilitiesd", "SaveSegmentationd"]
 
 _TOLERANCE = 0.1  # voxels, by which a qform may miss the grid
 _STEPS = 65535  # of a probability
@@ -27,17 +43,22 @@ _UNKNOWN, _SCANNER, _ALIGNED = 0, 1, 2  # codes of NIfTI; the last one: to anoth
 
 
 class SaveSegmentationd(SaveImaged):
-    """Write label maps and probabilities as `<name of the case>_<postfix>`, whole or not at all.
+    """Write label maps and probabilities as files that have the name of the case, whole or not at all.
 
-    The label map of a PNG is a PNG with the same pixels, whose gray values are the labels, up to 255: what image
-    editors and `dataset.json` take. Others, and probabilities (several with the classes along the last axis), become
-    NIfTI (`.nii.gz`) with the shape of the file of the image and its grid as it is stated there: what is unknown, such
-    as an orientation without a code, stays unknown. It is a `SaveImaged` so that MONAI Label, which writes its own
-    files, leaves it out.
+    A label map becomes a file of each format, all of them or none; beside them lie tables of the labels, see
+    `label_tables`. The NIfTI file (`<case>_seg.nii.gz`) has the shape of the file of the image and its grid as it is
+    stated there: what is unknown, such as an orientation without a code, stays unknown. An extension of its header has
+    the names and colors of the labels, see `label_xml`. The label map of a PNG is a PNG with the same pixels, whose
+    gray values are the labels, up to 255: what image editors and `dataset.json` take. Probabilities, several with the
+    classes along the last axis, are always NIfTI, `<case>_<postfix>.nii.gz`.
+
+    It is a `SaveImaged` so that MONAI Label, which writes its own files, leaves it out.
 
     Args:
         keys: label maps of shape `(1, H, W, D)` with whole numbers, or probabilities of shape `(num_classes, H, W, D)`.
         output_dir: folder for the files.
+        labels: names of the labels by their value, background included; None: they are not known, nor written.
+        formats: of label maps, see `segmentation_files`.
     """
 
     def __init__(
@@ -45,35 +66,75 @@ class SaveSegmentationd(SaveImaged):
         keys: KeysCollection,
         output_dir: str | Path,
         output_postfix: str = "seg",
+        labels: Mapping[int, str] | None = None,
+        formats: Sequence[str] = ("nifti",),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, allow_missing_keys=allow_missing_keys)
         self.output_dir = Path(output_dir)
         self.output_postfix = output_postfix
+        self.labels = labels
+        self.formats = formats
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(dict(data)):
-            self._save(data[key])
+            save = self._save_probabilities if data[key].is_floating_point() else self._save_label_map
+            save(data[key])
         return dict(data)
 
-    def _save(self, volume: MetaTensor) -> None:
-        source = Path(str(volume.meta["filename_or_obj"]))
+    def _save_probabilities(self, volume: MetaTensor) -> None:
         array = np.moveaxis(volume.cpu().numpy(), 0, -1)
-        is_label_map = array.dtype.kind in "iu"
-        if array.shape[-1] == 1:
-            array = array[..., 0]
-        if is_label_map and len(volume.meta["spatial_shape"]) == 2:
-            array = array[..., 0]
+        image = _make_nifti(array[..., 0] if array.shape[-1] == 1 else array, volume)
         path = self.output_dir / f"{case_name(volume.meta)}_{self.output_postfix}.nii.gz"
-        if source.suffix.lower() == ".png" and is_label_map:
-            path = path.with_name(path.name.removesuffix(".nii.gz") + ".png")
-            if array.max() > np.iinfo(np.uint8).max:
-                raise InputError(f"{path}: labels of a PNG must be at most 255, got {array.max()}; convert the scans")
-            write_atomically(path, Image.fromarray(array.T.astype(np.uint8)).save)
-            return
-        image = nib.Nifti1Image(array, None)  # with an affine, nibabel would write codes of its own
-        _state_grid(image, np.asarray(volume.affine, dtype=float), volume.meta)
         write_atomically(path, lambda temporary: nib.save(image, temporary))
+
+    def _save_label_map(self, volume: MetaTensor) -> None:
+        meta = volume.meta
+        source = Path(str(meta["filename_or_obj"]))
+        check_formats(self.formats, [source])
+        segmentation = Segmentation(
+            label_map=smallest_type(volume.as_tensor()[0]).cpu().numpy(),
+            affine=np.asarray(volume.affine, dtype=float),
+            labels=self.labels or {value: f"label_{value}" for value in range(int(volume.max()) + 1)},
+            source=source,
+            series=str(meta.get("series", "")),
+            is_oriented=bool(meta.get("is_oriented", True)),
+        )
+        is_picture = source.suffix.lower() == PICTURE_SUFFIX
+        files = segmentation_files(case_name(meta), self.formats, is_picture)
+        if is_picture and "nifti" in files and (highest := segmentation.label_map.max()) > np.iinfo(np.uint8).max:
+            path = self.output_dir / files["nifti"]
+            raise InputError(f"{path}: labels of a PNG must be at most 255, got {highest}; convert the scans")
+        writers: dict[str, Callable[[Path], object]] = {
+            "nifti": lambda path: self._write_nifti(path, segmentation, volume),
+            "seg.nrrd": lambda path: write_seg_nrrd(path, segmentation),
+            "dicom_seg": lambda path: write_dicom_seg(path, segmentation),
+            "rtstruct": lambda path: write_rtstruct(path, segmentation),
+        }
+        if is_picture:
+            writers["nifti"] = Image.fromarray(segmentation.label_map[..., 0].T.astype(np.uint8)).save
+        for name, text in label_tables(self.labels).items() if self.labels else ():
+            write_atomically(self.output_dir / name, partial(_write_text, text=text), shared=True)
+        write_together({self.output_dir / file: writers[name] for name, file in files.items()})
+
+    def _write_nifti(self, path: Path, segmentation: Segmentation, volume: MetaTensor) -> None:
+        is_flat = len(volume.meta["spatial_shape"]) == 2
+        image = _make_nifti(segmentation.label_map[..., 0] if is_flat else segmentation.label_map, volume)
+        image.header.set_intent("label")
+        if self.labels:
+            image.header.extensions.append(nib.nifti1.Nifti1Extension("caret", label_xml(self.labels)))
+        nib.save(image, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _make_nifti(array: np.ndarray, volume: MetaTensor) -> nib.Nifti1Image:
+    """Return an image of voxels on the grid of a volume."""
+    image = nib.Nifti1Image(array, None)  # with an affine, nibabel would write codes of its own
+    _state_grid(image, np.asarray(volume.affine, dtype=float), volume.meta)
+    return image
 
 
 def _state_grid(image: nib.Nifti1Image, affine: np.ndarray, meta: Mapping[str, Any]) -> None:
@@ -132,15 +193,38 @@ class SaveProbabilitiesd(InvertProbabilitiesd):
         return dict(data)
 
     def _save(self, probabilities: torch.Tensor, image: MetaTensor) -> None:
+        """Write those of the classes from 1 on."""
         restored = [cast(MetaTensor, probability) for probability in self._restore(probabilities, image)]
         classes = torch.cat([probability.clamp(0, 1) for probability in restored])
-        taken = classes.sum(dim=0, keepdim=True) if self.has_background else classes.amax(dim=0, keepdim=True)
-        shares = torch.cat(((1 - taken).clamp(min=0), classes))
-        shares = shares / shares.sum(dim=0, keepdim=True)
-        steps = (shares * _STEPS).round().cpu().numpy().astype(np.uint16)
-        volume = nib.Nifti1Image(np.moveaxis(steps, 0, -1), None)
-        meta = restored[0].meta
-        _state_grid(volume, np.asarray(restored[0].affine, dtype=float), meta)
-        volume.header.set_slope_inter(1 / _STEPS, 0)
-        path = self.output_dir / f"{case_name(meta)}_probabilities.nii.gz"
-        write_atomically(path, lambda temporary: nib.save(volume, temporary))
+        background = self._background(classes.sum(dim=0, keepdim=True), classes.amax(dim=0, keepdim=True))
+        shares = torch.cat((background, classes))
+        self._write("probabilities", shares / shares.sum(dim=0, keepdim=True), restored[0])
+
+    def _background(self, total: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        """Return the probability of the background, given the sum and the largest of those of the classes from 1 on."""
+        return (1 - (total if self.has_background else largest)).clamp(min=0)
+
+    def _write(self, name: str, shares: torch.Tensor, volume: MetaTensor) -> None:
+        """Write numbers from 0 to 1, of shape `(C, H, W, D)`, on the grid of a volume."""
+        steps = np.moveaxis((shares * _STEPS).round().cpu().numpy().astype(np.uint16), 0, -1)
+        nifti = _make_nifti(steps[..., 0] if len(shares) == 1 else steps, volume)
+        nifti.header.set_slope_inter(1 / _STEPS, 0)
+        path = self.output_dir / f"{case_name(volume.meta)}_{name}.nii.gz"
+        write_atomically(path, lambda temporary: nib.save(nifti, temporary))
+
+
+class SaveConfidenced(SaveProbabilitiesd):
+    """Write the probability of the most probable class of each voxel as `<name of the case>_confidence.nii.gz`.
+
+    It is the largest of those that `SaveProbabilitiesd` writes; one class is resampled at a time.
+    """
+
+    def _save(self, probabilities: torch.Tensor, image: MetaTensor) -> None:
+        restored = self._restore(probabilities, image)
+        first = cast(MetaTensor, next(restored))
+        total = largest = first.as_tensor().clamp(0, 1)
+        for found in restored:
+            probability = cast(MetaTensor, found).as_tensor().clamp(0, 1)
+            total, largest = total + probability, largest.maximum(probability)
+        background = self._background(total, largest)
+        self._write("confidence", largest.maximum(background) / (total + background), first)

@@ -179,7 +179,9 @@ OUT_OF_RANGE = {  # what text and numbers out of range are given for
     "snapshot_interval": 0,
     "field_of_view": [100, 0, 100],
     "softmax": 1,
+    "formats": ["nifti", "png"],
     "save_probabilities": 1,
+    "save_confidence": 1,
     "layers": 1,
     "organ_margin": -1,
     "max_findings": 0,
@@ -203,7 +205,7 @@ def test_text_and_what_is_out_of_range_are_refused_option_by_option(method):
         for value in ("abc", OUT_OF_RANGE[name]):
             with pytest.raises((TypeError, ValueError)) as raised:
                 options[name].kind.check(name, value)
-            assert str(raised.value).startswith(f"{name} must be ") and str(raised.value).endswith(f", got {value!r}")
+            assert str(raised.value).startswith(f"{name} must be ") and f", got {value!r}" in str(raised.value)
     assert len(tried) >= 20
 
 

@@ -6,8 +6,10 @@ Options are held to the same in tests/workflows/test_errors.py and tests/cli/tes
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,13 @@ from workflow_helpers import (
     workflow,
 )
 
-from common.data import write_datalist
+from common.data import load_record, read_volume, write_datalist
+from common.data.container import read_fields
 from common.data.header import warn_once
 
 pytestmark = pytest.mark.slow
 FNET = ROOT / "bundles" / "fnet_wtacae_stl"
+HAS_HIGHDICOM = find_spec("highdicom") is not None  # the extra dicom
 
 REFUSED = {
     "truncated gz": r"case.nii.gz: compressed data must be complete, got 9\d+ bytes and no end; copy",
@@ -425,6 +429,60 @@ def test_results_are_no_scans_of_a_second_run_into_another_folder(infer, tmp_pat
     options = {"ckpt_dir": str(weights[FNET.name]), "device": "cpu", "dataset_dir": scans}
     run(FNET, "inference.yaml", kind="infer", output_dir=str(second), **options)
     assert [path.name for path in second.glob("*.nii.gz")] == ["case_seg.nii.gz"]
+
+
+@every_bundle
+def test_a_series_is_segmented_to_every_format_with_one_mask_on_one_grid_under_the_same_names(
+    bundle, infer, weights, tmp_path
+):
+    formats = ["nifti", "seg.nrrd", "rtstruct", *(["dicom_seg"] if HAS_HIGHDICOM else [])]
+    assert infer(SCANS["dicom oblique"], bundle, formats=formats) is None
+    out, labels = tmp_path / "out", load_record(weights[bundle.name] / "model.pt").labels
+    mask = np.asarray(nib.load(check_grid(tmp_path)).dataobj)
+    voxels, header, _ = read_volume(out / "case.seg.nrrd")
+    np.testing.assert_array_equal(voxels[0], mask)
+    affine, shape = dicom_grid(tmp_path / "scans" / "case")
+    assert header.shape == shape
+    np.testing.assert_allclose(header.affine, affine, atol=1e-3)
+    fields = read_fields(out / "case.seg.nrrd")[0]
+    names = [labels[value] for value in range(1, len(labels))]
+    assert [fields[f"segment{index}_name"].removeprefix("=") for index in range(len(names))] == names
+    structures = pydicom.dcmread(out / "case_rtstruct.dcm")
+    assert [region.ROIName for region in structures.StructureSetROISequence] == names
+    present = {
+        int(region.ReferencedROINumber) for region in structures.ROIContourSequence if "ContourSequence" in region
+    }
+    assert present == {*np.unique(mask).tolist()} - {0}
+    assert {"labels.txt", "labels.ctbl"} <= {path.name for path in out.iterdir()}
+    if HAS_HIGHDICOM:
+        seg = importlib.import_module("highdicom").seg.segread(out / "case_seg.dcm")
+        assert [segment.SegmentLabel for segment in seg.SegmentSequence] == names
+        slices = [image.ReferencedSOPInstanceUID for image in structures_images(structures)]
+        frames = seg.get_pixels_by_source_instance(slices, combine_segments=True, assert_missing_frames_are_empty=True)
+        np.testing.assert_array_equal(frames.T, mask)
+
+
+def structures_images(structures: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Return the slices that a structure set refers to, in their order."""
+    (frame,) = structures.ReferencedFrameOfReferenceSequence
+    return frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].ContourImageSequence
+
+
+@pytest.mark.parametrize(
+    ("formats", "sentence"),
+    [
+        (["rtstruct"], r"case.nii.gz: must be a folder with a DICOM series for --formats rtstruct, got a file; leave"),
+        (
+            ["nifti", "nii"],
+            r"formats must be a list of 1 or more that differ, .*, got \['nifti', 'nii'\]; write",
+        ),
+        ("nifti", r"formats must be a list .*, got 'nifti'; write --formats \"\['nifti','seg.nrrd'\]\""),
+    ],
+)
+@every_bundle
+def test_formats_that_cannot_be_are_refused_before_anything_is_written(bundle, formats, sentence, infer):
+    said = infer(SCANS["sound"], bundle, formats=formats)
+    assert said is not None and re.search(sentence, said), said
 
 
 def test_every_input_has_an_outcome_and_nine_refusals_in_ten_say_what_to_do():

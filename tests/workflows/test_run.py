@@ -302,12 +302,15 @@ def test_probabilities_are_one_file_from_which_the_segmentation_follows(
     trained = run(bundle, "train.yaml", **common, dataset_dir=str(phantoms), **options)
     labels = trained.parser.get_parsed_content("labels")
     image, output = phantoms / "imagesTs" / "phantom_005.nii.gz", tmp_path / "output"
-    options = {"dataset_dir": str(image), "output_dir": str(output), "save_probabilities": True}
+    options = {"dataset_dir": str(image), "output_dir": str(output)}
+    options |= {"save_probabilities": True, "save_confidence": True}
     run(bundle, "inference.yaml", kind="infer", **common, **options)
     (path,) = output.glob("*_probabilities.nii.gz")
     probabilities = np.asarray(nib.load(path).dataobj)
     assert probabilities.shape == (*nib.load(image).shape, len(labels))
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
+    confidence = np.asarray(nib.load(output / "phantom_005_confidence.nii.gz").dataobj)
+    np.testing.assert_allclose(confidence, probabilities.max(-1), atol=1e-4)
     np.testing.assert_allclose(nib.load(path).affine, nib.load(image).affine, atol=1e-4)
     segmentation = np.asarray(nib.load(output / "phantom_005_seg.nii.gz").dataobj)
     chosen = np.take_along_axis(probabilities, segmentation[..., None].astype(int), -1)[..., 0]
