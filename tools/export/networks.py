@@ -30,7 +30,9 @@ def save_torchscript(network: nn.Module, in_channels: int, spatial_dims: int, pa
     """
     try:
         torch.jit.save(convert_to_torchscript(network), path)
-    except RuntimeError as error:  # of networks with Python that TorchScript does not know, in many lines
+    except (
+        Exception
+    ) as error:  # of many kinds and in many lines, of networks with Python that TorchScript does not know
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"network_def must be a network that TorchScript compiles, got {type(network).__name__}: {reason}; leave "
