@@ -48,5 +48,5 @@ def test_an_atlas_does_not_export(tmp_path):
     for value in list(LABELS)[1:]:
         label[:, 8 * value : 8 * value + 8, 24:40, 24:40] = value
     network.add(image, label, "scan")
-    with pytest.raises(ValueError, match="must be a network that TorchScript compiles, got PlanarAtlas: .*; leave out"):
+    with pytest.raises(ValueError, match=r"network that TorchScript compiles, got PlanarAtlas: .*; leave out"):
         save_torchscript(network, 1, 3, tmp_path / "model.ts")
