@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.cli import InputError
+from common.cli import InputError, offer_option
 from tools.export.library import PACKAGE, PATH_MODULE, SOURCE, rename
 from tools.options import option_table
 
@@ -45,9 +45,10 @@ def read_configs(bundle: Path, override_files: Sequence[Path] = ()) -> dict[str,
 def show_options(inference: dict[str, Any]) -> dict[str, Any]:
     """Return the config of an inference whose options MONAI Label shows to its clients, as `displayable_configs`."""
     table = option_table(inference)
-    shown = {name: inference[name] for name, option in table.items() if option.is_shown and name in inference}
-    references = {name: f"@displayable_configs::{name}" for name in shown}
-    return {**inference, **references, "displayable_configs": shown}
+    shown = {name: option for name, option in table.items() if option.is_shown and name in inference}
+    offered = {name: offer_option(option, inference[name]) for name, option in shown.items()}
+    read = {name: {"_target_": "common.cli.read_option", "value": f"@displayable_configs::{name}"} for name in offered}
+    return {**inference, **read, "displayable_configs": offered}
 
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

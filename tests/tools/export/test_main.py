@@ -226,16 +226,41 @@ def test_options_that_monai_label_shows_are_those_of_the_inference(bundle, weigh
     write_weights(bundle, weights)
     root = export_small(bundle, weights, tmp_path)
     content = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
-    shown = content["displayable_configs"]
-    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
-    before = ConfigParser.load_config_files(files)
-    assert shown == {name: before[name] for name in shown}
-    assert {name: content[name] for name in shown} == {name: f"@displayable_configs::{name}" for name in shown}
-    assert {option.is_shown for name, option in option_table(before).items() if name in shown} <= {True}
-    assert bool(shown) == (bundle.name != "context_restoration_unet")
-    parser = ConfigParser(content)
-    parser["displayable_configs"] = dict.fromkeys(shown, 7)  # what a client sends
-    assert all(parser.get_parsed_content(name) == 7 for name in shown)
+    before = ConfigParser.load_config_files(
+        [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    )
+    table = option_table(before)
+    offered = content["displayable_configs"]
+    assert offered.keys() == {name for name, option in table.items() if option.is_shown and name in before}
+    assert offered["nan"] == ["refuse", "replace"]
+    options = {"bundle_root": str(root), "ckpt_dir": str(weights)}
+    parser = ConfigParser({**content, **options})
+    assert {name: parser.get_parsed_content(name) for name in offered} == {name: before[name] for name in offered}
+    parser = ConfigParser({**content, **options, "displayable_configs": dict.fromkeys(offered, "7")})
+    assert all(parser.get_parsed_content(name) == 7 for name in offered), "what a client sends"
+
+
+@pytest.mark.parametrize("name", ["fnet_wtacae_stl", "context_restoration_unet", "layer_decomp_tumor"])
+def test_monai_compiles_its_network_as_the_model_zoo_has_it(name, weights, tmp_path):
+    bundle = ROOT / "bundles" / name
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path / "models")
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
+    files |= {"ckpt_file": "models/model.pt", "filepath": "models/verify_model.ts"}
+    options = {option: f"models/{name}/{file}" for option, file in files.items()} | {"bundle_root": f"models/{name}"}
+    code = (
+        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
+        "monai.bundle.ckpt_export('network_def', **json.loads(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(options)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    network = small_network(bundle, weights).eval()
+    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
+    image = torch.randn([2, 3, 45, 38] if name == "context_restoration_unet" else [2, 1, 23, 32, 17])
+    with torch.no_grad():
+        assert torch.equal(torch.jit.load(root / "models" / "verify_model.ts")(image), network(image))
 
 
 def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
