@@ -50,10 +50,9 @@ class Server:
 
     def infer(self, name: str, image: str, folder: Path, params: str = "") -> np.ndarray:
         file = folder / f"{name}.nii.gz"
-        head = '--part\r\nContent-Disposition: form-data; name="params"\r\n\r\n'
-        body = f"{head}{params}\r\n--part--\r\n".encode() if params else b""
-        content = "multipart/form-data; boundary=part"
-        file.write_bytes(self.ask(f"/infer/{name}?image={image}&output=image", "POST", body, content))
+        part = f'--part\r\nContent-Disposition: form-data; name="params"\r\n\r\n{params}\r\n--part--\r\n'
+        sent = [part.encode(), "multipart/form-data; boundary=part"] if params else []
+        file.write_bytes(self.ask(f"/infer/{name}?image={image}&output=image", "POST", *sent))
         segmentation, scan = nib.load(file), nib.load(self.scans / "nifti" / f"{image}.nii.gz")
         np.testing.assert_allclose(segmentation.affine, scan.affine, atol=1e-4)
         return np.asarray(segmentation.dataobj)
