@@ -228,19 +228,24 @@ class FNet(nn.Module):
                 f"inputs must be one patch for each of {len(self.margins)} levels, got {len(patches)}; cut them with "
                 "geometry.windows"
             )
-        features: list[torch.Tensor] = []
-        for level, pathway in enumerate(self.extraction):
-            features.append(pathway(patches[level]))
-        coarsest = len(features) - 1
-        fused = self._integrate(coarsest, features[coarsest])
-        for level in range(coarsest - 1, -1, -1):
+        level = len(patches) - 1
+        fused = self._integrate(level, self._extract(level, patches[level]))
+        while level > 0:
+            level -= 1
+            features = self._extract(level, patches[level])
             upsampled = F.interpolate(fused, scale_factor=2.0, mode=self.upsample_mode)
-            joined = features[level] + upsampled if self.fusion == "sum" else torch.cat((features[level], upsampled), 1)
-            fused = self._integrate(level, joined)
+            features = features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
+            fused = self._integrate(level, features)
         return fused
 
+    def _extract(self, level: int, patch: torch.Tensor) -> torch.Tensor:
+        for index, pathway in enumerate(self.extraction):  # TorchScript has no index that varies into modules
+            if index == level:
+                patch = pathway(patch)
+        return patch
+
     def _integrate(self, level: int, features: torch.Tensor) -> torch.Tensor:
-        for index, block in enumerate(self.integration):  # TorchScript has no index that varies into modules
+        for index, block in enumerate(self.integration):
             if index == level:
                 features = block(features)
         return features

@@ -103,9 +103,7 @@ def filter_weights(filter: str, level: int) -> torch.Tensor:
         return torch.ones(1, dtype=torch.float64)
     if filter == "box":
         return torch.full((block,), 1 / block, dtype=torch.float64)
-    distance = (
-        torch.arange(-2 * block, 2 * block, dtype=torch.float64) + 0.5
-    ) / block  # from the block's center, in blocks
+    distance = (torch.arange(-2 * block, 2 * block).double() + 0.5) / block  # from the block's center, in blocks
     if filter == "linear":
         weights = (1 - distance.abs()).clamp(min=0)[block:-block]
     elif filter == "gaussian":
@@ -157,7 +155,7 @@ def _smooth(volume: torch.Tensor, weights: torch.Tensor, step: int) -> torch.Ten
     """Apply the filter along the three axes, keeping every `step`-th entry."""
     if weights.shape[0] == 1:
         return volume
-    if torch.jit.is_scripting():  # there is no automatic precision to be disabled
+    if torch.jit.is_scripting():  # it compiles no `autocast` of any device, and leaves out the other branch
         return _convolve(volume, weights, step)
     else:
         with torch.autocast(volume.device.type, enabled=False):  # averages as exact as those that training cuts from

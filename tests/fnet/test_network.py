@@ -211,6 +211,16 @@ def test_in_eval_mode_a_sample_does_not_see_the_others_of_its_batch(settle):
         torch.testing.assert_close(network(images[index : index + 1]), together[index : index + 1])
 
 
+def test_levels_are_computed_from_coarse_to_fine(settle):
+    """Of equally wide maps, the description of a scan takes the first: that of the coarsest level."""
+    network = small(settle, kernel_size=3)
+    order = []
+    for level, pathway in enumerate(network.extraction):
+        pathway.register_forward_hook(lambda *_, level=level: order.append(level))
+    network(torch.randn(1, 1, 8, 8, 8))
+    assert order == [2, 1, 0]
+
+
 def test_every_parameter_gets_a_gradient(settle):
     network = small(settle, kernel_size=3).train()
     network(torch.randn(2, 1, 8, 8, 8)).square().mean().backward()

@@ -48,11 +48,12 @@ class Server:
         with urllib.request.urlopen(request, timeout=300) as response:
             return response.read()
 
-    def infer(self, name: str, image: str, folder: Path, params: str = "") -> np.ndarray:
+    def infer(self, name: str, image: str, folder: Path, **options: object) -> np.ndarray:
         file = folder / f"{name}.nii.gz"
+        params = json.dumps({"result_extension": ".nii.gz", **options})  # otherwise it is that of the study
         part = f'--part\r\nContent-Disposition: form-data; name="params"\r\n\r\n{params}\r\n--part--\r\n'
-        sent = [part.encode(), "multipart/form-data; boundary=part"] if params else []
-        file.write_bytes(self.ask(f"/infer/{name}?image={image}&output=image", "POST", *sent))
+        content = "multipart/form-data; boundary=part"
+        file.write_bytes(self.ask(f"/infer/{name}?image={image}&output=image", "POST", part.encode(), content))
         segmentation, scan = nib.load(file), nib.load(self.scans / "nifti" / f"{image}.nii.gz")
         np.testing.assert_allclose(segmentation.affine, scan.affine, atol=1e-4)
         return np.asarray(segmentation.dataobj)
@@ -210,9 +211,10 @@ def check_options(server: Server, info: dict, image: str, folder: Path) -> None:
     atlas = "planar_heatmap_descriptor"
     assert info["models"][atlas]["config"]["voting"] == ["majority", "distance"]
     assert info["models"]["layer_decomp_tumor"]["config"]["roi_size"].startswith("[")
-    for value in ("\"$open('evaluated', 'w')\"", '{"_target_": "builtins.open", "file": "evaluated", "mode": "w"}'):
+    harmful = {"_target_": "builtins.open", "file": "evaluated", "mode": "w"}
+    for value in ("$open('evaluated', 'w')", harmful, [harmful]):
         with pytest.raises(OSError, match="500"):
-            server.infer(atlas, image, folder, f'{{"smoothing": {value}}}')
+            server.infer(atlas, image, folder, smoothing=value)
     assert not (server.app / "evaluated").exists()
 
 
