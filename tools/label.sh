@@ -45,7 +45,7 @@ if $setup_only; then exit; fi
 mkdir -p "$app/model"
 app=$(realpath "$app") studies=$(realpath "$studies") # before the folder changes
 cp "$root/tools/label/app.py" "$app/main.py"
-cp "$root/tools/label/strategy.py" "$app/"
+cp "$root/tools/label/strategy.py" "$root/tools/label/validation.py" "$app/"
 names=()
 for bundle in "${bundles[@]}"; do
   name=$(basename "$bundle")
@@ -60,6 +60,9 @@ for bundle in "${bundles[@]}"; do
   fi
 done
 export PATH="$environment/bin:$PATH"
+# studies: what the bundles read; MONAI Label lists no .mha and no .mhd by itself
+extensions='"*.nii.gz", "*.nii", "*.nrrd", "*.mha", "*.mhd", "*.png"'
+export MONAI_LABEL_DATASTORE_FILE_EXT="${MONAI_LABEL_DATASTORE_FILE_EXT:-[$extensions, ${extensions^^}]}"
 cd "$app" # so that Python finds nothing of this repository
 # not its own command, which puts this repository on the path of Python, and tears names with spaces
 exec python -m monailabel.main start_server --app "$app" --studies "$studies" --host 127.0.0.1 --port "$port" \

@@ -30,3 +30,4 @@ from .options import (
     has_weights,
     is_scratch,
 )
+from .shown import offer_option, read_option

@@ -41,12 +41,14 @@ class Kind(NamedTuple):
         fits: the same as a test.
         remedy: what to do where it is not, if the words do not tell.
         is_text: a value is text, whatever it looks like.
+        choices: the values that there are, where they are few.
     """
 
     wanted: str
     fits: Callable[[Any], bool]
     remedy: str = ""
     is_text: bool = False
+    choices: tuple[Any, ...] = ()
 
     @property
     def or_null(self) -> Kind:
@@ -125,7 +127,7 @@ def _is_device(value: Any) -> bool:
 
 def one_of(*choices: Any) -> Kind:
     """Return the kind of what is one of a few words."""
-    return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
+    return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in choices, choices=choices)
 
 
 ANY = Kind("anything", lambda value: True)
@@ -228,7 +230,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     ),
     "stop_lr": Option(NON_NEGATIVE, "learning rate from which on a training may end early", 1.0e-6),
     "patience": Option(POSITIVE_INT, "epochs without an improvement before the next step of the schedule", 20),
-    "nan": Option(one_of("refuse", "replace"), "voxels that are NaN or infinite", "replace"),
+    "nan": Option(one_of("refuse", "replace"), "voxels that are NaN or infinite", "replace", is_shown=True),
     "series": _place("UID of the DICOM series that is read, where a folder holds several", "1.2.840.1.2", TEXT.or_null),
     "amp": Option(FLAG, "bfloat16 in training, where the device has it", False),
     "half": Option(FLAG, "volumes in half precision, for a GPU with little memory", True),

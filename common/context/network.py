@@ -97,13 +97,14 @@ class ContextUNet(nn.Module):
                 "in_channels to that"
             )
         height, width = image.shape[-2:]
-        features = F.pad(image, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        features = F.pad(image, [0, -width % self.stride, 0, -height % self.stride], mode="replicate")
         skips: list[torch.Tensor] = []
         for block in self.encoder:
             features = block(F.max_pool2d(features, 2) if skips else features)
             skips.append(features)
-        for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            features = block(features, skip)
+        skips.pop()
+        for block in self.decoder:
+            features = block(features, skips.pop())
         return self.head(features)[..., :height, :width]
 
 

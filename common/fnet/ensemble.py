@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from common.training import Ensemble
 
 from .network import FNet
@@ -25,3 +27,7 @@ class FNetEnsemble(Ensemble):
         super().__init__(network, num_members)
         self.geometry = network.geometry
         self.out_channels = network.out_channels
+
+    def forward(self, image: torch.Tensor, context: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """Return the logits of a patch or of a whole image, see `FNet`."""
+        return self.combine(torch.stack([member(image, context).float() for member in self.members]))

@@ -147,8 +147,8 @@ class FNetInferer(Inferer):
 def _predict(fnet: FNet, patches: list[list[torch.Tensor]]) -> torch.Tensor:
     """Return the probabilities of several patches, stacked along the batch."""
     device = next(fnet.parameters()).device
-    levels = [torch.cat(level).to(device) for level in zip(*patches, strict=True)]
-    return fnet(*levels).float().softmax(dim=1)
+    image, *context = [torch.cat(level).to(device) for level in zip(*patches, strict=True)]
+    return fnet(image, context).float().softmax(dim=1)
 
 
 def _even_step(length: int, step: int, stride: int) -> int:

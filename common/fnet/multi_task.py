@@ -66,12 +66,16 @@ class MultiTaskFNet(nn.Module):
             self.autoencoders.append(autoencoder)
 
     def forward(
-        self, *patches: torch.Tensor, unlabeled: Sequence[torch.Tensor] = ()
+        self,
+        image: torch.Tensor | None = None,
+        context: list[torch.Tensor] | None = None,
+        unlabeled: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor | list[torch.Tensor]:
         """Segment patches, reconstruct others, or both in one pass.
 
         Args:
-            patches: what `FNet` takes; none to reconstruct only.
+            image: see `FNet`; None to reconstruct only.
+            context: see `FNet`.
             unlabeled: patch of each of `levels`, of shape `(B, C, H, W, D)`; none to segment only.
 
         Returns:
@@ -79,13 +83,13 @@ class MultiTaskFNet(nn.Module):
             segment, and then the reconstruction of each level.
         """
         if not unlabeled:
-            return self.fnet(*patches)
+            return self.fnet(image, context)
         if len(unlabeled) != len(self.levels):
             raise InputError(
                 f"unlabeled must be one patch for each of the levels {self.levels}, got {len(unlabeled)} patches"
             )
         reconstructions = [autoencoder(patch) for autoencoder, patch in zip(self.autoencoders, unlabeled, strict=True)]
-        return [self.fnet(*patches), *reconstructions] if patches else reconstructions
+        return reconstructions if image is None else [self.fnet(image, context), *reconstructions]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load all weights, or those of an F-Net: what training leaves for inference, and MONAI Label goes on from.

@@ -21,7 +21,7 @@ from torch import nn
 
 from common.cli import InputError, check_choice
 
-from .pyramid import Pyramid
+from .pyramid import Pyramid, average_whole, filter_weights
 
 __all__ = ["FNet", "FNetGeometry", "extraction_pathway", "initialize_convolutions"]
 
@@ -70,13 +70,18 @@ class FNetGeometry:
         head = self.num_head_convs
         return tuple(taken * (head - 2 + (2 + _NUM_CONVS) * 2**level) for level in range(self.num_levels))
 
+    @property
+    def surplus(self) -> int:
+        """Voxels that a feasible patch edge is more than a multiple of `stride`."""
+        return (2 - self.num_head_convs) * (self.kernel_size - 1)
+
     def is_feasible(self, size: int) -> bool:
         """Tell whether `size` voxels can be the edge of an output patch."""
-        return size > 0 and (size + (self.num_head_convs - 2) * (self.kernel_size - 1)) % self.stride == 0
+        return size > 0 and (size - self.surplus) % self.stride == 0
 
     def next_feasible(self, size: int) -> int:
         """Return the smallest feasible patch edge that is at least `size` voxels."""
-        return next(edge for edge in itertools.count(max(size, 1)) if self.is_feasible(edge))
+        return next_feasible(max(size, 1), self.stride, self.surplus)
 
     def input_sizes(self, patch_size: Any) -> tuple[tuple[int, ...], ...]:
         """Return the input size of each level, in voxels of that level, or refuse when one would be a fraction.
@@ -114,6 +119,11 @@ class FNetGeometry:
         ]
 
 
+def next_feasible(size: int, stride: int, surplus: int) -> int:
+    """Return the smallest number from `size` on that is `surplus` more than a multiple of `stride`."""
+    return size + (surplus - size) % stride
+
+
 class FNet(nn.Module):
     """Foveal network that segments a volume from views of it at several resolutions.
 
@@ -121,7 +131,7 @@ class FNet(nn.Module):
     combines its features with the upsampled result of the level below.
 
     In eval mode the network is translation-covariant in steps of `geometry.stride` voxels: patches cut anywhere on that
-    grid give the same voxels, to the bit where the arithmetic is the same.
+    grid give the same voxels, to the bit where the arithmetic is the same. TorchScript compiles it.
 
     Args:
         in_channels: channels of the image.
@@ -163,6 +173,10 @@ class FNet(nn.Module):
         self.out_channels = out_channels
         self.fusion = fusion
         self.upsample_mode = upsample_mode
+        self.padding_value = None if padding_value is None else float(padding_value)
+        # what TorchScript, which knows no dataclass, needs of the geometry
+        self.stride, self.surplus, self.margins = self.geometry.stride, self.geometry.surplus, [*self.geometry.margins]
+        self.filters = [filter_weights(pyramid_filter, level) for level in range(len(features))]
 
         self.extraction = nn.ModuleList(extraction_pathway(in_channels, width, kernel_size) for width in features)
         self.integration = nn.ModuleList()
@@ -176,7 +190,7 @@ class FNet(nn.Module):
             )
         initialize_convolutions(self, gain)
 
-    def forward(self, image: torch.Tensor, *context: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, context: list[torch.Tensor] | None = None) -> torch.Tensor:
         """Return the logits of a patch or of a whole image.
 
         Args:
@@ -186,30 +200,55 @@ class FNet(nn.Module):
         Returns:
             Logits of shape `(B, out_channels, *patch_size)`, or of the image's own size.
         """
-        if not context:
-            return self._forward_image(image)
-        if len(context) + 1 != self.geometry.num_levels:
-            raise InputError(
-                f"inputs must be one patch for each of {self.geometry.num_levels} levels, got {len(context) + 1}"
-            )
-        fused: Any = None
-        for level in reversed(range(self.geometry.num_levels)):
-            features = self.extraction[level](context[level - 1] if level else image)
-            if fused is not None:
-                upsampled = F.interpolate(fused, scale_factor=2, mode=self.upsample_mode)
-                features = features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
-            fused = self.integration[level](features)
-        return fused
+        if context is None:
+            height, width, depth = image.shape[2:]
+            return self._fuse(self._whole(image))[:, :, :height, :width, :depth]
+        patches = [image]
+        patches.extend(context)
+        return self._fuse(patches)
 
     def pathway(self, level: int) -> Any:
         """Return the extraction pathway of a level: a sequence of blocks, each with `conv` and `adn`."""
         return self.extraction[level]
 
-    def _forward_image(self, image: torch.Tensor) -> torch.Tensor:
-        size = image.shape[-3:]
-        patch_size = [self.geometry.next_feasible(edge) for edge in size]
-        logits = self(*self.geometry.windows(self.geometry.pyramid(image), (0, 0, 0), patch_size))
-        return logits[..., : size[0], : size[1], : size[2]]
+    def _whole(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Return the input patch of each level for the smallest feasible output patch that covers an image."""
+        patch_size = [next_feasible(edge, self.stride, self.surplus) for edge in image.shape[2:]]
+        patches: list[torch.Tensor] = []
+        block = 1  # edge of a voxel of the level
+        for margin, weights in zip(self.margins, self.filters):  # noqa: B905  TorchScript knows no strict one
+            size = [(edge + 2 * margin) // block for edge in patch_size]
+            patches.append(average_whole(image, weights, self.padding_value, margin, size, block))
+            block *= 2
+        return patches
+
+    def _fuse(self, patches: list[torch.Tensor]) -> torch.Tensor:
+        if len(patches) != len(self.margins):
+            raise InputError(
+                f"inputs must be one patch for each of {len(self.margins)} levels, got {len(patches)}; cut them with "
+                "geometry.windows"
+            )
+        level = len(patches) - 1
+        fused = self._integrate(level, self._extract(level, patches[level]))
+        while level > 0:
+            level -= 1
+            features = self._extract(level, patches[level])
+            upsampled = F.interpolate(fused, scale_factor=2.0, mode=self.upsample_mode)
+            features = features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
+            fused = self._integrate(level, features)
+        return fused
+
+    def _extract(self, level: int, patch: torch.Tensor) -> torch.Tensor:
+        for index, pathway in enumerate(self.extraction):  # TorchScript has no index that varies into modules
+            if index == level:
+                patch = pathway(patch)
+        return patch
+
+    def _integrate(self, level: int, features: torch.Tensor) -> torch.Tensor:
+        for index, block in enumerate(self.integration):
+            if index == level:
+                features = block(features)
+        return features
 
 
 def extraction_pathway(in_channels: int, features: int, kernel_size: int) -> nn.Sequential:

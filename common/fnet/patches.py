@@ -262,8 +262,8 @@ class PatchSegmentation:
     """Segmentation task of F-Net: the label of a patch that is seen at several resolutions."""
 
     def make_batch(self, batch: Mapping[str, Any], move: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, ...]:
-        """Return the finest patches, their labels, and the coarser patches."""
-        return move(batch["image"]), move(batch["label"]), tuple(map(move, batch["context"]))
+        """Return the finest patches, their labels, and the list of the coarser patches."""
+        return move(batch["image"]), move(batch["label"]), ([*map(move, batch["context"])],)
 
 
 class PatchReconstruction:

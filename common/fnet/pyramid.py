@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from common.cli import InputError
 
-__all__ = ["Pyramid", "spatial"]
+__all__ = ["Pyramid", "average_whole", "filter_weights", "spatial"]
 
 
 def spatial(slices: Iterable[slice]) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ class Pyramid:
         self.origins: list[int] = []  # voxel of the first entry of a level, the same on each axis
         self.levels: list[torch.Tensor] = []
         for level in range(num_levels):
-            weights = _filter_weights(filter, level)
+            weights = filter_weights(filter, level)
             overhang = (len(weights) - 2**level) // 2  # voxels by which the filter exceeds its block, on each side
             origin = 1 - 2**level - overhang
             step = 1
@@ -96,14 +96,14 @@ class Pyramid:
         return patch
 
 
-def _filter_weights(filter: str, level: int) -> torch.Tensor:
-    """Return the weights of the mean along one axis; their number is even but at level 0, where there is one."""
+def filter_weights(filter: str, level: int) -> torch.Tensor:
+    """Return the weights of the mean along one axis, in float64; their number is even but at level 0, with one."""
     block = 2**level
     if level == 0:
-        return torch.ones(1)
+        return torch.ones(1, dtype=torch.float64)
     if filter == "box":
-        return torch.full((block,), 1 / block)
-    distance = (torch.arange(-2 * block, 2 * block) + 0.5) / block  # from the block's center, in blocks
+        return torch.full((block,), 1 / block, dtype=torch.float64)
+    distance = (torch.arange(-2 * block, 2 * block).double() + 0.5) / block  # from the block's center, in blocks
     if filter == "linear":
         weights = (1 - distance.abs()).clamp(min=0)[block:-block]
     elif filter == "gaussian":
@@ -122,14 +122,50 @@ def _pad(volume: torch.Tensor, before: int, after: int, fill: torch.Tensor) -> t
     return padded
 
 
+def average_whole(
+    volume: torch.Tensor,
+    weights: torch.Tensor,
+    padding_value: float | None,
+    margin: int,
+    size: list[int],
+    block: int,
+) -> torch.Tensor:
+    """Return the window of a whole volume that `Pyramid` gives, as TorchScript can compile it.
+
+    Args:
+        volume: tensor of shape `(B, C, H, W, D)`.
+        weights: of the mean along one axis, see `filter_weights`.
+        padding_value: see `Pyramid`.
+        margin: voxels by which the window begins before the volume, and at least by which it ends behind it.
+        size: of the window in blocks.
+        block: edge of a block in voxels.
+    """
+    fill = volume.amin(dim=(2, 3, 4), keepdim=True)
+    if padding_value is not None:
+        fill = torch.full_like(fill, padding_value)
+    overhang = (weights.shape[0] - block) // 2  # voxels by which the filter exceeds its block, on each side
+    edges = [block * count + 2 * overhang for count in size]
+    padded = fill.expand(volume.shape[0], volume.shape[1], edges[0], edges[1], edges[2]).clone()
+    low, (height, width, depth) = margin + overhang, volume.shape[2:]
+    padded[:, :, low : low + height, low : low + width, low : low + depth] = volume
+    return _smooth(padded, weights.to(volume), block)
+
+
 def _smooth(volume: torch.Tensor, weights: torch.Tensor, step: int) -> torch.Tensor:
     """Apply the filter along the three axes, keeping every `step`-th entry."""
-    if len(weights) == 1:
+    if weights.shape[0] == 1:
         return volume
-    smoothed = volume.reshape(-1, 1, *volume.shape[-3:])
-    with torch.autocast(volume.device.type, enabled=False):  # averages as exact as those that training cuts from
-        for axis in range(3):
-            shape, stride = [1, 1, 1], [1, 1, 1]
-            shape[axis], stride[axis] = len(weights), step
-            smoothed = F.conv3d(smoothed, weights.view(1, 1, *shape), stride=stride)
-    return smoothed.reshape(*volume.shape[:-3], *smoothed.shape[-3:])
+    if torch.jit.is_scripting():  # it compiles no `autocast` of any device, and leaves out the other branch
+        return _convolve(volume, weights, step)
+    else:
+        with torch.autocast(volume.device.type, enabled=False):  # averages as exact as those that training cuts from
+            return _convolve(volume, weights, step)
+
+
+def _convolve(volume: torch.Tensor, weights: torch.Tensor, step: int) -> torch.Tensor:
+    smoothed = volume.reshape(-1, 1, volume.shape[-3], volume.shape[-2], volume.shape[-1])
+    for axis in range(3):
+        shape, stride = [1, 1, 1, 1, 1], [1, 1, 1]
+        shape[2 + axis], stride[axis] = weights.shape[0], step
+        smoothed = F.conv3d(smoothed, weights.view(shape), stride=stride)
+    return smoothed.reshape(list(volume.shape[:-3]) + list(smoothed.shape[-3:]))

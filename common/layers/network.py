@@ -58,11 +58,13 @@ class LayerEncoder(nn.ModuleList):
             image: tensor of shape `(B, in_channels, H, W, D)` of any size. At its far ends it is padded with zeros up
                 to multiples of `stride`.
         """
-        lack = [-length % stride for length, stride in zip(image.shape[2:], self.stride, strict=True)]
+        height, width, depth = image.shape[2:]
+        ends = [0, -depth % self.stride[2], 0, -width % self.stride[1], 0, -height % self.stride[0]]
+        features = F.pad(image, ends) if sum(ends) > 0 else image
         maps: list[torch.Tensor] = []
-        features = F.pad(image, [side for end in reversed(lack) for side in (0, end)]) if any(lack) else image
-        for block, stride in zip(self, (None, *self.strides), strict=True):
-            maps.append(block(features if stride is None else F.max_pool3d(maps[-1], stride)))
+        for level, block in enumerate(self):
+            features = block(F.max_pool3d(features, self.strides[level - 1]) if level > 0 else features)
+            maps.append(features)
         return maps
 
 
@@ -124,7 +126,7 @@ class LayerUNet(nn.Module):
             image: tensor of shape `(B, in_channels, H, W, D)` of any size.
         """
         if image.ndim != 5 or image.shape[1] != self.in_channels:
-            raise InputError(f"image must be (B, {self.in_channels}, H, W, D), got {tuple(image.shape)}")
+            raise InputError(f"image must be (B, {self.in_channels}, H, W, D), got {list(image.shape)}")
         maps = self.encoder(image)
         features = maps.pop()
         for block in self.decoder:

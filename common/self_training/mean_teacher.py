@@ -68,11 +68,12 @@ class MeanTeacherUpdate:
         """Return the output of the iteration."""
         batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         image, label, *others = batch
-        context = others[0] if others else ()
+        context = others[0] if others else ()  # of a network that sees several resolutions, a list of patches
         output = engine.state.output = {"image": image, "label": label}
         engine.network.train()
-        seen, *seen_context = self._perturb([image, *context], engine.state.iteration)
-        output["pred"] = engine.inferer(seen, engine.network, *seen_context)
+        coarser = [patch for patches in context for patch in patches]
+        seen, *seen_coarser = self._perturb([image, *coarser], engine.state.iteration)
+        output["pred"] = engine.inferer(seen, engine.network, *([seen_coarser] if context else []))
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         loss = engine.loss_function(output["pred"], label)
         output["consistency_loss"] = torch.zeros_like(loss)

@@ -21,7 +21,7 @@ class Ensemble(nn.Module):
     """Network that gives the logits of the mean of its members' class probabilities.
 
     Whatever turns the logits of one member into probabilities, a softmax or a sigmoid, turns those of the ensemble into
-    the mean, so that inferers take it for a single network.
+    the mean, so that inferers take it for a single network. TorchScript compiles it where it compiles a member.
 
     Args:
         network: first member; the others are copies of it, until weights are loaded.
@@ -39,17 +39,23 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList([network, *(copy.deepcopy(network) for _ in range(num_members - 1))])
         self.sigmoid = sigmoid
 
-    def forward(self, image: torch.Tensor, *context: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of the shape of a member's, `(B, num_classes, *spatial_size)`.
 
         Args:
             image: what a member takes, of shape `(B, C, *spatial_size)`.
-            context: further tensors that a member takes.
         """
-        logits = torch.stack([member(image, *context).float() for member in self.members])
+        return self.combine(torch.stack([member(image).float() for member in self.members]))
+
+    def combine(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the mean probabilities.
+
+        Args:
+            logits: of the members, of shape `(num_members, B, num_classes, *spatial_size)`.
+        """
         if self.sigmoid:
             return logsigmoid(logits).logsumexp(0) - logsigmoid(-logits).logsumexp(0)
-        return logits.log_softmax(2).logsumexp(0) - math.log(len(self.members))
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the weights of all members, or those of a single network into each of them."""

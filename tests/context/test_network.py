@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from scripted import check_scripted
 from torch import nn
 
 from common.context import ContextUNet, StandardizedConv2d
@@ -52,6 +53,16 @@ def test_names_of_the_state_dict_stay(network):
 def test_the_output_has_the_size_of_any_image(size, head_kernel_size):
     network = ContextUNet(3, 5, FEATURES, 2, head_kernel_size)
     assert network(torch.randn(2, 3, *size)).shape == (2, 5, *size)
+
+
+@pytest.mark.parametrize("head_kernel_size", [1, 3])
+def test_torchscript_gives_the_same_for_images_of_any_size(head_kernel_size):
+    check_scripted(ContextUNet(3, 5, FEATURES, 2, head_kernel_size), [(2, 3, 13, 30), (1, 3, 1, 2), (1, 3, 16, 16)])
+
+
+def test_torchscript_refuses_an_image_with_other_channels_in_the_same_words(network):
+    with pytest.raises(torch.jit.Error, match="image must have in_channels 1, got 3 channels"):
+        torch.jit.script(network)(torch.zeros(1, 3, 8, 8))
 
 
 def test_beyond_the_border_an_image_goes_on_as_it_ends(network):

@@ -70,9 +70,9 @@ def test_the_gradient_of_both_losses_is_the_sum_of_each(make):
         network = make().train()
         patches = patches_of(network)
         if task == "both":
-            outputs = network(*patches, unlabeled=patches[:2])
+            outputs = network(patches[0], patches[1:], unlabeled=patches[:2])
         else:
-            outputs = [network(*patches)] if task == "segment" else network(unlabeled=patches[:2])
+            outputs = [network(patches[0], patches[1:])] if task == "segment" else network(unlabeled=patches[:2])
         sum(output.square().mean() for output in outputs).backward()
         found = gradients(network)
         if task == "both":
@@ -97,7 +97,7 @@ def test_f_net_keeps_its_weights_and_its_names(make):
 def test_reconstructions_have_the_shape_of_their_patches(make):
     network = make(levels=(1, 2))
     patches = patches_of(network)
-    logits, *reconstructions = network(*patches, unlabeled=patches[1:])
+    logits, *reconstructions = network(patches[0], patches[1:], unlabeled=patches[1:])
     assert logits.shape == (2, 2, 4, 4, 4)
     assert [level.shape for level in reconstructions] == [level.shape for level in patches[1:]]
 
@@ -187,7 +187,7 @@ def weights_of(network):
 
 def segmentation_of(network, batches):
     labeled = batches["labeled"]
-    return LOSS(network(labeled["image"], *labeled["context"]), labeled["label"])
+    return LOSS(network(labeled["image"], labeled["context"]), labeled["label"])
 
 
 def reconstruction_of(network, batches):

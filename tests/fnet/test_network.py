@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from scripted import check_scripted
 from torch import nn
 
 from common.fnet import FNet, FNetGeometry
@@ -23,6 +24,12 @@ def small(settle, features=(2, 3, 2), in_channels=1, **options):
     return settle(FNet(in_channels, 2, features, gain=1.0, **options))
 
 
+def segment(network, patches):
+    """Return the logits of an output patch, given the input patches of all levels."""
+    image, *context = patches
+    return network(image, context)
+
+
 def by_hand(network, image):
     """Compute the logits of a whole image with plain padding and average pooling."""
     geometry = network.geometry
@@ -34,7 +41,7 @@ def by_hand(network, image):
         for edge, cells in zip(reversed(image.shape[-3:]), reversed(size), strict=True):
             padding += [margin, cells * 2**level - margin - edge]
         levels.append(nn.functional.avg_pool3d(nn.functional.pad(image - fill, padding) + fill, 2**level))
-    logits = network(*levels)
+    logits = segment(network, levels)
     return logits[(..., *(slice(0, edge) for edge in image.shape[-3:]))]
 
 
@@ -126,7 +133,7 @@ def test_patch_equals_dense_equals_plain_padding_and_pooling(settle, q, k, level
         torch.testing.assert_close(dense, by_hand(network, image), atol=1e-12, rtol=0)
         patch_size = 3 * (network.geometry.next_feasible(3),)
         for start in [(0, 0, 0), (stride, 0, -stride)]:
-            patch = network(*network.geometry.windows(network.geometry.pyramid(image), start, patch_size))
+            patch = segment(network, network.geometry.windows(network.geometry.pyramid(image), start, patch_size))
             inside, outside = [], []
             for first, length, available in zip(start, patch_size, image.shape[2:], strict=True):
                 low, high = max(first, 0), min(first + length, available)
@@ -144,7 +151,7 @@ def test_patches_of_one_size_agree_to_the_bit_at_offsets_of_the_stride(settle, o
     pyramid = network.geometry.pyramid(torch.randn(1, 1, 24, 24, 24))
     with torch.no_grad():
         first, second = (
-            network(*network.geometry.windows(pyramid, start, patch_size))
+            segment(network, network.geometry.windows(pyramid, start, patch_size))
             for start in [(0, 0, 0), (stride, 0, 2 * stride)]
         )
     assert torch.equal(first[..., stride:, :, 2 * stride :], second[..., :-stride, :, : -2 * stride])
@@ -174,7 +181,7 @@ def test_patch_equals_dense_for_every_option(settle, options):
     patch_size = 3 * (network.geometry.next_feasible(4),)
     with torch.no_grad():
         dense = network(image)
-        patch = network(*network.geometry.windows(network.geometry.pyramid(image), (8, 0, 0), patch_size))
+        patch = segment(network, network.geometry.windows(network.geometry.pyramid(image), (8, 0, 0), patch_size))
     rows, columns, slices = min(patch_size[0], 9), min(patch_size[1], 10), min(patch_size[2], 9)
     difference = patch[..., :rows, :columns, :slices] - dense[..., 8 : 8 + rows, :columns, :slices]
     assert difference.abs().max() < 1e-12
@@ -202,6 +209,16 @@ def test_in_eval_mode_a_sample_does_not_see_the_others_of_its_batch(settle):
     together = network(images)
     for index in range(3):
         torch.testing.assert_close(network(images[index : index + 1]), together[index : index + 1])
+
+
+def test_levels_are_computed_from_coarse_to_fine(settle):
+    """Of equally wide maps, the description of a scan takes the first: that of the coarsest level."""
+    network = small(settle, kernel_size=3)
+    order = []
+    for level, pathway in enumerate(network.extraction):
+        pathway.register_forward_hook(lambda *_, level=level: order.append(level))
+    network(torch.randn(1, 1, 8, 8, 8))
+    assert order == [2, 1, 0]
 
 
 def test_every_parameter_gets_a_gradient(settle):
@@ -241,7 +258,34 @@ def test_options_out_of_range_are_refused(options, message):
 def test_a_missing_level_is_refused(settle):
     patch = torch.zeros(1, 1, 18, 18, 18)
     with pytest.raises(ValueError, match="inputs must be one patch for each of 3 levels, got 2"):
-        small(settle, kernel_size=3)(patch, patch)
+        small(settle, kernel_size=3)(patch, [patch])
+
+
+# ---- TorchScript ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"features": (2, 3, 2, 2)},
+        {"in_channels": 2, "features": (3, 3, 3), "fusion": "sum", "upsample_mode": "trilinear"},
+        {"pyramid_filter": "gaussian", "padding_value": -2},
+        {"pyramid_filter": "linear", "num_head_convs": 0},
+        {"kernel_size": 3, "num_head_convs": 1},
+    ],
+    ids=str,
+)
+def test_torchscript_gives_the_same_for_images_of_any_size(settle, options):
+    channels = options.get("in_channels", 1)
+    check_scripted(small(settle, **options), [(2, channels, 9, 14, 7), (1, channels, 1, 1, 2), (1, channels, 16, 8, 8)])
+
+
+def test_torchscript_segments_patches_as_the_network_does(settle):
+    network = small(settle, kernel_size=3)
+    image, *context = network.geometry.windows(network.geometry.pyramid(torch.randn(1, 1, 9, 9, 9)), (0, 0, 0), 8)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.script(network)(image, context), network(image, context))
 
 
 # ---- several channels ----------------------------------------------------------------------------

@@ -286,7 +286,7 @@ TASK_BATCH = {
 def test_the_label_is_the_target_and_the_coarser_patches_are_arguments():
     image, target, context, named = PrepareTask(PatchSegmentation())(TASK_BATCH, "cpu", False)
     assert image is TASK_BATCH["image"] and target is TASK_BATCH["label"] and named == {}
-    assert context == (TASK_BATCH["context"][0],)
+    assert context == (TASK_BATCH["context"],)
 
 
 def test_autoencoders_have_their_input_as_target():
@@ -299,7 +299,8 @@ def test_autoencoders_have_their_input_as_target():
 def test_every_tensor_is_moved(task):
     image, target, context, _ = PrepareTask(task())(TASK_BATCH, torch.device("cpu"), dtype=torch.float64)
     targets = target if isinstance(target, list) else [target]
-    assert {tensor.dtype for tensor in (image, *targets, *context)} == {torch.float64}
+    coarser = context[0] if isinstance(context[0], list) else context
+    assert {tensor.dtype for tensor in (image, *targets, *coarser)} == {torch.float64}
 
 
 @pytest.mark.parametrize("augmentation", [None, RandAffineGrid()], ids=["as it is", "augmented"])

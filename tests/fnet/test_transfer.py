@@ -197,7 +197,8 @@ def test_frozen_tensors_survive_a_step_with_weight_decay_and_all_others_change(n
     optimizer = torch.optim.Adam(groups, lr=1e-2, weight_decay=0.1)
     before = clone(network)
     sizes = network.geometry.input_sizes(8)
-    network.train()(*(torch.randn(2, 1, *size) for size in sizes)).square().mean().backward()
+    image, *context = (torch.randn(2, 1, *size) for size in sizes)
+    network.train()(image, context).square().mean().backward()
     optimizer.step()
     unchanged = {name for name, value in network.named_parameters() if torch.equal(value, before[name])}
     assert unchanged == {f"extraction.{level}.0.conv.{part}" for level in range(3) for part in ("weight", "bias")}

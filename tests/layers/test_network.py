@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripted import check_scripted
 
 from common.layers import EncoderClassifier, LayerUNet, transfer_unet
 from common.training import load_network
@@ -25,6 +26,16 @@ def test_the_published_network_has_as_many_weights():
 def test_every_size_keeps_its_size(options, size):
     network = LayerUNet(**options).train()
     assert network(torch.randn(2, 1, *size)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [SMALL, {**FLAT, "in_channels": 2}, {**SMALL, "norm": "instance"}, {**SMALL, "norm": ["group", {"num_groups": 2}]}],
+    ids=str,
+)
+def test_torchscript_gives_the_same_for_images_of_any_size(options):
+    channels = options.get("in_channels", 1)
+    check_scripted(LayerUNet(**options), [(2, channels, 9, 7, 5), (1, channels, 8, 8, 8)])
 
 
 def test_levels_have_their_own_kernels_and_strides():

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from scripted import check_scripted
 from torch import nn
 
 from common.training import Ensemble
@@ -42,6 +43,11 @@ def test_members_that_are_alike_give_what_one_of_them_gives(num_members, sigmoid
     ensemble = Ensemble(network, num_members, sigmoid)
     found, expected = (probabilities(made(IMAGE), sigmoid) for made in (ensemble, network))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_torchscript_gives_the_same(sigmoid):
+    check_scripted(make(3, sigmoid), [(2, 1, 5, 4, 3)])
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])

@@ -107,12 +107,13 @@ def training_step(side: FNetSize | str, patch_size: int, batch_size: int, device
         network = _u_net(side, U_NETS[side])
         shapes = [3 * [_round_up(patch_size)]]
     network.to(device).train()
-    inputs = [torch.randn(batch_size, 1, *shape, device=device) for shape in shapes]
+    image, *context = [torch.randn(batch_size, 1, *shape, device=device) for shape in shapes]
+    coarser = [context] if context else []
     label = torch.randint(NUM_CLASSES, (batch_size, *3 * [patch_size]), device=device)
 
     def loss() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits = _center(network(*inputs), patch_size)
+            logits = _center(network(image, *coarser), patch_size)
         return F.cross_entropy(logits.float(), label)
 
     return adam_step(network, loss, 3e-4)
@@ -157,14 +158,14 @@ def multi_task_step(
     torch.manual_seed(0)
     network = MultiTaskFNet(size.network(), levels).to(device).train()
     shapes = size.geometry.input_sizes(patch_size)
-    labeled = [torch.randn(batch_sizes[0], 1, *shape, device=device) for shape in shapes]
+    image, *context = [torch.randn(batch_sizes[0], 1, *shape, device=device) for shape in shapes]
     unlabeled = [torch.randn(batch_sizes[1], 1, *shapes[level], device=device) for level in levels]
     label = torch.randint(NUM_CLASSES, (batch_sizes[0], *3 * [patch_size]), device=device)
     reconstruction_loss = ReconstructionLoss(reduction="mean")
 
     def loss() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits, *reconstructions = network(*labeled, unlabeled=unlabeled)
+            logits, *reconstructions = network(image, context, unlabeled=unlabeled)
         reconstructed = [level.float() for level in reconstructions]
         return F.cross_entropy(logits.float(), label) + reconstruction_loss(reconstructed, unlabeled)
 

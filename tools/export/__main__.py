@@ -32,8 +32,9 @@ def export(
 ) -> str:
     """Export a bundle to `output`/<its name>, with its configs as JSON and the library's part in `scripts/`.
 
-    It runs wherever the packages of its `configs/metadata.json` are installed, from any folder with `--bundle_root`,
-    and in MONAI Label. Its `SHA256SUMS` holds the checksum of every file. The same input gives the same bytes.
+    It runs wherever the packages of its `configs/metadata.json` are installed, from any folder, and in MONAI Label;
+    `monai.bundle.load` returns its network. Its `SHA256SUMS` holds the checksum of every file. The same input gives the
+    same bytes.
 
     Args:
         bundle: name of one of this repository's, or a folder.

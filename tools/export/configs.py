@@ -10,14 +10,21 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.cli import InputError
-from tools.export.library import SOURCE, rename
+from common.cli import InputError, offer_option
+from tools.export.library import PACKAGE, PATH_MODULE, SOURCE, rename
 from tools.options import option_table
 
-__all__ = ["components", "read_configs", "relocate", "show_options", "to_json"]
+__all__ = ["FOLDER", "components", "read_configs", "relocate", "show_options", "to_json"]
+
+# folder of the bundle, of which MONAI tells a config nothing: that of the file of the workflow that is being run, or
+# where MONAI reads the config without a workflow, and does not name it, the working directory
+FOLDER = (
+    "$next((str(frame.f_locals['self'].config_root_path.parent) for frame, _ in traceback.walk_stack(sys._getframe())"
+    " if isinstance(frame.f_locals.get('self'), monai.bundle.ConfigWorkflow)), '.')"
+)
 
 _WORKFLOWS = ("pretrain", "train", "inference")  # each is complete on its own; the other files are overrides
-_PATH_ID = "_scripts"
+_FOLDER_ID, _PATH_ID = "_folder", "_scripts"
 
 
 def read_configs(bundle: Path, override_files: Sequence[Path] = ()) -> dict[str, dict[str, Any]]:
@@ -38,17 +45,27 @@ def read_configs(bundle: Path, override_files: Sequence[Path] = ()) -> dict[str,
 def show_options(inference: dict[str, Any]) -> dict[str, Any]:
     """Return the config of an inference whose options MONAI Label shows to its clients, as `displayable_configs`."""
     table = option_table(inference)
-    shown = {name: inference[name] for name, option in table.items() if option.is_shown and name in inference}
-    references = {name: f"@displayable_configs::{name}" for name in shown}
-    return {**inference, **references, "displayable_configs": shown}
+    shown = {name: option for name, option in table.items() if option.is_shown and name in inference}
+    offered = {name: offer_option(option, inference[name]) for name, option in shown.items()}
+    read = {name: {"_target_": "common.cli.read_option", "value": f"@displayable_configs::{name}"} for name in offered}
+    return {**inference, **read, "displayable_configs": offered}
 
 
 def relocate(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return configs whose components are those of `scripts`; those that are whole find them in the bundle's folder."""
+    """Return configs whose components are those of `scripts`.
+
+    Those that are whole find the folder of the bundle, and in it `scripts`, wherever they are read from.
+    """
     folder = "str(@bundle_root).replace('::', chr(35))"  # before any check of ours, MONAI has read '#' as '::'
-    path = {"imports": ["$import sys"], _PATH_ID: f"$sys.path.insert(0, {folder})"}
+    path = {
+        "imports": ["$import runpy", "$import sys", "$import traceback"],
+        _FOLDER_ID: FOLDER,
+        _PATH_ID: f"$runpy.run_path({folder} + '/{PACKAGE}/{PATH_MODULE}')",
+    }
+    root = {"bundle_root": f"@{_FOLDER_ID}"}
     return {
-        name: {**(path if "bundle_root" in content else {}), **_relocate(content)} for name, content in configs.items()
+        name: {**path, **_relocate(content), **root} if "bundle_root" in content else _relocate(content)
+        for name, content in configs.items()
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.data import write_atomically, write_folder
 from tools.export.configs import components, relocate, show_options, to_json
-from tools.export.library import PACKAGE, used_modules
+from tools.export.library import PACKAGE, PATH_MODULE, used_modules
 from tools.export.networks import save_onnx, save_torchscript
 from tools.export.weights import list_weights, load_trained, parse, read_classes
 
@@ -116,6 +116,7 @@ def _write_texts(
     texts["dataset.json"] = to_json(classes)  # what MONAI Label's training, which lists its scans itself, knows of them
     names = sorted({_DESCRIBER, *(name for content in configs.values() for name in components(content))})
     texts.update({f"{PACKAGE}/{path}": text for path, text in used_modules(names).items()})
+    texts[f"{PACKAGE}/{PATH_MODULE}"] = Path(__file__).with_name(PATH_MODULE).read_text(encoding="utf-8")
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")

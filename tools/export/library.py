@@ -10,9 +10,10 @@ from pathlib import Path
 
 from common.cli import InputError
 
-__all__ = ["PACKAGE", "SOURCE", "rename", "used_modules"]
+__all__ = ["PACKAGE", "PATH_MODULE", "SOURCE", "rename", "used_modules"]
 
 SOURCE, PACKAGE = "common", "scripts"  # MONAI Label forgets `scripts`, and nothing else, between two bundles
+PATH_MODULE = "search_path.py"  # which has `scripts` found
 
 _NAME = re.compile(rf"\b{SOURCE}(?=\.[a-z])|(?<=from ){SOURCE}(?= import)")
 

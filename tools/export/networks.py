@@ -1,4 +1,4 @@
-"""TorchScript and ONNX of a trained network, compared with it on inputs that it was not traced with."""
+"""TorchScript and ONNX of a trained network, compared with it on other images than those of the export."""
 
 from __future__ import annotations
 
@@ -13,22 +13,31 @@ from common.cli import InputError, MissingPackageError
 
 __all__ = ["save_onnx", "save_torchscript"]
 
-_SHAPE = (1, 64, 64, 64)  # number and sizes of the images for the trace
+_SHAPE = (1, 64, 64, 64)  # number and sizes of the images of an export
 _PROBES = {"a batch of two": (2, 64, 64, 64), "other sizes": (1, 48, 64, 32), "odd sizes": (1, 50, 37, 45)}
 _TOLERANCE = 1e-3
 
 
 def save_torchscript(network: nn.Module, in_channels: int, spatial_dims: int, path: Path) -> list[str]:
-    """Trace a network with one image of 64 voxels along each axis.
+    """Compile a network.
 
     Args:
         network: on the CPU, in evaluation mode.
 
     Returns:
-        What else it gives the original's output for: `a batch of two`, `other sizes` (multiples of 16), `odd sizes`.
+        For what it gives the original's output, beside an image of 64 voxels along each axis: `a batch of two`, `other
+        sizes` (multiples of 16), `odd sizes`.
     """
-    traced = convert_to_torchscript(network, inputs=[_draw(in_channels, spatial_dims)], use_trace=True)
-    torch.jit.save(traced, path)
+    try:
+        torch.jit.save(convert_to_torchscript(network), path)
+    except (
+        Exception
+    ) as error:  # of many kinds and in many lines, of networks with Python that TorchScript does not know
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"network_def must be a network that TorchScript compiles, got {type(network).__name__}: {reason}; leave "
+            "out --torchscript"
+        ) from None
     return _compare("TorchScript", network, torch.jit.load(path), in_channels, spatial_dims)
 
 

@@ -4,15 +4,17 @@
     python -m tools.verify fnet_wtacae_stl exported/my_bundle
 
 A bundle is named, or given as a folder: one of this repository, an exported one, or any other MONAI bundle. Its network
-is built, which runs its code. What the Model Zoo's continuous integration checks:
+is built, which runs its code. What the Model Zoo's `verify_bundle.py` checks:
 
-- the files that every bundle has; Python lies in `scripts/` only
-- the metadata fit the schema, and the changelog has the version
-- `network_def` of the inference takes and gives what the metadata say, and becomes TorchScript, compiled or traced
-- `models/model.pt`, when it is there, holds all its weights and no code
+- the files that every bundle has, `models/model.pt` and those that `large_files.yml` lists among them
+- the metadata fit the schema; the changelog has the version, and `model_info.json`, where it lies beside, does not
+- `network_def` of the inference takes and gives what the metadata say
+- TorchScript compiles it with the weights (`monai.bundle ckpt_export`), unless the metadata say why not in
+  `no_torchscript`, as the Model Zoo has a list of such bundles; `models/model.ts`, when it is there, can be read
 
 and what it does not:
 
+- Python lies in `scripts/` only; `models/model.pt` holds no code; its TorchScript computes the same
 - training and inference have the ids that MONAI requires and applications such as MONAI Label use
 - validation, evaluation and inference have the same network, options and preprocessing
 - references lead somewhere, and what an override names is there or is used

@@ -12,12 +12,16 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
+from tools.verify.config_ids import walk
+
 __all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "check_metadata", "read_bundle", "summary"]
 
 METADATA = "metadata.json"
 SCRIPTS = "scripts"  # the only folder that may hold Python: MONAI Label forgets its modules between bundles
 _ALONE = {"train", "inference"}  # complete files of every bundle
 _SCHEMA = Path(__file__).resolve().parent / "metadata_schema.json"
+_LIBRARY = "common."  # of this repository: what begins the names of its components
+_VERSIONS = "model_info.json"  # of the Model Zoo, beside its bundles
 _LONGEST = 200  # characters of a summary
 
 
@@ -40,6 +44,15 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.root.name
+
+    @property
+    def is_source(self) -> bool:
+        """Whether its components are those of this repository: what is shared is the bundle that is exported from it.
+
+        Its metadata describe an example; those of an export describe the weights.
+        """
+        items = (item for content in self.configs.values() for _, item in walk(content))
+        return any(isinstance(item, dict) and str(item.get("_target_")).startswith(_LIBRARY) for item in items)
 
     @property
     def weights(self) -> Path:
@@ -108,6 +121,13 @@ def check_files(bundle: Bundle) -> Iterator[str]:
             yield f"{name}: must exist, got no such file"
     if not list((bundle.root / "configs").glob("inference.*")):
         yield "configs/inference.yaml: must exist (or as .json), got no such file"
+    if not bundle.weights.is_file() and not bundle.is_source:
+        yield "models/model.pt: must exist, got no such file"
+    for list_file in sorted(bundle.root.glob("large_files.*")):
+        for entry in ConfigParser.load_config_file(list_file)["large_files"]:
+            if not (bundle.root / entry["path"]).is_file():
+                remedy = "python -m monai.bundle download_large_files --bundle_path ."
+                yield f"{entry['path']}: must exist, since {list_file.name} lists it, got no such file; {remedy}"
     for path in sorted(bundle.root.rglob("*.py")):
         place = path.relative_to(bundle.root)
         if place.parts[0] != SCRIPTS:
@@ -115,7 +135,7 @@ def check_files(bundle: Bundle) -> Iterator[str]:
 
 
 def check_metadata(bundle: Bundle) -> Iterator[str]:
-    """Find what the Model Zoo's schema refuses, and a version without its entry in the changelog."""
+    """Find what the Model Zoo's schema refuses, and a version that is not in the changelog or was used before."""
     import jsonschema  # which only those need who verify
 
     metadata = bundle.metadata
@@ -125,6 +145,9 @@ def check_metadata(bundle: Bundle) -> Iterator[str]:
     for error in sorted(jsonschema.Draft7Validator(schema).iter_errors(metadata), key=lambda error: error.json_path):
         id = "::".join(map(str, error.absolute_path)) or "it"
         yield f"configs/{METADATA}: {id} must fit the schema, got {error.message.splitlines()[0]}"
-    changelog = metadata.get("changelog", {})
-    if metadata.get("version") not in changelog:
-        yield f"configs/{METADATA}: changelog must have the version {metadata.get('version')}, got {[*changelog]}"
+    changelog, version = metadata.get("changelog", {}), metadata.get("version")
+    if version not in changelog:
+        yield f"configs/{METADATA}: changelog must have the version {version}, got {[*changelog]}"
+    versions = bundle.root.parent / _VERSIONS
+    if versions.is_file() and f"{bundle.name}_v{version}" in json.loads(versions.read_text(encoding="utf-8")):
+        yield f"configs/{METADATA}: version must be one that {_VERSIONS} does not have, got {version}; raise it"

@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigExpression, ReferenceResolver
 
 from common.cli import MissingPackageError
+from tools.export.configs import FOLDER
 from tools.verify.bundle import Bundle, summary
 from tools.verify.config_ids import walk
 
@@ -76,7 +77,7 @@ def check_expressions(bundle: Bundle) -> Iterator[str]:
     """Find expressions that MONAI would misread, and those with a loop or a lambda, which belong in a function."""
     for file, content in bundle.configs.items():
         for id, item in walk(content):
-            if not ConfigExpression.is_expression(item):
+            if not ConfigExpression.is_expression(item) or item == FOLDER:  # which no component can find before it
                 continue
             must = _what_must_hold(item[1:])
             if must:

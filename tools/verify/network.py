@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, verify_net_in_out
 from monai.bundle.scripts import _get_fake_spatial_shape
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
 from common.cli import KindError
+from common.data import load_record
+from common.data.record import find_record
 from tools.verify.bundle import METADATA, Bundle, summary
 from tools.verify.config_ids import reachable
 
@@ -25,8 +27,10 @@ _SIDE = 16  # of an axis that may have any length
 def check_network(bundle: Bundle) -> Iterator[str]:
     """Find where `network_def` of inference differs from its metadata, its weights or that of training.
 
-    Without weights, the network has its initial ones, and the classes that the metadata name. Building it runs the code
-    of the bundle.
+    A bundle that was exported, and any other that is shared, is checked with its weights and as it is. In one of this
+    repository the metadata describe an example, with which its network is checked; weights that a user has trained
+    have classes, channels and settings of their own, and are checked with the network that these make. Building a
+    network runs the code of the bundle.
     """
     file = bundle.find("inference")
     if file is None or bundle.metadata is None:
@@ -39,18 +43,21 @@ def check_network(bundle: Bundle) -> Iterator[str]:
     except Exception as error:  # whatever is wrong with what somebody wrote
         yield f"configs/{METADATA}: network_data_format must describe image and pred, got {summary(error)}"
         return
+    has_weights = bundle.weights.is_file()
+    options: dict[str, Any] = {"bundle_root": str(bundle.root)}
+    if bundle.is_source or not has_weights:
+        options |= _described(bundle, file, channels)
     try:
-        options = _options(bundle, file, channels)
         network = _build(bundle, file, options)
     except Exception as error:  # whatever a network raises
         yield f"configs/{file}: network_def must be a network that can be built, got {summary(error)}"
         return
     yield from _check_training(bundle, file, options, network)
-    if bundle.weights.is_file():
-        try:
-            network.load_state_dict(torch.load(bundle.weights, map_location="cpu", weights_only=True))
-        except Exception as error:
-            yield f"models/model.pt: must hold the weights of network_def and no code, got {summary(error)}"
+    if has_weights:
+        finding = _misfit(bundle, file, network)
+        if finding is not None:
+            yield finding
+            return
     try:
         verify_net_in_out(
             "network_def",
@@ -72,7 +79,7 @@ def check_network(bundle: Bundle) -> Iterator[str]:
     if not low <= lowest <= highest <= high:
         yield f"configs/{METADATA}: value_range of pred must hold {lowest:.3g} to {highest:.3g}, got {[low, high]}"
     if _NO_TORCHSCRIPT not in bundle.metadata:
-        yield from _check_export(network, images, file)
+        yield from _check_torchscript(bundle, file, options, network, images)
 
 
 def _draw(tensor: dict[str, Any]) -> torch.Tensor:
@@ -82,19 +89,40 @@ def _draw(tensor: dict[str, Any]) -> torch.Tensor:
     return low + (high - low) * torch.rand(1, tensor["num_channels"], *shape)
 
 
-def _options(bundle: Bundle, file: str, channels: list[str]) -> dict[str, Any]:
-    """Return what a network needs to know besides its config, which is written beside weights: classes and channels."""
-    options: dict[str, Any] = {"bundle_root": str(bundle.root)}
+def _described(bundle: Bundle, file: str, channels: list[str]) -> dict[str, Any]:
+    """Return the classes and channels of the metadata, where a network needs to know what is written beside weights."""
     image = (bundle.metadata or {})["network_data_format"]["inputs"]["image"]
     described = {
         "labels": dict(enumerate(dict.fromkeys(["background", *channels]))),
         "modality": str(image.get("modality", "")).split(", "),
     }
     known = reachable(bundle.merge(file), "network_def")
-    for name in described.keys() & known:
-        has_weights = bundle.weights.is_file()
-        options[name] = _parser(bundle, file, options).get_parsed_content(name) if has_weights else described[name]
-    return options
+    return {name: value for name, value in described.items() if name in known}
+
+
+def _misfit(bundle: Bundle, file: str, network: nn.Module) -> str | None:
+    """Return why the weights do not fit, and load them into the network of a bundle that is shared."""
+    place = "models/model.pt"
+    try:
+        if bundle.is_source:
+            record = load_record(bundle.weights)
+            trained = {**record.settings, "labels": record.labels, "modality": record.modality}
+            known = reachable(bundle.merge(file), "network_def")
+            options = {name: value for name, value in trained.items() if name in known}
+            network = _build(bundle, file, {"bundle_root": str(bundle.root), **options})
+        network.load_state_dict(torch.load(bundle.weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever lies in a file
+        return f"{place}: must hold the weights of network_def and no code, got {summary(error)}"
+    if bundle.is_source or find_record(bundle.weights.parent) is None:
+        return None
+    classes = [*load_record(bundle.weights).labels.values()]
+    described = [*(bundle.metadata or {})["network_data_format"]["outputs"]["pred"]["channel_def"].values()]
+    if classes == described:
+        return None
+    return (
+        f"configs/{METADATA}: channel_def must name the classes of {place}, {', '.join(classes)}, got "
+        f"{', '.join(described)}; export these weights again"
+    )
 
 
 def _parser(bundle: Bundle, file: str, options: dict[str, Any]) -> ConfigParser:
@@ -124,19 +152,33 @@ def _check_training(bundle: Bundle, file: str, options: dict[str, Any], network:
         yield f"configs/{train}: network_def must have the weights of that in {file}, got another {name} {shape}"
 
 
-def _check_export(network: nn.Module, images: list[torch.Tensor], file: str) -> Iterator[str]:
-    """Find whether a network becomes TorchScript that does the same: by compilation, else by a trace.
-
-    A trace holds for the shape of its image, and it is compared on another image of that shape.
-    """
+def _check_torchscript(
+    bundle: Bundle, file: str, options: dict[str, Any], network: nn.Module, images: list[torch.Tensor]
+) -> Iterator[str]:
+    """Find whether TorchScript compiles a network, and computes the same; a trace would hold for its image alone."""
     try:
-        try:
-            exported = convert_to_torchscript(network, io.BytesIO())
-        except Exception:  # of networks with Python that TorchScript does not know
-            exported = convert_to_torchscript(
-                network, io.BytesIO(), inputs=[images[0]], use_trace=True, check_trace=False
-            )
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/model.ts"
+            if bundle.is_source or not bundle.weights.is_file():
+                torch.jit.save(convert_to_torchscript(network), path)
+            else:  # in the words of the Model Zoo
+                configs = bundle.root / "configs"
+                ckpt_export(
+                    net_id="network_def",
+                    filepath=path,
+                    ckpt_file=str(bundle.weights),
+                    meta_file=str(configs / METADATA),
+                    config_file=str(configs / file),
+                    **options,
+                )
+            exported = torch.jit.load(path)
         with torch.no_grad():
             torch.testing.assert_close(exported(images[1]), network(images[1]), rtol=1e-3, atol=1e-4)
-    except Exception as error:
+    except Exception as error:  # of networks with Python that TorchScript does not know
         yield f"configs/{file}: network_def must become TorchScript (or {METADATA} say why not), got {summary(error)}"
+    provided = bundle.weights.with_suffix(".ts")
+    if provided.is_file():
+        try:
+            torch.jit.load(provided)
+        except Exception as error:  # of a file that is damaged, or no TorchScript
+            yield f"models/{provided.name}: must be TorchScript, got {summary(error)}"

@@ -59,7 +59,7 @@ def run_exported(id: str, root: Path, cwd: Path, **options) -> None:
         "--config_file",
         str(root / "configs" / f"{id}.json"),
     ]
-    for name, value in {"bundle_root": root, "device": "cpu", **options}.items():
+    for name, value in {"device": "cpu", **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -226,16 +226,41 @@ def test_options_that_monai_label_shows_are_those_of_the_inference(bundle, weigh
     write_weights(bundle, weights)
     root = export_small(bundle, weights, tmp_path)
     content = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
-    shown = content["displayable_configs"]
-    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
-    before = ConfigParser.load_config_files(files)
-    assert shown == {name: before[name] for name in shown}
-    assert {name: content[name] for name in shown} == {name: f"@displayable_configs::{name}" for name in shown}
-    assert {option.is_shown for name, option in option_table(before).items() if name in shown} <= {True}
-    assert bool(shown) == (bundle.name != "context_restoration_unet")
-    parser = ConfigParser(content)
-    parser["displayable_configs"] = dict.fromkeys(shown, 7)  # what a client sends
-    assert all(parser.get_parsed_content(name) == 7 for name in shown)
+    before = ConfigParser.load_config_files(
+        [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    )
+    table = option_table(before)
+    offered = content["displayable_configs"]
+    assert offered.keys() == {name for name, option in table.items() if option.is_shown and name in before}
+    assert offered["nan"] == ["refuse", "replace"]
+    options = {"bundle_root": str(root), "ckpt_dir": str(weights)}
+    parser = ConfigParser({**content, **options})
+    assert {name: parser.get_parsed_content(name) for name in offered} == {name: before[name] for name in offered}
+    parser = ConfigParser({**content, **options, "displayable_configs": dict.fromkeys(offered, "7")})
+    assert all(parser.get_parsed_content(name) == 7 for name in offered), "what a client sends"
+
+
+@pytest.mark.parametrize("name", ["fnet_wtacae_stl", "context_restoration_unet", "layer_decomp_tumor"])
+def test_monai_compiles_its_network_as_the_model_zoo_has_it(name, weights, tmp_path):
+    bundle = ROOT / "bundles" / name
+    write_weights(bundle, weights)
+    root = export_small(bundle, weights, tmp_path / "models")
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
+    files |= {"ckpt_file": "models/model.pt", "filepath": "models/verify_model.ts"}
+    options = {option: f"models/{name}/{file}" for option, file in files.items()} | {"bundle_root": f"models/{name}"}
+    code = (
+        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
+        "monai.bundle.ckpt_export('network_def', **json.loads(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(options)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    network = small_network(bundle, weights).eval()
+    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
+    image = torch.randn([2, 3, 45, 38] if name == "context_restoration_unet" else [2, 1, 23, 32, 17])
+    with torch.no_grad():
+        assert torch.equal(torch.jit.load(root / "models" / "verify_model.ts")(image), network(image))
 
 
 def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
@@ -252,46 +277,54 @@ def test_the_same_bundle_gives_the_same_bytes(weights, tmp_path):
         assert {name.removeprefix("fnet_wtacae_stl/") for name in archive.namelist()} == listed | {"SHA256SUMS"}
 
 
+LOAD = """
+import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle, torch
+for name, options in json.loads(sys.argv[1]).items():
+    network = monai.bundle.load(name, device='cpu', **options)
+    torch.save(network.state_dict(), f'{name}.pt')
+"""
+
+
+def load_elsewhere(bundles: dict[str, dict], folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the weights of bundles that MONAI has loaded in one process, in a folder that has nothing to do with them.
+
+    Args:
+        bundles: options of `monai.bundle.load` by the name of each.
+        folder: where the process runs.
+    """
+    folder.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", LOAD, json.dumps(bundles)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in bundles}
+
+
 @every_bundle
-def test_monai_loads_its_network_by_name(bundle, weights, tmp_path):
+def test_monai_loads_its_network_by_name_from_any_folder(bundle, weights, tmp_path):
     """An atlas was loaded without its rows: MONAI's loader leaves out what has another size than in an empty one."""
-    write_weights(bundle, weights)
+    write_weights(bundle, weights, ["CT", "PET"] if bundle.name != "planar_heatmap_descriptor" else ["CT"])
     kind = "train"
     if bundle.name == "planar_heatmap_descriptor":
         kind = "inference"  # a training begins with an empty atlas
         grow(weights / "model.pt")
-    root = export_small(bundle, weights, tmp_path)
-    code = (
-        "import sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle, torch; "
-        f"network = monai.bundle.load('{bundle.name}', bundle_dir='..', device='cpu', workflow_type='{kind}'); "
-        "torch.save(network.state_dict(), '../loaded.pt')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    loaded, stored = (torch.load(path, weights_only=True) for path in (tmp_path / "loaded.pt", weights / "model.pt"))
+    root = export_small(bundle, weights, tmp_path / "exports")
+    options = {"bundle_dir": str(root.parent), "workflow_type": kind, "workflow_name": "ConfigWorkflow"}
+    loaded = load_elsewhere({bundle.name: options}, tmp_path / "elsewhere")[bundle.name]
+    stored = torch.load(weights / "model.pt", weights_only=True)
     assert loaded.keys() == stored.keys() and all(torch.equal(loaded[name], stored[name]) for name in stored)
 
 
-@pytest.mark.parametrize("name", ["fnet_wtacae_stl", "context_restoration_unet", "layer_decomp_tumor"])
-def test_monai_exports_its_network(name, weights, tmp_path):
-    bundle = ROOT / "bundles" / name
-    write_weights(bundle, weights)
-    root = export_small(bundle, weights, tmp_path)
-    shape = [1, 3, 64, 64] if name == "context_restoration_unet" else [1, 1, 64, 64, 64]
-    options = {"net_id": "network_def", "filepath": "../model.ts", "ckpt_file": "models/model.pt", "use_trace": True}
-    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json", "input_shape": shape}
-    code = (
-        "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
-        "monai.bundle.ckpt_export(**json.loads(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", code, json.dumps({**options, **files})]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    network = small_network(bundle, weights).eval()
-    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
+def test_one_process_loads_several_bundles_each_with_code_of_its_own(tmp_path):
+    names = ["fnet_wtacae_stl", "context_restoration_unet", "fnet_wtacae_mtl"]
+    for name in names:
+        write_weights(ROOT / "bundles" / name, tmp_path / name)
+        export_small(ROOT / "bundles" / name, tmp_path / name, tmp_path / "exports")
+    options = {"bundle_dir": "../exports", "workflow_type": "inference"}
+    loaded = load_elsewhere(dict.fromkeys(names, options), tmp_path / "elsewhere")
+    for name in names:
+        stored = torch.load(tmp_path / name / "model.pt", weights_only=True)
+        assert all(torch.equal(loaded[name][key], value) for key, value in stored.items())
 
 
 def grow(path):

@@ -13,13 +13,12 @@ from initial_weights import LABELS, ROOT, small_network
 from tools.export.networks import save_onnx, save_torchscript
 
 pytestmark = pytest.mark.slow
+ANY_SIZE = ["a batch of two", "other sizes", "odd sizes"]
 EXPORTS = {  # where the exported network of a bundle gives the original's output, besides for the size of the example
-    "fnet_wtacae_stl": {"torchscript": ["a batch of two"], "onnx": ["other sizes"]},
-    "context_restoration_unet": {
-        "torchscript": ["a batch of two", "other sizes", "odd sizes"],
-        "onnx": ["a batch of two", "other sizes", "odd sizes"],
-    },
-    "layer_decomp_tumor": {"torchscript": ["a batch of two", "other sizes"], "onnx": ["a batch of two", "other sizes"]},
+    "fnet_wtacae_stl": {"torchscript": ANY_SIZE, "onnx": ["other sizes", "odd sizes"]},
+    "fnet_wtacae_mtl": {"torchscript": ANY_SIZE, "onnx": ["other sizes", "odd sizes"]},
+    "context_restoration_unet": {"torchscript": ANY_SIZE, "onnx": ANY_SIZE},
+    "layer_decomp_tumor": {"torchscript": ANY_SIZE, "onnx": ["a batch of two", "other sizes"]},
 }
 
 
@@ -41,7 +40,7 @@ def test_networks_export_for_the_sizes_that_the_readme_names(name, form, tmp_pat
 
 
 def test_an_atlas_does_not_export(tmp_path):
-    """Its search for neighbors runs outside of PyTorch: a trace would hold the votes of the traced image for ever."""
+    """Its search for neighbors runs outside of PyTorch."""
     bundle = ROOT / "bundles" / "planar_heatmap_descriptor"
     network = small_network(bundle, tmp_path, descriptor="gvdiff_centered", step=4).eval()
     image = torch.randn(1, 64, 64, 64)
@@ -49,7 +48,5 @@ def test_an_atlas_does_not_export(tmp_path):
     for value in list(LABELS)[1:]:
         label[:, 8 * value : 8 * value + 8, 24:40, 24:40] = value
     network.add(image, label, "scan")
-    with pytest.raises(
-        ValueError, match="TorchScript must give the output of the network, got another for another image"
-    ):
+    with pytest.raises(ValueError, match=r"network that TorchScript compiles, got PlanarAtlas: .*; leave out"):
         save_torchscript(network, 1, 3, tmp_path / "model.ts")

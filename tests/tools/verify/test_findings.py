@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from initial_weights import BUNDLES, write_weights
+from monai.bundle import ConfigParser
 
+from common.data import load_record
 from tools.verify.findings import find_all
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -219,14 +223,15 @@ def test_preprocessing_may_be_written_in_another_way(bundle):
 
 
 NETWORK = """
+import torch
 from torch import nn
 
 class Net(nn.Conv3d):
     def __init__(self, out_channels):
         super().__init__(1, out_channels, 1)
 
-    def forward(self, image, **unknown):  # which TorchScript does not compile
-        return super().forward(image * SCALE)
+    def forward(self, image):
+        return self._conv_forward(image * SCALE, self.weight, self.bias)
 """
 LOAD = {"_target_": "LoadImaged", "keys": ["image", "label"]}
 ENGINE = {"device": "@device", "network": "@network_def"}
@@ -333,20 +338,73 @@ def test_weights_must_fit_and_hold_no_code(write_foreign):
         assert finding.startswith("own/models/model.pt: must hold the weights of network_def and no code, got ")
 
 
-def test_a_trace_that_depends_on_its_image_is_no_export(write_foreign):
-    """It would go unnoticed: a trace is right for the image with which it was made."""
-    assert [*find_all([write_foreign("known", "image.amax()")])] == []
-    (finding,) = find_all([write_foreign("hidden", "float(image.amax())")])
+def test_what_torchscript_does_not_compile_is_found_unless_the_metadata_say_why(write_foreign):
+    """A trace would do, for images like the one with which it was made."""
+    assert [*find_all([write_foreign("known", "float(image.amax())")])] == []
+    (finding,) = find_all([write_foreign("hidden", "__import__('math').pi")])
     assert finding.startswith(
         "hidden/configs/inference.json: network_def must become TorchScript (or metadata.json say "
     )
-    assert [*find_all([write_foreign("told", "float(image.amax())", no_torchscript="it reads its image")])] == []
+    assert [*find_all([write_foreign("told", "__import__('math').pi", no_torchscript="its scale is imported")])] == []
+
+
+def test_torchscript_that_computes_something_else_is_found(write_foreign):
+    (finding,) = find_all([write_foreign("own", "(2.0 if torch.jit.is_scripting() else 1.0)")])
+    assert finding.startswith("own/configs/inference.json: network_def must become TorchScript")
+    assert "not close" in finding
+
+
+def test_torchscript_that_is_provided_must_be_readable(write_foreign):
+    bundle = write_foreign("own")
+    (bundle / "models" / "model.ts").write_text("broken", encoding="utf-8")
+    (finding,) = find_all([bundle])
+    assert finding.startswith("own/models/model.ts: must be TorchScript, got ")
+
+
+def test_files_that_are_to_be_downloaded_must_be_there(write_foreign):
+    bundle = write_foreign("own")
+    (bundle / "models" / "model.pt").unlink()
+    assert [*find_all([bundle])] == ["own/models/model.pt: must exist, got no such file"]
+    listed = {"large_files": [{"path": "models/model.pt", "url": "https://localhost/model.pt"}]}
+    (bundle / "large_files.json").write_text(json.dumps(listed), encoding="utf-8")
+    assert [finding.split(", got ")[0] for finding in find_all([bundle])] == [
+        "own/models/model.pt: must exist",
+        "own/models/model.pt: must exist, since large_files.json lists it",
+    ]
+
+
+def test_a_version_is_published_once(write_foreign):
+    bundle = write_foreign("own")
+    versions = bundle.parent / "model_info.json"
+    versions.write_text(json.dumps({"own_v0.0.9": {}, "other_v0.1.0": {}}), encoding="utf-8")
+    assert [*find_all([bundle])] == []
+    versions.write_text(json.dumps({"own_v0.1.0": {}}), encoding="utf-8")
+    assert [*find_all([bundle])] == [
+        "own/configs/metadata.json: version must be one that model_info.json does not have, got 0.1.0; raise it"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.name for path in BUNDLES])
+def test_what_a_user_has_trained_in_a_bundle_is_no_finding(name, tmp_path):
+    """Classes, channels and sizes of a network are those of the user, and the metadata describe an example."""
+    root = tmp_path / name
+    shutil.copytree(ROOT / "bundles" / name, root, ignore=shutil.ignore_patterns("models"))
+    weights, modality = root / "models" / "model.pt", ["CT"] if name == "planar_heatmap_descriptor" else ["CT", "PET"]
+    write_weights(root, weights.parent, modality)  # with the sizes of demo.yaml
+    settings = ConfigParser.load_config_file(root / "configs" / "demo.yaml")
+    record = dataclasses.replace(load_record(weights), settings=settings)
+    record.save_beside(weights)
+    assert [*find_all([root])] == []
+    dataclasses.replace(record, labels={0: "background", 1: "mine"}).save_beside(weights)
+    (finding,) = find_all([root])
+    assert finding.startswith(f"{name}/models/model.pt: must hold the weights of network_def and no code, got ")
 
 
 def test_whatever_is_wrong_is_a_finding_and_not_a_traceback(write_foreign, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert len([*find_all([empty])]) == 4
+    assert len([*find_all([empty])]) == 5
     for name in ("train", "inference", "evaluate", "metadata"):
         for content in (
             "",
