@@ -1,5 +1,6 @@
 from .checks import check_grids, check_image, check_label, check_modality
 from .classes import check_classes, find_classes
+from .colors import Color, label_color, label_colors
 from .container import check_gzip
 from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
@@ -32,3 +33,4 @@ from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_vol
 from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 from .threads import map_threads
+from .volumes import join_ranges, label_volumes, note_label, volume_ranges
