@@ -30,3 +30,5 @@ from .options import (
     has_weights,
     is_scratch,
 )
+from .page import count_text, make_code, make_page, make_section, make_table
+from .versions import package_versions
