@@ -21,11 +21,13 @@ def overlay(
         scan: file or DICOM folder.
         segmentations: files on the scan's grid, or on the same one in another order of axes.
         output: PNG file.
-        window: lowest and highest intensity shown, separated by a comma; the 1st and 99.5th percentile if not given.
+        window: lowest and highest intensity shown, separated by a comma; if not given, that of soft tissue in a CT
+            whose labels lie in it, else the 1st and 99.5th percentile.
         ignore: value of voxels that are not labeled, which is not drawn.
     """
-    import numpy as np
-    from monai.transforms import Compose, Orientation
+    import nibabel as nib
+    import torch
+    from monai.transforms import Orientation
 
     from common.cli.options import INT, NUMBER
     from common.data import LoadVolume, case_id
@@ -46,19 +48,21 @@ def overlay(
         names = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(segmentations, names, strict=True)]
     if len({*names}) < len(names):
         raise InputError(f"segmentations must differ in the names of their files or folders, got {names}; rename one")
-    read = Compose([LoadVolume(allow_2d=True), Orientation("RAS", labels=None)])
-    image, *labels = map(read, (scan, *segmentations))
-    for name, label in zip(names, labels, strict=True):
+    read = LoadVolume(allow_2d=True)
+    image = read(scan)
+    turn = Orientation("".join(map(str, nib.aff2axcodes(image.affine.numpy()))), labels=None)
+    rows = {}
+    for name, path in zip(names, segmentations, strict=True):
+        label = turn(read(path))
         if label.shape != image.shape or not ((label.affine - image.affine).abs() < 1e-2).all():
             raise InputError(
                 f"{name}: segmentation must lie on the grid of its scan, {tuple(image.shape[1:])}; name "
                 "the scan that was segmented"
             )
-    spacing = image.pixdim.tolist()
-    rows = {name: label[0].numpy().round().astype(int) for name, label in zip(names, labels, strict=True)}
-    rows = {name: np.where(row == ignore, 0, row) for name, row in rows.items()} if ignore is not None else rows
+        values = label.as_tensor().round().int()
+        rows[name] = values if ignore is None else torch.where(values == ignore, 0, values)
     limits = None if window is None else (window[0], window[1])
-    save_overlay(image[0].numpy(), spacing, rows, output, limits, title=case_id(scan))
+    save_overlay(image, rows, output, limits, title=case_id(scan))
     return output
 
 

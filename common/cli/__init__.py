@@ -30,4 +30,6 @@ from .options import (
     has_weights,
     is_scratch,
 )
+from .page import count_text, make_code, make_page, make_section, make_table
 from .shown import offer_option, read_option
+from .versions import package_versions

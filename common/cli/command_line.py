@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -28,7 +29,7 @@ from monai.utils import ensure_tuple, optional_import
 from .errors import InputError, explain_errors, keep_going
 from .options import check_values_are_given
 
-__all__ = ["check_command_line", "config_files", "read_command_line", "read_texts"]
+__all__ = ["check_command_line", "config_files", "read_command_line", "read_texts", "written_command"]
 
 _MONAI_BUNDLE = ("monai", "bundle", "__main__.py")
 _ARGUMENTS = {*signature(run).parameters, *signature(ConfigWorkflow).parameters} - {"override"}
@@ -50,7 +51,7 @@ def read_command_line(texts: Collection[str] = ()) -> dict[str, Any] | None:
     Raises:
         ValueError: when MONAI would leave out what was written, or read another thing.
     """
-    if Path(sys.argv[0]).parts[-3:] != _MONAI_BUNDLE or sys.argv[1:2] != ["run"]:
+    if written_command() is None:
         return None
     import fire  # not needed where there is no command line
 
@@ -98,6 +99,13 @@ def config_files(arguments: Mapping[str, Any]) -> list[str]:
     if isinstance(files, str) and not Path(files).is_file():
         files = files.split(",")
     return [str(path) for path in ensure_tuple(files)]
+
+
+def written_command() -> str | None:
+    """Return the `python -m monai.bundle run` of this process as it was written; None if another command started it."""
+    if Path(sys.argv[0]).parts[-3:] != _MONAI_BUNDLE or sys.argv[1:2] != ["run"]:
+        return None
+    return shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]])
 
 
 # ---- what is refused -----------------------------------------------------------------------------

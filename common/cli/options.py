@@ -217,6 +217,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),
     "num_pictures": _place("cases to draw", 10, INT),
+    "surface_tolerance": _place("mm, by which surfaces may differ in the surface Dice", 3.0, NON_NEGATIVE),
     "num_workers": _place("processes that load", 0, INT),
     "max_epochs": Option(POSITIVE_INT, "epochs of the training", 100),
     "iterations_per_epoch": Option(POSITIVE_INT, "minibatches of an epoch", 25),

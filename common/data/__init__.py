@@ -36,3 +36,4 @@ from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 from .seg_nrrd import write_seg_nrrd
 from .segmentation import LABEL_TABLES, Segmentation, check_formats, label_tables, label_xml, segmentation_files
 from .threads import map_threads
+from .volumes import join_ranges, label_volumes, note_label, volume_ranges

@@ -20,6 +20,7 @@ from common.cli import InputError, MissingFileError, has_weights
 from .files import write_atomically
 from .header import check_header, warn_once
 from .reader import Paths, case_id, fingerprint
+from .volumes import volume_ranges
 
 __all__ = [
     "Record",
@@ -55,6 +56,7 @@ class Record:
         organ: how the organ is found where no mask is given, such as `brain`.
         fitted_on: number of cases to which the numbers were fitted.
         voxel_sizes: smallest and largest edges of a voxel in mm, along the patient's axes, of the training scans.
+        volumes_ml: smallest and largest volume of each class in the labels of the training that show it, by its name.
         learned_from: checksum of the voxels of each training scan, by its name.
         settings: options of the training, by name.
     """
@@ -68,6 +70,8 @@ class Record:
     organ: str | None = None
     fitted_on: int | None = None
     voxel_sizes: list[list[float]] | None = None
+    volumes_ml: dict[str, list[float]] = field(default_factory=dict)
+    labeled: list[Mapping[str, Any]] = field(default_factory=list, compare=False)  # cases of the training with a label
     learned_from: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     scans: dict[str, Paths] = field(default_factory=dict, compare=False)  # of the training, by name
@@ -75,6 +79,7 @@ class Record:
     def save_beside(self, weights: str | Path) -> None:
         """Write `record.json` into the folder of a file of weights."""
         content = dataclasses.asdict(self)
+        content["volumes_ml"] |= volume_ranges(content.pop("labeled"), self.labels)
         content["learned_from"] |= {name: fingerprint(scan) for name, scan in content.pop("scans").items()}
         text = json.dumps(content, indent=1, default=str) + "\n"
         path = write_atomically(Path(weights).with_name(_FILE), lambda path: path.write_text(text, encoding="utf-8"))
@@ -131,6 +136,7 @@ def make_record(
         modality=[*modality],
         voxel_sizes=[sizes.min(axis=0).tolist(), sizes.max(axis=0).tolist()] if len(sizes) else None,
         settings=options,
+        labeled=[case for case in data if "label" in case] if labels else [],
         scans=scans,
         **numbers,
     )

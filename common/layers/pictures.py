@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
+from monai.data import MetaTensor
 
 from common.data import is_main_process
 from common.training import OutputPicture, channel_names, save_figure, save_overlay, show_slice
@@ -90,7 +92,9 @@ class SimulationPicture:
         masks, images = (layer[:, 0].cpu().numpy() for layer in (layers.mask, layers.image))
         for mask, image, spacing in zip(masks, images, batch.get("normal", batch)["spacing"].tolist(), strict=False):
             if (mask > 0.5).any():
-                segmentations = {"simulated tumor": (mask > 0.5).astype(np.uint8)}
-                save_overlay(image, spacing, segmentations, self.path, labels={1: "tumor"}, title=self.channel)
+                volume = MetaTensor(image[None], affine=np.diag([*spacing, 1.0]))
+                segmentations = {"simulated tumor": torch.as_tensor(mask[None] > 0.5)}
+                names = {1: "tumor"}
+                save_overlay(volume, segmentations, self.path, labels=names, title=self.channel, has_origin=False)
                 self.is_drawn = True
                 return

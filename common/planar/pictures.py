@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from common.data import is_main_process
+from common.data import is_main_process, label_color
 from common.training import PLANES, OutputPicture, channel_names, save_figure, show_slice
 
 from .atlas import PlanarAtlas
@@ -139,7 +138,7 @@ class EmbeddingPicture:
         for value in np.unique(classes).tolist():
             own = places[classes == value]
             own = own[:: max(len(own) // _NUM_POINTS, 1)]
-            color = "lightgray" if value == 0 else colormaps["tab10"]((value - 1) % 10)
+            color = "lightgray" if value == 0 else [part / 255 for part in label_color(value)]
             name = self.labels.get(value, f"label {value}")
             panel.scatter(own[:, 0], own[:, 1], s=4, color=color, label=name, linewidths=0)
         panel.set(xlabel=f"first component ({shares[0]:.0%})", ylabel=f"second component ({shares[1]:.0%})")

@@ -5,6 +5,7 @@ from .distributed import WholeBatchLoss, join_processes, leave_processes, parall
 from .ensemble import Ensemble
 from .full_device import smaller_inferer
 from .history import MeanLoss, MetricsLogger
+from .measures import LabelMeasures, measure_labels
 from .pictures import (
     PLANES,
     OutputPicture,
@@ -21,7 +22,7 @@ from .preflight import check_run, format_size, free_disk, free_memory
 from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
-from .scores import HausdorffDistanceInMm, SaveScores, write_scores
+from .scores import HausdorffDistanceInMm, SaveScores, SurfaceDice, write_scores
 from .segmentation_loss import (
     PartialLabelLoss,
     batch_dice_loss,

@@ -162,6 +162,8 @@ def _files_of(config: ConfigParser, id: str, part: Mapping[str, Any], cases: Seq
         yield Path(argument("save_dir")) / f"{argument('metric')}_raw.csv"
     elif kind == "SaveClinicalMetrics":
         yield Path(argument("save_dir")) / "clinical_raw.csv"
+    elif kind == "InferenceReport":
+        yield from (Path(argument("path")).with_suffix(suffix) for suffix in (".json", ".csv", ".html"))
     elif kind == "OverlayPictures":
         for name, is_picture in names[: argument("max_cases", len(names))]:
             yield Path(argument("save_dir")) / f"{name}{'_overlay.png' if is_picture else '.png'}"

@@ -1,40 +1,81 @@
-"""Report of an inference: the volumes of what was segmented, and warnings, as JSON."""
+"""Report of an inference: what became of every case and what was found in it, as JSON, CSV and a page with pictures."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from common.data import is_main_process, write_atomically
+from common.cli import package_versions
+from common.cli.command_line import written_command
+from common.data import KEPT, Record, case_name, is_main_process, write_atomically
+
+from .measures import LabelMeasures, measure_labels
+from .original import original_image, source_of
+from .pictures import intensity_unit
+from .report_page import make_report_page
 
 __all__ = ["InferenceReport"]
 
 logger = logging.getLogger(__name__)
 
 _LARGEST_SHARE = 0.5  # of the scan, above which a label is implausible
+_UNLIKE = 2.0  # times smaller or larger than in all of the training
+_COLUMNS = ("case", "image", "outcome", "reason", "label", "volume_ml", "mean_intensity", "std_intensity")
+_PLACES = ("longest_diameter_mm", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "cut_off_at", "num_components")
 
 
 class InferenceReport:
-    """Write a JSON file with the volume of every label in every case, and warn of what is implausible.
+    """Write what an inference has found: `report.json`, `report.csv` and `report.html`.
 
-    The processes of a distributed run write one file, in the order of their cases.
+    The JSON file has a mapping for each case: its name, the file of its `image`, its `outcome` (`segmented`, or what
+    kept it from being so, with the `reason`), `LabelMeasures` of each of its `labels` by name, `warnings` and the file
+    of its `picture`; and the bundle, the checksum of the weights, the options and the versions with which it was made.
+    The CSV file has a row for each case and label, and one for a case that was not segmented. The page shows the
+    pictures, too, and needs no other file.
+
+    A label that is empty, fills most of the scan or is much smaller or larger than in the training is warned of, there
+    and in the log. Cases that were not segmented are those of the engine's state, in `refused`: mappings with `case`,
+    `outcome` and `reason`; of those whose outputs were kept, an older report in the same place tells the rest. The
+    processes of a distributed run write one report, in the order of their cases.
 
     Args:
-        path: JSON file.
+        path: JSON file; the others lie beside it.
         labels: names of the labels by their value, background (0) included.
+        record: of the weights; without it, no size is compared and no unit is told.
+        weights: file whose checksum is told.
+        settings: options of the run by name, as far as results depend on them.
+        bundle_root: folder of the bundle, whose name and version are told.
     """
 
-    def __init__(self, path: str | Path, labels: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        labels: Mapping[int, str],
+        record: Record | None = None,
+        weights: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        bundle_root: str | Path | None = None,
+    ) -> None:
         self.path = Path(path)
         self.names = {value: name for value, name in labels.items() if value}
+        self.record = record or Record()
+        self.weights = weights
+        self.settings = dict(settings or {})
+        self.bundle_root = bundle_root
         self.cases: list[dict[str, Any]] = []
+        self.made_with: dict[str, Any] = {}
+        self.older: dict[tuple[str, str], dict[str, Any]] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -43,32 +84,136 @@ class InferenceReport:
 
     def _start(self, engine: Engine) -> None:
         self.cases = []
+        self.older = _read_older(self.path, {*self.names.values()})
+        self.made_with = {
+            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "bundle": _read_bundle(self.bundle_root),
+            "weights": _read_weights(self.weights),
+            "intensities": {"channel": self.record.modality[0], "unit": intensity_unit(self.record.modality)},
+            "options": self.settings,
+            "command": written_command(),
+            "versions": package_versions(),
+        }
 
     def _collect(self, engine: Engine) -> None:
         for output in engine.state.output:
-            prediction = output["pred"]
-            milliliters = abs(np.linalg.det(np.asarray(prediction.affine)[:3, :3])) / 1000
-            counts = np.bincount(np.asarray(prediction.cpu()).ravel(), minlength=max(self.names) + 1)
-            volumes = {name: round(float(counts[value] * milliliters), 3) for value, name in self.names.items()}
-            shares = {name: counts[value] / counts.sum() for value, name in self.names.items()}
-            warnings = [
-                f"{name} fills {share:.0%} of the scan" for name, share in shares.items() if share > _LARGEST_SHARE
-            ]
-            if counts[1:].sum() == 0:
-                warnings.append("nothing was segmented")
-            source = str(prediction.meta["filename_or_obj"])
+            prediction, meta = output["pred"], output["pred"].meta
+            label_map, image = prediction.cpu().numpy()[0], original_image(output)[0].numpy()
+            is_oriented = bool(meta.get("is_oriented", True))
+            measures = measure_labels(label_map, prediction.affine.cpu().numpy(), self.names, image, is_oriented)
+            source, found = source_of(meta), {self.names[value]: measured for value, measured in measures.items()}
+            milliliters = abs(float(prediction.affine[:3, :3].det())) * label_map.size / 1000
+            warnings = self._judge(found, milliliters)
             for warning in warnings:
                 logger.warning("%s: %s", source, warning)
-            warnings = [*filter(None, str(prediction.meta.get("warnings", "")).split("; ")), *warnings]
-            self.cases.append({"image": source, "status": "segmented", "volumes_ml": volumes, "warnings": warnings})
+            given = [*filter(None, str(meta.get("warnings", "")).split("; "))]
+            labels = {name: _to_plain(asdict(measured)) for name, measured in found.items()}
+            case = _row(case_name(meta), "segmented", "", image=source, labels=labels, warnings=[*given, *warnings])
+            self.cases.append(case)
+
+    def _judge(self, found: Mapping[str, LabelMeasures], scan_ml: float) -> list[str]:
+        """Return warnings of what is implausible.
+
+        Args:
+            found: measures by the name of the label.
+            scan_ml: volume of the scan.
+        """
+        if not any(measured.num_components for measured in found.values()):
+            return ["nothing was segmented"]
+        warnings = []
+        for name, measured in found.items():
+            volume, (low, high) = measured.volume_ml, self.record.volumes_ml.get(name, (0.0, math.inf))
+            if not measured.num_components:
+                warnings.append(f"{name} is empty")
+            elif volume > _LARGEST_SHARE * scan_ml:
+                warnings.append(f"{name} fills {volume / scan_ml:.0%} of the scan")
+            elif volume > _UNLIKE * high:
+                warnings.append(f"{name} has {volume:.3g} ml, where it has {high:.3g} ml at most in the training")
+            elif volume < low / _UNLIKE and not measured.cut_off_at:
+                warnings.append(f"{name} has {volume:.3g} ml, where it has {low:.3g} ml at least in the training")
+        return warnings
 
     def _write(self, engine: Engine) -> None:
-        rows = string_list_all_gather([json.dumps(case) for case in self.cases])
+        pictures = getattr(engine.state, "pictures", {})
+        for case in self.cases:
+            case["picture"] = pictures[case["case"]].name if case["case"] in pictures else None
+        left_out = [_row(**case) for case in getattr(engine.state, "refused", [])]
+        left_out = [{**case, **self._known(case)} for case in left_out]
+        names = {case["case"] for case in left_out}
+        done = [case for case in self.cases if case["case"] not in names]
+        rows = string_list_all_gather([json.dumps(case) for case in done])
+        if not is_main_process():
+            return
         cases = [json.loads(row) for row in rows if row]  # a process may have none
-        if others := getattr(engine.state, "refused", []):
-            cases = sorted([*cases, *others], key=lambda case: case["image"])
-        if is_main_process():
-            text = json.dumps({"cases": cases}, indent=1) + "\n"
-            write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
-            segmented = sum(case.get("status") == "segmented" for case in cases)
-            logger.info("segmented %d of %d case(s); report: %s", segmented, len(cases), self.path)
+        if left_out:
+            cases = sorted([*cases, *_to_plain(left_out)], key=lambda case: str(case["image"]))
+        report = {**_to_plain(self.made_with), "cases": cases}
+        text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+        write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomically(self.path.with_suffix(".csv"), lambda path: _write_table(path, cases))
+        page = make_report_page(report, self.names, self.path.parent)
+        written = write_atomically(self.path.with_suffix(".html"), lambda path: path.write_text(page, encoding="utf-8"))
+        segmented = sum(case["outcome"] == "segmented" for case in cases)
+        logger.info("segmented %d of %d case(s); report: %s", segmented, len(cases), written)
+
+    def _known(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the older report tells of a case whose outputs were kept."""
+        known = self.older.get((case["case"], case["image"]), {}) if case["outcome"] == KEPT else {}
+        return {name: known[name] for name in ("labels", "warnings", "picture") if name in known}
+
+
+def _row(case: str, outcome: str, reason: str = "", **more: Any) -> dict[str, Any]:
+    """Return what the report says of a case."""
+    defaults: dict[str, Any] = {"image": None, "labels": {}, "warnings": [], "picture": None}
+    return {"case": case, "outcome": outcome, "reason": reason, **defaults, **more}
+
+
+def _to_plain(value: Any) -> Any:
+    """Return a value as every parser of JSON reads it: no number that is not finite, and text for what is unknown."""
+    if isinstance(value, Mapping):
+        return {str(name): _to_plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_to_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _read_older(path: Path, names: Collection[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the cases of an older report with these labels, by their names and files; none where it cannot be read."""
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        return {(case["case"], case["image"]): case for case in cases if {*case["labels"]} == {*names}}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _read_bundle(root: str | Path | None) -> dict[str, Any] | None:
+    """Return the name and the version of a bundle, if its folder tells them."""
+    path = Path(root or ".") / "configs" / "metadata.json"
+    if root is None or not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {name: content.get(name) for name in ("name", "version")}
+
+
+def _read_weights(path: str | Path | None) -> dict[str, str] | None:
+    """Return the name and the checksum of a file of weights, if there is one."""
+    if path is None or not Path(path).is_file():
+        return None
+    with Path(path).open("rb") as file:
+        return {"file": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_table(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row for each case and label, see `InferenceReport`."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*_COLUMNS, *_PLACES, "warnings"], extrasaction="ignore")
+        writer.writeheader()
+        for case in cases:
+            known = {**case, "warnings": "; ".join(case["warnings"])}
+            for name, measured in case["labels"].items() or [("", {})]:
+                centroid = measured.get("centroid_ras_mm") or [None, None, None]
+                places = dict(zip(("centroid_r_mm", "centroid_a_mm", "centroid_s_mm"), centroid, strict=True))
+                sides = {"cut_off_at": " ".join(measured.get("cut_off_at", []))}
+                writer.writerow({**known, "label": name, **measured, **places, **sides})

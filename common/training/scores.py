@@ -1,40 +1,43 @@
-"""Scores of segmentations: the Hausdorff distance in mm, and tables of any metric by case and class."""
+"""Scores of segmentations: distances of surfaces in mm, and tables of any metric by case and class."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics.metric import reinit__is_reduced
 from monai.data import MetaTensor
 from monai.handlers import HausdorffDistance
-from monai.metrics import compute_confusion_matrix_metric
+from monai.handlers.ignite_metric import IgniteMetricHandler
+from monai.metrics import SurfaceDiceMetric, compute_confusion_matrix_metric
 from monai.utils import string_list_all_gather
+from scipy.ndimage import binary_dilation
 
-from common.cli import InputError, KindError
+from common.cli import InputError, KindError, check_each
+from common.cli.options import NON_NEGATIVE
 from common.data import is_main_process, write_atomically
 
-__all__ = ["HausdorffDistanceInMm", "SaveScores", "write_scores"]
+__all__ = ["HausdorffDistanceInMm", "SaveScores", "SurfaceDice", "write_scores"]
 
 logger = logging.getLogger(__name__)
 
 _NO_FILE = "none"  # of a process all of whose cases are refused, see `SegmentationEvaluator`
 
 
-class HausdorffDistanceInMm(HausdorffDistance):
-    """Hausdorff distance between the surfaces of two segmentations in mm.
+class SurfaceScore(IgniteMetricHandler):
+    """Score of the surfaces of two segmentations, by a metric of MONAI whose lengths are in mm.
 
-    MONAI's own handler counts voxels, whatever their size. A class that the segmentation or the label lacks has no
-    distance: NaN, which is left out of the mean. So the mean is that of the cases in which something was found. Where
-    there is none, it is NaN; MONAI's is 0, that of a perfect segmentation.
-
-    Arguments are those of `monai.handlers.HausdorffDistance`.
+    A class that the label lacks has no score, NaN, as it has no Dice. Neither has one that ends where nobody labeled,
+    see `IgnoreUnlabeledd`: what looks like its surface there is none. NaN is left out of the mean; where there is
+    nothing else, the mean is NaN; MONAI's is 0, which of a distance is that of a perfect segmentation.
     """
 
     @reinit__is_reduced
@@ -43,12 +46,70 @@ class HausdorffDistanceInMm(HausdorffDistance):
         for prediction, label in zip(*output, strict=True):
             if not isinstance(label, MetaTensor):
                 raise KindError(f"label must be a MetaTensor, which tells its voxel size, got {type(label).__name__}")
-            spacing = label.pixdim.tolist()
-            self.metric_fn(prediction[None].as_subclass(torch.Tensor), label[None].as_tensor(), spacing=spacing)
+            pair = [part.as_subclass(torch.Tensor).to(prediction.device) > 0.5 for part in (prediction, label)]
+            maps = torch.stack(pair)
+            maps &= _is_scored(maps, label.meta.get("ignored"))
+            axes = [axis for axis in range(3) if label.shape[axis + 1] > 1]  # a 2D image has no depth
+            axes = axes if len(axes) > 1 else [0, 1, 2]
+            maps = maps.reshape(2, 1, len(label), *(label.shape[axis + 1] for axis in axes))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of MONAI, of each class that is empty, and of its own arguments
+                self._add(maps[0].float(), maps[1].float(), [label.pixdim.tolist()[axis] for axis in axes])
+
+    def _add(self, prediction: torch.Tensor, label: torch.Tensor, spacing: Sequence[float]) -> None:
+        """Add a pair of shape `(1, num_classes, *spatial_size)`, where a class without a score is empty in both."""
+        self.metric_fn(prediction, label, spacing=spacing)
 
     def compute(self) -> Any:
         mean = super().compute()
         return math.nan if self.metric_fn.get_buffer().isnan().all() else mean
+
+
+class HausdorffDistanceInMm(SurfaceScore, HausdorffDistance):
+    """Hausdorff distance between the surfaces of two segmentations in mm, see `SurfaceScore`.
+
+    A class that the segmentation lacks has no distance, either: so the mean is that of the cases in which something was
+    found. Arguments are those of `monai.handlers.HausdorffDistance`.
+    """
+
+
+class SurfaceDice(SurfaceScore):
+    """Normalized surface Dice: the share of both surfaces that lies within a tolerance of the other one.
+
+    The surface is counted in voxels, as MONAI does by default. A class that only the segmentation lacks has 0.
+
+    Source: S. Nikolov et al., JMIR 2021 (https://arxiv.org/abs/1809.04430)
+
+    Args:
+        tolerance: mm.
+        output_transform: from the engine's output to one-hot segmentations and labels.
+    """
+
+    def __init__(self, tolerance: float, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
+        check_each(NON_NEGATIVE, surface_tolerance=tolerance)
+        super().__init__(SurfaceDiceMetric(class_thresholds=[]), output_transform=output_transform)
+        self.tolerance = tolerance
+
+    def _add(self, prediction: torch.Tensor, label: torch.Tensor, spacing: Sequence[float]) -> None:
+        self.metric_fn.class_thresholds = [self.tolerance] * (label.shape[1] - 1)
+        super()._add(prediction, label, spacing)
+
+
+def _is_scored(maps: torch.Tensor, ignored: torch.Tensor | None) -> torch.Tensor:
+    """Return, for each class, whether its surface has a score.
+
+    Args:
+        maps: one-hot segmentation and label, of shape `(2, num_classes, H, W, D)`.
+        ignored: where nobody labeled, of shape `(1, H, W, D)`; None: nowhere.
+
+    Returns:
+        Truth values of shape `(num_classes, 1, 1, 1)`.
+    """
+    is_scored = maps[1].flatten(1).any(dim=1)
+    if ignored is not None:
+        touched = binary_dilation(ignored[0].cpu().numpy(), np.ones((3, 3, 3)))
+        is_scored &= ~(maps & torch.as_tensor(touched, device=maps.device)).any(dim=0).flatten(1).any(dim=1)
+    return is_scored.view(-1, 1, 1, 1)
 
 
 class SaveScores:

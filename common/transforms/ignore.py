@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
@@ -19,6 +20,8 @@ class IgnoreUnlabeledd(MapTransform):
     """Make a segmentation background where its label lets it be what it is, and the label, too, where it is open.
 
     A voxel that is not labeled then counts for no class, and neither does a class that the case is not labeled with.
+    Where nothing is known of a voxel, the metadata of the label keep it as `ignored`, of the shape of the label, since
+    what looks like the surface of a body there is none.
 
     Args:
         keys: of label maps of shape `(1, *spatial_size)`; the result has whole numbers from 0.
@@ -46,6 +49,8 @@ class IgnoreUnlabeledd(MapTransform):
             is_left_out = (members.gather(0, pred) & is_open) | unlisted[pred]
             out[key] = torch.where(is_left_out, 0, torch.as_tensor(out[key]))
         out[self.label_key] = torch.where(is_open, 0, torch.as_tensor(out[self.label_key])[:1])
+        if isinstance(out[self.label_key], MetaTensor) and (values == IGNORED).any():
+            out[self.label_key].meta["ignored"] = values == IGNORED
         return out
 
 

@@ -26,6 +26,7 @@ from common.data import (
     check_voxel_size,
     fingerprint,
     leave_open,
+    note_label,
     to_doubt,
 )
 
@@ -100,6 +101,7 @@ class LoadVolumesd(LoadImaged):
         num_classes = len(self.record.labels) if self.record and self.record.labels else None
         allowed = None if num_classes is None else [*range(num_classes), *([] if ignore is None else [ignore])]
         values = check_label(_to_array(label), path, allowed)
+        note_label(path, values, label.affine.numpy())
         if num_classes is not None:
             values = leave_open(values, path, num_classes, ignore, data.get("classes"))
         if "confidence" not in data:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from common.cli import command_line
-from common.cli.command_line import check_command_line, read_command_line, read_texts
+from common.cli.command_line import check_command_line, read_command_line, read_texts, written_command
 
 COMMAND = str(Path(monai.bundle.__file__).with_name("__main__.py"))
 TRAIN = {
@@ -56,6 +56,13 @@ def check(tmp_path, monkeypatch):
 
 
 BOTH = ("run", "training", "--config_file", "['train.yaml','demo.yaml']")
+
+
+def test_a_command_is_told_as_it_was_written(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [COMMAND, "run", "training", "--output_dir", "a b"])
+    assert written_command() == "python -m monai.bundle run training --output_dir 'a b'"
+    monkeypatch.setattr(sys, "argv", ["pytest", "run"])
+    assert written_command() is None
 
 
 @pytest.mark.parametrize(

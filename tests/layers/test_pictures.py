@@ -78,9 +78,10 @@ def test_the_first_simulated_tumor_of_a_training_is_drawn_once(stream, tmp_path,
     engine = Engine(lambda engine, batch: {"label": labels[engine.state.iteration - 1]})
     SimulationPicture(tmp_path / "simulation.png").attach(engine)
     engine.run([minibatch if stream is None else {stream: minibatch}] * 3)
-    ((image, spacing, segmentations, path),) = drawn
-    assert (image == target[1, 4].numpy()).all() and spacing == [1, 2, 3] and path == tmp_path / "simulation.png"
-    assert (segmentations["simulated tumor"] == target[1, 2].numpy()).all()
+    ((image, segmentations, path),) = drawn
+    assert torch.equal(image[0].as_tensor(), target[1, 4]) and path == tmp_path / "simulation.png"
+    assert image.pixdim.tolist() == [1, 2, 3]
+    assert torch.equal(segmentations["simulated tumor"][0], target[1, 2] > 0.5)
 
 
 def test_the_first_of_several_channels_is_drawn_and_named(tmp_path, monkeypatch):

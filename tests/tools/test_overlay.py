@@ -36,9 +36,7 @@ def test_a_label_map_in_another_order_of_axes_lies_where_it_belongs(tmp_path):
 def test_label_maps_of_one_name_have_the_names_of_their_folders(tmp_path, monkeypatch):
     """The second one took the row of the first."""
     drawn = []
-    monkeypatch.setattr(
-        "common.training.save_overlay", lambda image, spacing, rows, *args, **options: drawn.extend(rows)
-    )
+    monkeypatch.setattr("common.training.save_overlay", lambda image, rows, *args, **options: drawn.extend(rows))
     scan = save(tmp_path / "scan.nii.gz", np.zeros((5, 5, 5), np.int16), np.eye(4))
     paths = []
     for name in "ab":

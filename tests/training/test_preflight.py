@@ -53,7 +53,8 @@ def make_config(tmp_path, write_scan):
 
 def test_what_will_be_written_is_told_and_nothing_is_written(make_config, tmp_path):
     plan = check_run(make_config())
-    assert {file.name for file in plan.files} == {"report.json", "case_0_seg.nii.gz", "case_1_seg.nii.gz"}
+    reports = {"report.json", "report.csv", "report.html"}
+    assert {file.name for file in plan.files} == reports | {"case_0_seg.nii.gz", "case_1_seg.nii.gz"}
     assert [case["case_id"] for case in plan.data["dataset"]] == ["case_0", "case_1"]
     assert not (tmp_path / "output").exists()
 
@@ -90,7 +91,8 @@ def test_a_case_whose_results_would_have_too_long_a_name_is_refused_and_the_othe
     assert plan.cases == [good] and good["case_id"] == longest
     assert bad["outcome"] == "refused"
     assert re.search(r"_seg.nii.gz: name of a result must have at most 246 bytes, got 247; rename", bad["reason"])
-    assert {file.name for file in plan.files} == {"report.json", f"{longest}_seg.nii.gz"}
+    reports = {"report.json", "report.csv", "report.html"}
+    assert {file.name for file in plan.files} == reports | {f"{longest}_seg.nii.gz"}
     with collect_errors() as errors:
         check_run(make_config(names=[f"{longest}n"]))
     assert errors == [bad["reason"]]

@@ -11,8 +11,11 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from monai.transforms import AsDiscreted
 
-from common.training import HausdorffDistanceInMm, SaveScores
+from common.data import IGNORED
+from common.training import HausdorffDistanceInMm, SaveScores, SurfaceDice
+from common.transforms import IgnoreUnlabeledd
 
 # ---- distances -----------------------------------------------------------------------------------
 
@@ -51,9 +54,90 @@ def test_where_a_body_is_missing_there_is_no_distance_and_none_of_0(lacking):
     assert state.metric_details["distance"].isnan().tolist() == [[True], [False]]
 
 
-def test_a_label_without_a_voxel_size_is_refused():
+@pytest.mark.parametrize("make", [HausdorffDistanceInMm, lambda: SurfaceDice(1.0)])
+def test_a_label_without_a_voxel_size_is_refused(make):
     with pytest.raises(TypeError, match="label must be a MetaTensor"):
-        HausdorffDistanceInMm().update(([torch.zeros(2, 3, 3, 3)], [torch.zeros(2, 3, 3, 3)]))
+        make().update(([torch.zeros(2, 3, 3, 3)], [torch.zeros(2, 3, 3, 3)]))
+
+
+def one_hot(label_map, spacing=(1.0, 1.0, 1.0), num_classes=3):
+    classes = torch.nn.functional.one_hot(label_map.long(), num_classes).movedim(-1, 0).float()
+    return MetaTensor(classes, affine=torch.diag(torch.tensor([*spacing, 1.0])))
+
+
+def score(prediction, label, spacing=(1.0, 1.0, 1.0), tolerance=1.0):
+    """Return the surface Dice and the Hausdorff distance of each class of two label maps."""
+    found = []
+    for metric in (SurfaceDice(tolerance), HausdorffDistanceInMm(percentile=100)):
+        engine = Engine(lambda engine, batch: batch)
+        metric.attach(engine, "score")
+        state = engine.run([([one_hot(prediction, spacing)], [one_hot(label, spacing)])])
+        found.append(state.metric_details["score"][0].tolist())
+    return found
+
+
+def box(start, size=6, value=1, shape=(20, 20, 20)):
+    label = torch.zeros(shape, dtype=torch.uint8)
+    label[tuple(slice(first, first + size) for first in start[: len(shape)])] = value
+    return label
+
+
+@pytest.mark.parametrize(
+    ("spacing", "tolerance", "dice"),
+    [
+        ((1.0, 1.0, 1.0), 1.0, 1.0),
+        ((1.0, 1.0, 1.0), 0.9, 200 / 304),  # of 152 voxels of each box, a face and the inside of another are apart
+        ((1.1, 1.0, 1.0), 1.0, 224 / 304),  # but for those of the inside that are 1 mm from the rim
+        ((5.0, 1.0, 1.0), 5.0, 1.0),
+    ],
+)
+def test_the_surface_dice_is_the_share_of_both_surfaces_within_a_tolerance_in_mm(spacing, tolerance, dice):
+    (share, _), (distance, _) = score(box((5, 5, 5)), box((6, 5, 5)), spacing, tolerance)
+    assert share == pytest.approx(dice)
+    assert distance == pytest.approx(spacing[0])
+
+
+def test_a_class_that_the_label_lacks_has_no_score_and_one_that_is_missed_has_0():
+    missed, invented = box((5, 5, 5)), box((5, 5, 5), value=2)
+    dice, distance = score(invented, missed)
+    assert dice[0] == 0 and math.isnan(dice[1])
+    assert all(map(math.isnan, distance))
+
+
+def test_the_surface_of_a_2d_image_is_its_outline():
+    """Every pixel of an image without depth was a surface, so that none was far from the other one."""
+    (dice, _), (distance, _) = score(
+        box((5, 5), 6, 1, (20, 20))[..., None], box((5, 5), 10, 1, (20, 20))[..., None], (1.0, 1.0, 3.0)
+    )
+    assert distance == pytest.approx(32**0.5)  # from corner to corner
+    assert dice == pytest.approx((13 + 13) / (20 + 36))  # two of the edges are shared, and 1 mm beyond
+
+
+def test_surfaces_that_end_where_nobody_labeled_have_no_score_and_others_have_theirs():
+    label = (box((2, 2, 2), 6) + box((12, 12, 12), 6, 2)).int()
+    prediction = (box((2, 2, 3), 6) + box((12, 12, 12), 6, 2)).int()
+    label[:, :, 14:] = IGNORED  # cuts the second body
+    given = {"pred": MetaTensor(prediction[None]), "label": MetaTensor(label[None])}
+    left = IgnoreUnlabeledd("pred", "label", 3)(given)
+    pair = [one_hot(left[key][0]) for key in ("pred", "label")]
+    pair[1].meta["ignored"] = left["label"].meta["ignored"]
+    metric = SurfaceDice(0.5)
+    engine = Engine(lambda engine, batch: batch)
+    metric.attach(engine, "score")
+    first, second = engine.run([([pair[0]], [pair[1]])]).metric_details["score"][0].tolist()
+    assert 0 < first < 1 and math.isnan(second)
+
+
+def test_the_mask_of_what_nobody_labeled_outlives_the_one_hot_form():
+    label = torch.tensor([[[[1, IGNORED, 0]]]])
+    out = IgnoreUnlabeledd("pred", "label", 3)({"pred": MetaTensor(label.clamp(min=0)), "label": MetaTensor(label)})
+    out = AsDiscreted(["pred", "label"], to_onehot=3)(out)
+    assert out["label"].meta["ignored"].flatten().tolist() == [False, True, False]
+
+
+def test_a_negative_tolerance_is_refused():
+    with pytest.raises(ValueError, match="surface_tolerance must be a number from 0, got -1"):
+        SurfaceDice(-1)
 
 
 # ---- the table -----------------------------------------------------------------------------------

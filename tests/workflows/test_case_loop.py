@@ -216,7 +216,10 @@ def test_an_evaluation_scores_the_others_and_names_the_bad_ones(
     for path in tables:
         table = list(csv.DictReader(path.open()))
         scored = {Path(row["filename"]).name.split(".")[0] for row in table if row.get("mean") != "nan"}
-        assert scored == {"phantom_002", "phantom_006"}
+        good = {"phantom_002", "phantom_006"}
+        assert (
+            scored <= good if path.name.startswith("hausdorff") else scored == good
+        )  # of nothing there is no distance
     with (tmp_path / "mean_dice_raw.csv").open() as file:
         table = {Path(row.pop("filename")).name.split(".")[0]: row for row in csv.DictReader(file)}
     assert len(table) == 5 and set(table["phantom_003"].values()) == {"nan"}

@@ -150,6 +150,9 @@ def test_several_processes_write_the_tables_and_segmentations_of_one(bundle, pha
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list(written.glob("*_seg.nii.gz"))) == 2
     files, same = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (expected, written))
+    reports = [json.loads(content.pop("report.json")) for content in (files, same)]  # with their commands and times
+    assert reports[0]["cases"] == reports[1]["cases"] and len(reports[0]["cases"]) == 2
+    assert all(b"data:image/png" in content.pop("report.html") for content in (files, same))
     assert files == same
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -65,6 +66,8 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     assert describe().isfinite().all()
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(scores))
+    learned = json.loads((weights / "record.json").read_text(encoding="utf-8"))["volumes_ml"]
+    assert all(0 < low <= high for low, high in learned.values()) and "liver" in learned
     rows = list(csv.DictReader((scores / "mean_dice_raw.csv").open()))
     assert [Path(row["filename"]).name for row in rows] == ["phantom_005.nii.gz", "phantom_006.nii.gz"]
     assert list(rows[0]) == ["filename", "liver", "spleen", "right kidney", "left kidney", "mean"]
@@ -74,9 +77,18 @@ def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     images = phantoms / "imagesTs"
     run(bundle, "inference.yaml", kind="infer", **{**common, "dataset_dir": str(images)}, output_dir=str(output))
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert len(report["cases"]) == 2
-    for path in sorted(images.glob("*.nii.gz")):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert report["bundle"] == {"name": metadata["name"], "version": metadata["version"]}
+    assert report["weights"]["sha256"] == hashlib.sha256((weights / "model.pt").read_bytes()).hexdigest()
+    assert report["options"] and report["intensities"] == {"channel": "CT", "unit": "HU"}
+    assert len([*csv.DictReader((output / "report.csv").open(encoding="utf-8"))]) == 8
+    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") == 2
+    for path, case in zip(sorted(images.glob("*.nii.gz")), report["cases"], strict=True):
         image, segmentation = nib.load(path), nib.load(output / path.name.replace(".nii.gz", "_seg.nii.gz"))
+        assert (case["image"], case["outcome"]) == (str(path), "segmented")
+        counts = np.bincount(np.asarray(segmentation.dataobj).ravel(), minlength=5)[1:]
+        volumes = [measured["volume_ml"] for measured in case["labels"].values()]
+        assert volumes == pytest.approx(counts * np.prod(image.header.get_zooms()) / 1000, rel=1e-4)
         assert segmentation.shape == image.shape
         np.testing.assert_allclose(segmentation.affine, image.affine, atol=1e-4)
         assert segmentation.get_data_dtype() == np.uint8

@@ -8,12 +8,12 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from common.cli import count_text, make_code, make_page, make_section, make_table, package_versions
 from tools.study.advice import Advice, advise, export_command
 from tools.study.charts import arm_colors, draw_boxes, draw_curve, shown_counts
 from tools.study.conduct import jobs_of, read_record
@@ -22,9 +22,6 @@ from tools.study.report import Result
 from tools.study.statistics import SavedLabels, Test, labels_saved, paired_tests
 
 __all__ = ["write_page"]
-
-_STYLE = Path(__file__).with_name("page.css")
-_PACKAGES = {"torch": "torch", "monai": "MONAI", "numpy": "NumPy", "self-supervised-bundles": "self-supervised-bundles"}
 
 
 def write_page(study: Study, runs: Sequence[Run], results: Sequence[Result], repeat: str) -> Path:
@@ -49,12 +46,7 @@ def write_page(study: Study, runs: Sequence[Run], results: Sequence[Result], rep
             _saved(labels_saved(results, arms, study.reference), study.reference, runs),
         ]
     sections += [_cost(results, arms), _data(study, results), _commands(runs, repeat), _versions()]
-    text = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(study.name)}</title>\n'
-        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(study.name)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
+    text = make_page(study.name, sections)
     path = Path(study.output_dir) / "report.html"
     return write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
 
@@ -63,17 +55,17 @@ def _verdict(study: Study, runs: Sequence[Run], results: Sequence[Result], arms:
     advice = advise(results, arms, study.reference, tests)
     finished = [result.run for result in results]
     numbers = [
-        _count(len({run.arm for run in finished}), "arm"),
-        _count(len({run.num_labeled for run in finished}), "label count"),
-        _count(len({run.draw for run in finished}), "draw"),
+        count_text(len({run.arm for run in finished}), "arm"),
+        count_text(len({run.num_labeled for run in finished}), "label count"),
+        count_text(len({run.draw for run in finished}), "draw"),
     ]
     missing = len(runs) - len(results)
     partly = f" {missing} of {len(runs)} runs are not finished, and not in this report." if missing else ""
-    return _section(
+    return make_section(
         "verdict",
         "",
         f'<p class="verdict">{escape(advice.sentence)}</p>'
-        f"<p>{_count(len(results), 'run')}: {', '.join(numbers)}, scored on {study.split} cases.{partly}</p>"
+        f"<p>{count_text(len(results), 'run')}: {', '.join(numbers)}, scored on {study.split} cases.{partly}</p>"
         + _take_away(study, advice),
     )
 
@@ -81,15 +73,15 @@ def _verdict(study: Study, runs: Sequence[Run], results: Sequence[Result], arms:
 def _take_away(study: Study, advice: Advice) -> str:
     """Return how to get what the recommended arm has learned."""
     fold, seed = advice.run.draw
-    learned = f"what the arm has learned from {_count(advice.run.num_labeled, 'label')} (fold {fold}, seed {seed})"
+    learned = f"what the arm has learned from {count_text(advice.run.num_labeled, 'label')} (fold {fold}, seed {seed})"
     if study.arms[advice.arm].command:
         return f"<p>Its program left {learned} in <code>{escape(str(advice.run.training.folder))}</code>.</p>"
     command = shlex.join(export_command(study, advice))
-    return f"<p>This exports {learned}; train with all labels for use:</p>{_code([command])}"
+    return f"<p>This exports {learned}; train with all labels for use:</p>{make_code([command])}"
 
 
 def _no_scores(study: Study) -> str:
-    return _section("verdict", "", f"<p>No {study.split} case of the finished runs holds any of the classes.</p>")
+    return make_section("verdict", "", f"<p>No {study.split} case of the finished runs holds any of the classes.</p>")
 
 
 def _curve(results: Sequence[Result], arms: Sequence[str], runs: Sequence[Run]) -> str:
@@ -106,8 +98,8 @@ def _curve(results: Sequence[Result], arms: Sequence[str], runs: Sequence[Run]) 
         "Mean Dice over the draws, each the mean over its cases; ± and the band are the standard deviation over draws, "
         "a dot is a draw, and the number of draws stands in parentheses."
     )
-    table = _table(["arm", *(f"{count} labeled" for count in counts)], rows, caption)
-    return _section("curve", "Dice against labels", f"<figure>{draw_curve(results, arms)}</figure>{table}")
+    table = make_table(["arm", *(f"{count} labeled" for count in counts)], rows, caption)
+    return make_section("curve", "Dice against labels", f"<figure>{draw_curve(results, arms)}</figure>{table}")
 
 
 def _classes(results: Sequence[Result], arms: Sequence[str]) -> str:
@@ -117,12 +109,14 @@ def _classes(results: Sequence[Result], arms: Sequence[str]) -> str:
         "whiskers of 1.5 times the interquartile range, and what lies beyond."
     )
     figure = f"<figure>{draw_boxes(results, arms)}<figcaption>{caption}</figcaption></figure>"
-    return _section("classes", "Class by class", figure)
+    return make_section("classes", "Class by class", figure)
 
 
 def _tests(tests: Sequence[Test], reference: str | None) -> str:
     if not tests:
-        return _section("tests", "Paired tests", "<p>There is no other arm than the reference to compare with it.</p>")
+        return make_section(
+            "tests", "Paired tests", "<p>There is no other arm than the reference to compare with it.</p>"
+        )
     rows = []
     for test in tests:
         differences = test.comparison.differences
@@ -140,18 +134,18 @@ def _tests(tests: Sequence[Test], reference: str | None) -> str:
         )
     caption = (
         "Two-sided Wilcoxon signed-rank test on the cases, each averaged over the draws that both arms have; the last "
-        f"column is corrected by Holm's method over {_count(len(tests), 'comparison')}, bold below .05. With n cases "
-        "no p-value is below 2^(1 − n). Cases of one data set and arms of one draw are not independent: take p as a "
-        "guide."
+        f"column is corrected by Holm's method over {count_text(len(tests), 'comparison')}, bold below .05. With n "
+        "cases no p-value is below 2^(1 − n). Cases of one data set and arms of one draw are not independent: take p "
+        "as a guide."
     )
     head = ["arm", "labels", "difference", "over draws", "draws better", "cases", "p", "p (Holm)"]
-    return _section("tests", f"Paired tests against {reference}", _table(head, rows, caption))
+    return make_section("tests", f"Paired tests against {reference}", make_table(head, rows, caption))
 
 
 def _saved(saved: Sequence[SavedLabels], reference: str | None, runs: Sequence[Run]) -> str:
     if not saved:
         text = "It takes a reference with two label counts or more, and a draw that has all of them."
-        return _section("saved", "Labels saved", f"<p>{text}</p>")
+        return make_section("saved", "Labels saved", f"<p>{text}</p>")
     counts = sorted({run.num_labeled for run in runs if run.arm == reference})
     rows = []
     for row in saved:
@@ -178,7 +172,7 @@ def _saved(saved: Sequence[SavedLabels], reference: str | None, runs: Sequence[R
         f"counts. The curve tells nothing below {counts[0]} and above {counts[-1]}."
     )
     head = ["arm", "labels", "Dice", f"labels {reference} needs", "95 % interval", "saved", "draws"]
-    return _section("saved", "Labels saved", _table(head, rows, caption))
+    return make_section("saved", "Labels saved", make_table(head, rows, caption))
 
 
 def _labels(needed: float, counts: Sequence[int]) -> str:
@@ -205,9 +199,9 @@ def _cost(results: Sequence[Result], arms: Sequence[str]) -> str:
         "column."
     )
     if interrupted:
-        caption += f" {_count(interrupted, 'run')} went on after an interruption, and count the last start only."
+        caption += f" {count_text(interrupted, 'run')} went on after an interruption, and count the last start only."
     head = ["arm", "runs", "training, s", "teachers, s", "pretraining, s", "evaluation, s", "all runs, min"]
-    return _section("cost", "Cost", _table(head, rows, caption))
+    return make_section("cost", "Cost", make_table(head, rows, caption))
 
 
 def _data(study: Study, results: Sequence[Result]) -> str:
@@ -234,7 +228,7 @@ def _data(study: Study, results: Sequence[Result]) -> str:
     caption = "Fewer labels are the first of these; all arms of a draw share them. Scored cases are never learned from."
     head = ["fold", "seed", "labeled scans, at most", "scored cases"]
     items = "".join(f"<li>{fact}</li>" for fact in facts)
-    return _section("data", "Data", f"<ul>{items}</ul>{_table(head, rows, caption, 'names')}")
+    return make_section("data", "Data", f"<ul>{items}</ul>{make_table(head, rows, caption, 'names')}")
 
 
 def _learned_from(run: Run) -> list[str]:
@@ -253,50 +247,27 @@ def _names(cases: Sequence[str]) -> str:
 def _commands(runs: Sequence[Run], repeat: str) -> str:
     jobs = jobs_of(runs)
     lines = [shlex.join(["python", *job.command[1:]]) for job in jobs]
-    return _section(
+    return make_section(
         "commands",
         "Commands",
-        f"<p>The whole study; given again, it goes on, and repeats nothing that is finished:</p>{_code([repeat])}"
+        f"<p>The whole study; given again, it goes on, and repeats nothing that is finished:</p>{make_code([repeat])}"
         f"<details><summary>All {len(jobs)} commands that it runs, in <code>{escape(str(Path.cwd()))}</code></summary>"
-        f"{_code(lines)}</details>",
+        f"{make_code(lines)}</details>",
     )
 
 
 def _versions() -> str:
-    rows = [["Python", platform.python_version()]]
-    for package, name in _PACKAGES.items():
-        try:
-            rows.append([name, escape(version(package))])
-        except PackageNotFoundError:
-            rows.append([name, "not installed as a package"])
+    rows = [[name, escape(found)] for name, found in package_versions().items()]
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
     rows.append(["machine", escape(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")])
     rows.append(["OMP_NUM_THREADS", escape(threads)])
-    return _section(
-        "versions", "Versions", _table(["", f"when this report was made, by {Path(sys.executable).name}"], rows)
+    return make_section(
+        "versions", "Versions", make_table(["", f"when this report was made, by {Path(sys.executable).name}"], rows)
     )
-
-
-def _section(name: str, title: str, content: str) -> str:
-    heading = f"<h2>{escape(title)}</h2>\n" if title else ""
-    return f'<section id="{name}">\n{heading}{content}\n</section>\n'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
-    """Return a table; the cells of `rows` are HTML, those of `head` and the caption's are text."""
-    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    below = f'<p class="caption">{caption}</p>' if caption else ""
-    table = f'<table class="{kind}">\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
-    return f'<div class="wide">{table}</div>{below}'
 
 
 def _arm(arm: str, arms: Sequence[str]) -> str:
     return f'<span class="dot" style="background: {arm_colors(arms)[arm]}"></span>{escape(arm)}'
-
-
-def _code(lines: Sequence[str]) -> str:
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def _emphasize(text: str, is_strong: bool) -> str:
@@ -305,7 +276,3 @@ def _emphasize(text: str, is_strong: bool) -> str:
 
 def _signed(number: float, digits: int = 3) -> str:
     return f"{number:+.{digits}f}".replace("-", "−")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -172,11 +172,13 @@ def test_the_record_of_an_ensemble_knows_the_scans_of_all_members_and_what_they_
             load_record(member / "model.pt"),
             learned_from={f"scan_{index}": str(index)},
             voxel_sizes=[[1.0 + index, 1.0, 3.0], [2.0, 2.0, 4.0 + index]],
+            volumes_ml={"liver": [1.0 + index, 2.0 + index], f"organ {index}": [3.0, 4.0]},
             settings={"seed": index, "learning_rate": 0.1},
         ).save_beside(member / "model.pt")
     record = load_record(export_members(bundle, members, tmp_path / "exported") / "models" / "model.pt")
     assert record.learned_from == {"scan_0": "0", "scan_1": "1"}, "which an evaluation refuses"
     assert record.voxel_sizes == [[1.0, 1.0, 3.0], [2.0, 2.0, 5.0]]
+    assert record.volumes_ml == {"liver": [1.0, 3.0], "organ 0": [3.0, 4.0], "organ 1": [3.0, 4.0]}
     assert record.settings == {"learning_rate": 0.1}
 
 
