@@ -34,6 +34,14 @@ from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_vol
 from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 from .seg_nrrd import write_seg_nrrd
-from .segmentation import LABEL_TABLES, Segmentation, check_formats, label_tables, label_xml, segmentation_files
+from .segmentation import (
+    LABEL_TABLES,
+    Segmentation,
+    check_format,
+    check_packages,
+    label_tables,
+    label_xml,
+    segmentation_files,
+)
 from .threads import map_threads
 from .volumes import join_ranges, label_volumes, note_label, volume_ranges

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
 
 from common.cli import InputError
 
-__all__ = ["is_main_process", "process_rank", "write_atomically", "write_folder", "write_together"]
+__all__ = [
+    "is_main_process",
+    "name_full_disk",
+    "process_rank",
+    "write_atomically",
+    "write_folder",
+    "write_together",
+]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TORCH_FAILED = ("PytorchStreamWriter failed writing", "unexpected pos")  # PyTorch does not say why
+
+
+@contextmanager
+def name_full_disk(path: str | Path) -> Iterator[None]:
+    """Block in which a file is written: that its disk is full is told by the path, which neither system nor PyTorch do.
+
+    Raises:
+        ValueError: when there is no room for the file.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        is_torch = isinstance(error, RuntimeError) and any(text in str(error) for text in _TORCH_FAILED)
+        if is_torch or getattr(error, "errno", None) in _FULL:
+            raise InputError(
+                f"{path}: must have room on its disk to be written, got none left; what was there before is whole, so "
+                "make room and start the same command again"
+            ) from error
+        raise
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], shared: bool = False) -> Path:
@@ -34,21 +65,15 @@ def write_together(files: Mapping[Path, Callable[[Path], object]], shared: bool 
         shared: see `write_atomically`.
 
     Raises:
-        ValueError: when the system refuses to write on, as where a disk is full.
+        ValueError: when the disk is full.
     """
     writer = f"{os.getpid()}." if shared else ""  # if not, one that a killed process left is overwritten
     temporaries = {path: path.with_name(f".partial.{writer}{path.name}") for path in files}
     try:
         for path, write in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with name_full_disk(path):
                 write(temporaries[path])
-            except OSError as error:
-                if error.errno is None or error.filename is not None:  # which tells the path
-                    raise
-                raise InputError(
-                    f"{path}: must be written whole, got {error.strerror}; make room, or choose another folder"
-                ) from error
         for path, temporary in temporaries.items():
             temporary.replace(path)
     finally:

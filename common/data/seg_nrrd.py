@@ -54,7 +54,7 @@ def write_seg_nrrd(path: Path, segmentation: Segmentation) -> None:
         itk.imwrite(image, str(path), compression=True)
         check_gzip(path)
     except (RuntimeError, InputError) as error:
-        raise OSError(errno.EIO, find_reason(error)) from error
+        raise OSError(errno.ENOSPC, find_reason(error)) from error  # ITK does not say why
     if not segmentation.is_oriented:
         path.write_bytes(path.read_bytes().replace(_SPACE, _UNKNOWN_SPACE, 1))
 

@@ -18,7 +18,8 @@ from .container import PICTURE_SUFFIX
 __all__ = [
     "LABEL_TABLES",
     "Segmentation",
-    "check_formats",
+    "check_format",
+    "check_packages",
     "is_label_table",
     "label_tables",
     "label_xml",
@@ -75,28 +76,27 @@ def segmentation_files(case: str, formats: Sequence[str] = ("nifti",), is_pictur
     return {name: f"{case}{endings[name]}" for name in formats}
 
 
-def check_formats(formats: Sequence[str], scans: Sequence[str | Path]) -> None:
-    """Refuse formats that a scan cannot be segmented to, or whose package is missing.
-
-    Args:
-        formats: see `segmentation_files`.
-        scans: files, or folders with a DICOM series.
-
-    Raises:
-        ImportError: when a package is not installed.
-        ValueError: when a format is one of DICOM, and a scan is none.
-    """
+def check_packages(formats: Sequence[str]) -> None:
+    """Refuse formats whose package is not installed; see `segmentation_files`."""
     for name in formats:
         package = _PACKAGES.get(name)
         if package is not None and find_spec(package) is None:
             raise MissingPackageError(f"--formats {name} needs the package {package}, got none; pip install {package}")
+
+
+def check_format(formats: Sequence[str], scan: str | Path) -> None:
+    """Refuse formats that are DICOM's where a scan is none.
+
+    Args:
+        formats: see `segmentation_files`.
+        scan: file, or folder of a DICOM series.
+    """
     wanted = ", ".join(name for name in formats if name in _OF_DICOM)
-    for scan in scans if wanted else ():
-        if not Path(scan).is_dir():
-            raise InputError(
-                f"{scan}: must be a folder with a DICOM series for --formats {wanted}, got a file; leave {wanted} out, "
-                "or name the folder of the series"
-            )
+    if wanted and not Path(scan).is_dir():
+        raise InputError(
+            f"{scan}: must be a folder with a DICOM series for --formats {wanted}, got a file; leave {wanted} out, or "
+            "name the folder of the series"
+        )
 
 
 def label_tables(labels: Mapping[int, str]) -> dict[str, str]:

@@ -6,13 +6,14 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
 
 from common.cli import InputError, is_collecting, keep_going, running_config
-from common.data import REFUSED, check_formats, image_files, is_main_process, refuse_case
+from common.data import REFUSED, check_format, check_packages, image_files, is_main_process, refuse_case
 
 from .plan import RunPlan, case_files, plan_run
 
@@ -34,19 +35,20 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
         config: of the run; that of which this is a component, if not given.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: when the data list or a header is refused, a scan has not the form
-            or a package is missing that a format of the segmentations needs, a folder cannot be written to, a name is
-            too long, or the disk is too full.
+        FileNotFoundError, ImportError, ValueError: when the data list or a header is refused, a package is missing that
+            a format of the segmentations needs, a folder cannot be written to, a name is too long, or the disk is too
+            full.
     """
     config = running_config() if config is None else config
     plan = plan_run(config)
-    if plan.workflow == "inference" and "formats" in config:
-        with keep_going():
-            scans = [image_files(case)[0] for cases in plan.data.values() for case in cases]
-            check_formats(config.get_parsed_content("formats"), scans)
+    with keep_going():
+        check_packages(_formats(config))
     option = _OPTIONS.get(plan.workflow, "ckpt_dir")
     if plan.workflow in _OPTIONS and not is_collecting():
         _check_cases(config, plan)
+    for case in plan.cases if is_collecting() else ():
+        with keep_going():
+            check_format(_formats(config), image_files(case)[0])
     for file in plan.files:
         with keep_going():
             _check_name(file)
@@ -60,6 +62,11 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
         sizes = format_size(sum(plan.memory.values())), format_size(plan.disk)
         logger.info("%s of %d case(s): about %s of memory and %s of disk", plan.workflow, len(plan.cases), *sizes)
     return plan
+
+
+def _formats(config: ConfigParser) -> Sequence[str]:
+    """Return the formats of segmentations that a run writes, by its option."""
+    return config.get_parsed_content("formats") if "formats" in config else []
 
 
 def free_disk(plan: RunPlan) -> int:
@@ -90,10 +97,11 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_cases(config: ConfigParser, plan: RunPlan) -> None:
-    """Refuse the cases whose results would have names that are too long, and tell of all that are refused."""
+    """Refuse the cases whose results would have names that are too long or a format that they cannot, and tell all."""
     for case in plan.cases:
         files = case_files(config, plan.workflow, case)
         try:
+            check_format(_formats(config), image_files(case)[0])
             for file in files:
                 _check_name(file)
         except InputError as error:

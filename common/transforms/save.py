@@ -19,7 +19,7 @@ from common.cli import InputError
 from common.data import (
     Segmentation,
     case_name,
-    check_formats,
+    check_format,
     corner_distance,
     label_tables,
     label_xml,
@@ -91,7 +91,7 @@ class SaveSegmentationd(SaveImaged):
     def _save_label_map(self, volume: MetaTensor) -> None:
         meta = volume.meta
         source = Path(str(meta["filename_or_obj"]))
-        check_formats(self.formats, [source])
+        check_format(self.formats, source)
         segmentation = Segmentation(
             label_map=smallest_type(volume.as_tensor()[0]).cpu().numpy(),
             affine=np.asarray(volume.affine, dtype=float),

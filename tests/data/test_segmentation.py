@@ -7,7 +7,15 @@ from xml.etree import ElementTree
 import pytest
 
 from common.cli.options import FORMATS
-from common.data import check_formats, label_color, label_tables, label_xml, segmentation, segmentation_files
+from common.data import (
+    check_format,
+    check_packages,
+    label_color,
+    label_tables,
+    label_xml,
+    segmentation,
+    segmentation_files,
+)
 from common.data.segmentation import is_label_table
 
 LABELS = {0: "background", 1: "liver", 2: 'left "kidney"\n& cyst', 300: "Größe <1>"}
@@ -73,14 +81,14 @@ def test_the_extension_of_nifti_is_what_connectome_workbench_writes():
 
 def test_what_is_no_dicom_has_no_dicom_object(tmp_path):
     scan = tmp_path / "scan.nii.gz"
-    check_formats(["nifti", "seg.nrrd"], [scan])
-    check_formats(["rtstruct"], [tmp_path])
+    check_format(["nifti", "seg.nrrd"], scan)
+    check_format(["rtstruct"], tmp_path)
     with pytest.raises(ValueError, match=r"scan.nii.gz: must be a folder .* for --formats rtstruct, got a file; leave"):
-        check_formats(["nifti", "rtstruct"], [tmp_path, scan])
+        check_format(["nifti", "rtstruct"], scan)
 
 
-def test_a_missing_package_is_named_with_the_command_that_brings_it(tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch):
     monkeypatch.setattr(segmentation, "find_spec", lambda name: None)
-    check_formats(["nifti", "seg.nrrd", "rtstruct"], [tmp_path])
+    check_packages(["nifti", "seg.nrrd", "rtstruct"])
     with pytest.raises(ImportError, match="--formats dicom_seg needs the package highdicom, got none; pip install hi"):
-        check_formats(["dicom_seg"], [tmp_path])
+        check_packages(["dicom_seg"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_series
 from monai.bundle import ConfigParser
 
 from common.cli import collect_errors
@@ -180,3 +181,24 @@ def test_a_check_takes_nothing_of_the_chance_of_the_run(tmp_path, write_scan):
         torch.rand(1)
         weights.append(parser.get_parsed_content("module").state_dict())
     torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_a_scan_that_cannot_have_a_format_is_refused_before_the_work_and_the_others_are_not(make_config, tmp_path):
+    write_series(tmp_path / "scans" / "series")
+    config = make_config(formats=["nifti", "rtstruct"])
+    plan = check_run(config)
+    outcomes = {case["case_id"]: case.get("reason", "") for case in plan.data["dataset"]}
+    assert outcomes.pop("series") == ""
+    assert all("must be a folder with a DICOM series for --formats rtstruct" in reason for reason in outcomes.values())
+    with collect_errors() as errors:
+        check_run(make_config(formats=["rtstruct"]))
+    assert len([error for error in errors if "--formats rtstruct" in error]) == len(outcomes) == 2
+
+
+def test_the_files_of_every_format_are_told_and_their_tables(make_config, tmp_path):
+    writer = {"_target_": "common.transforms.SaveSegmentationd", "keys": "pred", "output_dir": "@output_dir"}
+    confidence = {"_target_": "common.transforms.SaveConfidenced", "keys": "pred", "output_dir": "@output_dir"}
+    options = {"labels": "@labels", "formats": ["nifti", "seg.nrrd"]}
+    plan = check_run(make_config(postprocessing=[{**writer, **options}, confidence], names=["a"]))
+    files = {"a_seg.nii.gz", "a.seg.nrrd", "a_confidence.nii.gz", "labels.txt", "labels.ctbl", "report.json"}
+    assert {file.name for file in plan.files} == files
