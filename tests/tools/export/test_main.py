@@ -334,7 +334,9 @@ def grow(path):
         "descriptors": torch.rand(6, weights["descriptors"].shape[1]).half(),
         "centers": torch.rand(6, 3),
         "labels": torch.tensor([0, 1, 2, 3, 4, 1], dtype=torch.uint8),
+        "is_voter": torch.ones(6, dtype=torch.bool),
         "volumes": torch.tensor([0, 0, 0, 0, 1, 1], dtype=torch.int32),
+        "map_sizes": torch.zeros((2, 3), dtype=torch.int32),
         **{name: torch.tensor([3, 4]) for name in ("volume_ids", "fingerprints", "recipes")},
         "class_counts": torch.tensor([1, 2, 1, 1, 1]),
     }
