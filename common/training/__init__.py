@@ -30,6 +30,7 @@ from .segmentation_loss import (
     member_cross_entropy,
     voxel_weights,
 )
+from .signals import StopOnSignal
 from .task import PrepareTask, PretextTask
 from .unseen import RefuseLearnedCases
 from .weights import (

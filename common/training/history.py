@@ -94,6 +94,7 @@ class MetricsLogger:
             self.writer = SummaryWriter(str(self.save_dir / "tensorboard"), purge_step=engine.state.epoch)
         for name, value in {**metrics, **rates}.items():
             self.writer.add_scalar(name, value, engine.state.epoch)
+        self.writer.flush()  # nothing of it is lost by a run that is ended
         write_atomically(self.save_dir / "history.csv", self._write_history)
 
     def _write_history(self, path: Path) -> None:
