@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +32,11 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
     Raises:
         FileNotFoundError: when `bundle_root` is no folder of a bundle.
         TypeError: when an option is of another type.
-        ValueError: when an option is unknown or out of range.
+        ValueError: when an option is unknown, out of range, or not that of the weights that are used.
     """
     from monai.bundle import ConfigExpression
 
-    from .command_line import check_command_line, read_command_line
+    from .command_line import check_command_line, config_files, read_command_line
     from .former_names import update_names
     from .texts import restore_texts
 
@@ -64,7 +64,39 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
                 option.kind.check(name, value)
                 if option.is_setting:
                     settings[name] = value
+    with keep_going():
+        trained = _trained_options(config)
+        fixed = [name for name, option in table.items() if option.is_fixed and name in trained]
+        _check_trained({name: settings[name] for name in fixed if name in settings}, trained)
+        for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
+            _check_trained(_plain_values(file, fixed), trained)
     return settings
+
+
+def _trained_options(config: ConfigParser) -> Mapping[str, Any]:
+    """Return the options with which the weights were trained that an inference or an evaluation uses."""
+    record = config.get().get("record")
+    if not isinstance(record, Mapping) or not str(record["_target_"]).endswith(".load_record"):
+        return {}
+    return config.get_parsed_content("record").settings
+
+
+def _check_trained(values: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Refuse options, by name, that are not those of the training of the weights."""
+    for name, value in values.items():
+        if value != trained[name]:
+            raise InputError(
+                f"{name} must be that of the training of the weights, {trained[name]}, got {value}; leave the option "
+                "out, or name the folder of other weights"
+            )
+
+
+def _plain_values(file: str, names: Collection[str]) -> dict[str, Any]:
+    """Return what a file of overrides says of some options, be it that the file behind it takes the record's values."""
+    from monai.bundle import ConfigExpression, ConfigParser
+
+    content = ConfigParser.load_config_file(file)
+    return {name: content[name] for name in names if name in content and not ConfigExpression.is_expression(content[name])}
 
 
 def running_config() -> ConfigParser:

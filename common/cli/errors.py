@@ -116,7 +116,6 @@ def explain_errors() -> None:
 
 def find_sentence(error: BaseException) -> str | None:
     """Return the sentence of a foreseen error, or of the one behind it; None when nobody foresaw it."""
-    chain = _chain(error)
     if (interruption := _find_interruption(error)) is not None:
         return str(interruption) or "interrupted; the same command goes on from the last checkpoint"
     expected = find_cause(error)

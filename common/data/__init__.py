@@ -31,7 +31,15 @@ from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import fit_preprocessing
 from .pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
-from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
+from .record import (
+    Record,
+    body_channel,
+    check_channels,
+    check_voxel_size,
+    check_weights,
+    load_record,
+    make_record,
+)
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 from .seg_nrrd import write_seg_nrrd
 from .segmentation import (

@@ -90,7 +90,7 @@ class AtlasCheckpoint:
     def _load(self, engine: Engine) -> None:
         for path in (self.model_path, self.path):
             if self.resume and path.is_file():
-                number = self.network.recall(load_weights(path))
+                number = self.network.recall(load_weights(path, has_record=False))
                 logger.info("%s: %d described volumes are known", path, number)
 
     def _forget(self, engine: Engine) -> None:

@@ -16,7 +16,7 @@ from monai.networks import copy_model_state
 from torch import nn
 
 from common.cli import InputError, MissingFileError
-from common.data import check_channels, load_record
+from common.data import check_channels, check_weights, load_record
 from common.data.record import find_record
 
 __all__ = [
@@ -46,12 +46,16 @@ _BROKEN_FILE = (
 )
 
 
-def load_weights(path: Any) -> dict[str, torch.Tensor]:
+def load_weights(path: Any, has_record: bool = True) -> dict[str, torch.Tensor]:
     """Read a state dict from a file written by `torch.save`, and refuse what is not one.
+
+    Args:
+        path: of the file.
+        has_record: the record beside the weights, if there is one, must be theirs.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file holds anything but finite tensors by name.
+        ValueError: when the file holds anything but finite tensors by name, or has the record of other weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,6 +83,8 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"{path}: weights must be finite, got NaN or Inf in {broken}; train again")
+    if has_record:
+        check_weights(path)
     return weights
 
 
