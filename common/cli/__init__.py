@@ -1,4 +1,4 @@
-from .check import check_options, running_config
+from .check import CONFIG, check_options, running_config
 from .errors import (
     BundleError,
     DivergenceError,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ from .options import ANY, PATH, SHARED_OPTIONS, Option
 if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
     from monai.bundle import ConfigParser
 
-__all__ = ["check_options", "running_config"]
+__all__ = ["CONFIG", "check_options", "running_config"]
+
+CONFIG = "config"  # among the settings of a run, what its config says beside the options
+_HANDLERS = "handlers"
 
 
 def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
@@ -27,7 +31,8 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         table: all options that a config may have.
 
     Returns:
-        The settings of the run: the options, by name, on which the numbers of a training depend.
+        The settings of the run: the options, by name, on which the numbers of a training depend, and of a training,
+        under `CONFIG`, what its config says beside the options, by id.
 
     Raises:
         FileNotFoundError: when `bundle_root` is no folder of a bundle.
@@ -70,6 +75,8 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         _check_trained({name: settings[name] for name in fixed if name in settings}, trained)
         for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
             _check_trained(_plain_values(file, fixed), trained)
+    if "train" in content:
+        settings[CONFIG] = dict(_learning_ids(content, table))
     return settings
 
 
@@ -79,6 +86,31 @@ def _trained_options(config: ConfigParser) -> Mapping[str, Any]:
     if not isinstance(record, Mapping) or not str(record["_target_"]).endswith(".load_record"):
         return {}
     return config.get_parsed_content("record").settings
+
+
+def _learning_ids(content: Mapping[str, Any], options: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a training is made of beside its options: each value in a config that it uses, with its id.
+
+    Handlers write and stop, and are left out, as is what only they use.
+    """
+    found: set[str] = set()
+    waiting = ["train", "validate"]
+    while waiting:
+        name = waiting.pop()
+        if name in content and name not in found and name not in options:
+            found.add(name)
+            values = dict(_values(content[name], name))
+            waiting += re.findall(r"[@%](\w+)", " ".join(map(str, values.values())))
+            yield from values.items()
+
+
+def _values(part: Any, id: str) -> Iterator[tuple[str, Any]]:
+    entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else None
+    if entries is None:
+        yield id, part
+    for key, value in entries or ():
+        if not str(key).endswith(_HANDLERS):
+            yield from _values(value, f"{id}::{key}")
 
 
 def _check_trained(values: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
@@ -96,7 +128,9 @@ def _plain_values(file: str, names: Collection[str]) -> dict[str, Any]:
     from monai.bundle import ConfigExpression, ConfigParser
 
     content = ConfigParser.load_config_file(file)
-    return {name: content[name] for name in names if name in content and not ConfigExpression.is_expression(content[name])}
+    return {
+        name: content[name] for name in names if name in content and not ConfigExpression.is_expression(content[name])
+    }
 
 
 def running_config() -> ConfigParser:

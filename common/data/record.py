@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from monai.utils import ensure_tuple
 
-from common.cli import InputError, MissingFileError, has_weights
+from common.cli import CONFIG, InputError, MissingFileError, has_weights
 
 from .files import write_atomically
 from .header import check_header, warn_once
@@ -170,7 +170,7 @@ def make_record(
         stored = load_record(str(from_weights))
         check_channels(stored, modality, str(from_weights))
         check_same(stored, numbers, str(from_weights))
-    options = {name: _without_folder(value) for name, value in (settings or {}).items()}
+    options = {name: _without_folder(value) for name, value in (settings or {}).items() if name != CONFIG}
     scans = {case.get("case_id") or case_id(case["image"]): case["image"] for case in data}
     headers = [check_header(ensure_tuple(scan)[0], allow_2d=True) for scan in scans.values()]
     sizes = np.array([_voxel_size(header.affine) for header in headers])

@@ -31,14 +31,19 @@ PLANAR_OPTIONS: Mapping[str, Option] = {
     # atlas
     "preprocessing_like": Option(PATH.or_null, "weights whose record is taken over", "$None"),
     "descriptor": Option(
-        one_of("planar", "cubic", "gvdiff", "gvdiff_centered", "coord", "joint"), "of a voxel", "gvdiff_centered", is_fixed=True,
+        one_of("planar", "cubic", "gvdiff", "gvdiff_centered", "coord", "joint"),
+        "of a voxel",
+        "gvdiff_centered",
+        is_fixed=True,
     ),
     "step": Option(SIZE, "voxels between described ones along each axis", 4, is_shown=True),
     "num_neighbors": Option(POSITIVE_INT, "voxels of the atlas that vote", 21, is_shown=True),
     "voting": Option(one_of("majority", "distance"), "weight of a vote", "distance", is_shown=True),
     "descriptor_normalization": Option(one_of("none", "l2", "standardize"), "of descriptors", "l2", is_fixed=True),
     "position_weight": Option(NON_NEGATIVE, "of the coordinates beside the descriptor", 0.0, is_shown=True),
-    "search_radius": Option(POSITIVE.or_null, "distance from all organs beyond which all is background", 0.2, is_shown=True),
+    "search_radius": Option(
+        POSITIVE.or_null, "distance from all organs beyond which all is background", 0.2, is_shown=True
+    ),
     "smoothing": Option(NON_NEGATIVE, "voxels, over which votes are averaged", 0.0, is_shown=True),
     "background_weight": Option(POSITIVE, "of votes for the background", 1.0, is_shown=True),
     "fusion_weight": Option(
