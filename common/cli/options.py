@@ -195,6 +195,11 @@ SHARED_OPTIONS: Mapping[str, Option] = {
         "weights to start from; null: from scratch; random: the control",
         "$None",
     ),
+    "init_from": Option(
+        PATH.or_null,
+        "trained network to start from without its head, such as one of other classes; null: none",
+        "/data/models/model.pt",
+    ),
     "device": _place("on which the network runs; left out: a GPU where there is one", "cpu", DEVICE),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
     "seed": Option(SEED, "of all chance", 1),

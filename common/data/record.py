@@ -241,13 +241,13 @@ def check_channels(record: Record, modality: Sequence[str], weights: str) -> Non
     wanted, found = [*modality], record.modality
     if len(wanted) != len(found):
         raise InputError(
-            f"{weights}: weights must be pretrained on images of {_count_channels(wanted)}, got "
-            f"{_count_channels(found)}; pretrain on such images, or pass --pretrained null"
+            f"{weights}: weights must be trained on images of {_count_channels(wanted)}, got "
+            f"{_count_channels(found)}; train on such images, or leave these weights out (--pretrained null)"
         )
     if wanted != found and sorted(wanted) == sorted(found):
         raise InputError(
-            f"{weights}: weights must be pretrained on the channels {', '.join(wanted)} in this order, got "
-            f"{', '.join(found)}; list them in dataset.json in that order, or pass --pretrained null"
+            f"{weights}: weights must be trained on the channels {', '.join(wanted)} in this order, got "
+            f"{', '.join(found)}; list them in dataset.json in that order, or leave these weights out (--pretrained null)"
         )
     if wanted != found and all([*wanted, *found]):
         logger.warning("%s: pretrained on %s, not on %s", weights, _count_channels(found), _count_channels(wanted))

@@ -37,6 +37,7 @@ from .weights import (
     LoadWeights,
     check_pretrained_channels,
     copy_weights,
+    init_network,
     load_network,
     load_weights,
     match_parts,

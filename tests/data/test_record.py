@@ -155,8 +155,8 @@ def test_weights_of_another_number_or_order_of_channels_are_refused_in_a_sentenc
     weights = tmp_path / "unet.pt"
     make_record(modality=["CT", "PET"]).save_beside(weights)
     for modality, found in (
-        (["CT"], r"images of 1 channel \(CT\), got 2 channels \(CT, PET\); pretrain on such images, or pass"),
-        (["", "", ""], r"images of 3 channels, got 2 channels \(CT, PET\); pretrain on such images, or pass"),
+        (["CT"], r"images of 1 channel \(CT\), got 2 channels \(CT, PET\); train on such images, or leave"),
+        (["", "", ""], r"images of 3 channels, got 2 channels \(CT, PET\); train on such images, or leave"),
         (["PET", "CT"], "the channels PET, CT in this order, got CT, PET; list them in dataset.json in that order"),
     ):
         for make in (make_record, lambda weights, modality: fit_preprocessing([], weights, modality=modality)):
