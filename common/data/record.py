@@ -247,7 +247,8 @@ def check_channels(record: Record, modality: Sequence[str], weights: str) -> Non
     if wanted != found and sorted(wanted) == sorted(found):
         raise InputError(
             f"{weights}: weights must be trained on the channels {', '.join(wanted)} in this order, got "
-            f"{', '.join(found)}; list them in dataset.json in that order, or leave these weights out (--pretrained null)"
+            f"{', '.join(found)}; list them in dataset.json in that order, or leave these weights out (--pretrained "
+            "null)"
         )
     if wanted != found and all([*wanted, *found]):
         logger.warning("%s: pretrained on %s, not on %s", weights, _count_channels(found), _count_channels(wanted))

@@ -1,4 +1,4 @@
-"""What a result depends on travels with the weights: nothing of the training is repeated, and nothing contradicts it."""
+"""What a result depends on travels with the weights: nothing of a training is repeated, and nothing contradicts it."""
 
 from __future__ import annotations
 
