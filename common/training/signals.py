@@ -52,11 +52,9 @@ class StopOnSignal:
     def _sentence(self, engine: Engine) -> str:
         state = engine.state
         if self.is_training:
-            return (
-                f"interrupted in epoch {state.epoch} of {state.max_epochs}; {self.remedy} after epoch {state.epoch - 1}"
-            )
-        place = state.iteration % state.epoch_length + 1
-        return f"interrupted before {place} of {state.epoch_length}; {self.remedy}"
+            place = f"in epoch {state.epoch} of {state.max_epochs}"
+            return f"interrupted {place}; {self.remedy} after epoch {state.epoch - 1}"
+        return f"interrupted after {state.iteration % state.epoch_length} of {state.epoch_length}; {self.remedy}"
 
     def _end(self, engine: Engine) -> None:
         if self.is_owner:

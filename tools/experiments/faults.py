@@ -50,7 +50,8 @@ _TRAINING = {
     "num_workers": 0,
     "device": "cpu",
 }
-_OF_BUNDLES: dict[str, dict[str, Any]] = {"planar_heatmap_descriptor": {"step": 4}}
+_OF_BUNDLES: dict[str, dict[str, Any]] = {"planar_heatmap_descriptor": {"step": 4, "num_labeled": 4}}
+_EPOCHS = {"planar_heatmap_descriptor": 4}  # one for each scan
 _MEGABYTES = 48  # of the small disk: what a run must find free before it starts, and little more
 _PARTIAL = ".partial"  # how the names of files begin that are not whole yet
 
@@ -120,7 +121,8 @@ def _kill_trainings(root: Path, scans: Path, place: Path, kills: int, chance: ra
     command = _training(root, scans)
     began = time.monotonic()
     status = _run([*command, "--ckpt_dir", str(place / "whole")], place / "whole.log")
-    epoch_seconds = (time.monotonic() - began) / _TRAINING["max_epochs"]
+    epochs = _EPOCHS.get(root.name, _TRAINING["max_epochs"])
+    epoch_seconds = (time.monotonic() - began) / epochs
     if status != 0:
         tally.failures.append(f"an undisturbed training ended with {status}, see {place / 'whole.log'}")
         return tally
@@ -129,7 +131,7 @@ def _kill_trainings(root: Path, scans: Path, place: Path, kills: int, chance: ra
         ours, log = [*command, "--ckpt_dir", str(models)], place / f"{models.name}.log"
 
         def wait(process: Any, log: Path = log) -> None:
-            epoch = chance.randrange(_TRAINING["max_epochs"])  # 0: before the first one has ended
+            epoch = chance.randrange(epochs)  # 0: before the first one has ended
             if epoch:
                 _wait_for(process, lambda: f" epoch {epoch}/" in _read(log))
             time.sleep(chance.uniform(0, epoch_seconds))
