@@ -14,6 +14,7 @@ from common.cli import Interruption
 
 pytestmark = pytest.mark.slow
 
+FIRST = Events.ITERATION_COMPLETED(once=1)
 COMMON = {"num_validation": 1, "device": "cpu", "num_labeled": 3}
 SHORT = {"max_epochs": 3, "iterations_per_epoch": 2, "val_iterations": 1, "val_interval": 1}
 
@@ -26,11 +27,11 @@ def handlers(quiet_hooks):
         signal.signal(number, handler)
 
 
-def stop(made, engine: str, number: signal.Signals, event=Events.ITERATION_COMPLETED, count: int = 1) -> Interruption:
+def stop(made, engine: str, number: signal.Signals, event=FIRST) -> Interruption:
     """Run a workflow that is sent a signal in the course of an engine, and return what stopped it."""
     made.initialize()
     sender = made.parser.get_parsed_content(engine)
-    sender.add_event_handler(event(once=count), lambda engine: os.kill(os.getpid(), number))
+    sender.add_event_handler(event, lambda engine: os.kill(os.getpid(), number))
     with pytest.raises(Interruption) as stopped:
         made.run()
     return stopped.value
@@ -41,7 +42,7 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_numbers(bundle, phant
     options = {**COMMON, **SHORT, **scratch(bundle), "dataset_dir": str(phantoms)}
     run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "whole"), **options)
     stopped = workflow(bundle, "train.yaml", ckpt_dir=str(tmp_path / "stopped"), **options)
-    error = stop(stopped, "train::trainer", signal.SIGTERM, Events.EPOCH_STARTED, 2)
+    error = stop(stopped, "train::trainer", signal.SIGTERM, Events.EPOCH_STARTED(once=2))
     assert error.status == 143 and str(error).startswith("interrupted in epoch ")
     assert "the same command goes on after epoch " in str(error)
     run(bundle, "train.yaml", ckpt_dir=str(tmp_path / "stopped"), **options)
