@@ -52,7 +52,7 @@ def note_signals() -> bool:
     if _Notes.former or not _is_main_thread():
         return False
     ours = (signal.default_int_handler, signal.SIG_DFL, _raise)
-    former = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) in ours}
+    former: dict[int, Any] = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) in ours}
     _Notes.former, _Notes.process, _Notes.noted = former, os.getpid(), None
     for number in former:
         signal.signal(number, _note)

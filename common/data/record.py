@@ -121,7 +121,7 @@ def check_weights(weights: str | Path) -> None:
     """
     weights = Path(weights)
     path = find_record(weights.parent)
-    known = load_record(weights).weights.values() if path is not None else ()
+    known = [*load_record(weights).weights.values()] if path is not None else []
     sums = weights.absolute().parents[1] / _CHECKSUMS
     if not known and sums.is_file():
         path = sums

@@ -40,8 +40,9 @@ _PRELOADED = [
     *(f"common.{name}" for name in ("training", "transforms", "fnet", "context", "planar", "layers")),
 ]
 _SIZE = 32  # voxels of a phantom along its longest axis
-_TRAINING = {
-    "max_epochs": 6,
+_MAX_EPOCHS = 6
+_TRAINING: dict[str, Any] = {
+    "max_epochs": _MAX_EPOCHS,
     "iterations_per_epoch": 3,
     "val_interval": 1,
     "val_iterations": 1,
@@ -121,7 +122,7 @@ def _kill_trainings(root: Path, scans: Path, place: Path, kills: int, chance: ra
     command = _training(root, scans)
     began = time.monotonic()
     status = _run([*command, "--ckpt_dir", str(place / "whole")], place / "whole.log")
-    epochs = _EPOCHS.get(root.name, _TRAINING["max_epochs"])
+    epochs = _EPOCHS.get(root.name, _MAX_EPOCHS)
     epoch_seconds = (time.monotonic() - began) / epochs
     if status != 0:
         tally.failures.append(f"an undisturbed training ended with {status}, see {place / 'whole.log'}")
@@ -158,7 +159,7 @@ def _kill_inferences(root: Path, scans: Path, place: Path, kills: int, chance: r
     command = _inference(root, scans, place)
     whole = place / "segmented_whole"
     process = _start([*command, "--output_dir", str(whole)], place / "segmented_whole.log")
-    _wait_for(process, lambda: any(whole.glob("*_seg.nii.gz")))
+    _wait_for_file(process, whole, "*_seg.nii.gz")
     began = time.monotonic()
     process.join(_HANG)
     seconds = time.monotonic() - began
@@ -166,7 +167,7 @@ def _kill_inferences(root: Path, scans: Path, place: Path, kills: int, chance: r
         output, log = place / f"segmented_{number}", place / f"segmented_{number}.log"
 
         def wait(process: Any, output: Path = output) -> None:
-            _wait_for(process, lambda: output.is_dir() and any(output.iterdir()))
+            _wait_for_file(process, output, "*")
             time.sleep(chance.uniform(0, seconds))
 
         _kill([*command, "--output_dir", str(output)], log, next(numbers), wait, tally)
@@ -188,13 +189,11 @@ def _fill_disks(root: Path, scans: Path, place: Path, kills: int, chance: random
                 continue
             log = place / f"full_{name}.log"
             if name == "training":
-                command = [*_training(root, scans), "--ckpt_dir", str(disk)]
-                process = _start(command, log)
-                _wait_for(process, lambda disk=disk: (disk / "training.ckpt").is_file())
+                command, first = [*_training(root, scans), "--ckpt_dir", str(disk)], "training.ckpt"
             else:
-                command = [*_inference(root, scans, place), "--output_dir", str(disk)]
-                process = _start(command, log)
-                _wait_for(process, lambda disk=disk: any(disk.glob("*_seg.nii.gz")))
+                command, first = [*_inference(root, scans, place), "--output_dir", str(disk)], "*_seg.nii.gz"
+            process = _start(command, log)
+            _wait_for_file(process, disk, first)
             _fill(disk / "filler")
             process.join(_HANG)
             tally.statuses[f"none, {name}: {process.exitcode}"] += 1
@@ -306,6 +305,10 @@ def _read(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
 
 
+def _wait_for_file(process: Any, folder: Path, pattern: str) -> None:
+    _wait_for(process, lambda: any(folder.glob(pattern)))
+
+
 # ---- what is left --------------------------------------------------------------------------------
 
 
@@ -326,12 +329,14 @@ def _broken_files(folder: Path, expected: Path | None) -> Iterator[str]:
     import torch
     from PIL import Image
 
+    def read(path: Path) -> np.ndarray:
+        image: Any = nib.load(path)
+        return np.asanyarray(image.dataobj)
+
     def check(path: Path) -> None:
         if path.name.endswith(".nii.gz"):
-            voxels = np.asanyarray(nib.load(path).dataobj)
-            if expected is not None and not np.array_equal(
-                voxels, np.asanyarray(nib.load(expected / path.name).dataobj)
-            ):
+            voxels = read(path)
+            if expected is not None and not np.array_equal(voxels, read(expected / path.name)):
                 raise ValueError("other voxels than those of an undisturbed inference")
         elif path.suffix in (".pt", ".ckpt"):
             torch.load(path, map_location="cpu", weights_only=True)
