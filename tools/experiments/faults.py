@@ -48,7 +48,6 @@ _TRAINING: dict[str, Any] = {
     "val_iterations": 1,
     "num_labeled": 3,
     "num_validation": 1,
-    "num_workers": 0,
     "device": "cpu",
 }
 _OF_BUNDLES: dict[str, dict[str, Any]] = {"planar_heatmap_descriptor": {"step": 4, "num_labeled": 4}}
