@@ -72,7 +72,7 @@ def _defaults(contents: Sequence[dict[str, Any]], id: str) -> list[Any]:
     values = [follow(content, id) for content in contents]
     if not any(str(value).startswith(_OF_RECORD) for value in values):
         return values
-    return [ConfigParser({**content, "record": Record()}).get_parsed_content(id) for content in contents]
+    return [ConfigParser({"record": Record(), "value": value}).get_parsed_content("value") for value in values]
 
 
 def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[str]:
