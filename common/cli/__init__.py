@@ -1,4 +1,4 @@
-from .check import check_options, running_config
+from .check import CONFIG, check_options, running_config
 from .errors import (
     BundleError,
     DivergenceError,
@@ -32,4 +32,5 @@ from .options import (
 )
 from .page import count_text, make_code, make_page, make_section, make_table
 from .shown import offer_option, read_option
+from .signals import Interruption, forget_signals, note_signals, noted_signal
 from .versions import package_versions

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ from .options import ANY, PATH, SHARED_OPTIONS, Option
 if TYPE_CHECKING:  # MONAI takes seconds to import, and the help of a command needs none of it
     from monai.bundle import ConfigParser
 
-__all__ = ["check_options", "running_config"]
+__all__ = ["CONFIG", "check_options", "running_config"]
+
+CONFIG = "config"  # among the settings of a run, what its config says beside the options
+_HANDLERS = "handlers"
 
 
 def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
@@ -27,16 +31,17 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         table: all options that a config may have.
 
     Returns:
-        The settings of the run: the options, by name, on which the numbers of a training depend.
+        The settings of the run: the options, by name, on which the numbers of a training depend, and of a training,
+        under `CONFIG`, what its config says beside the options, by id.
 
     Raises:
         FileNotFoundError: when `bundle_root` is no folder of a bundle.
         TypeError: when an option is of another type.
-        ValueError: when an option is unknown or out of range.
+        ValueError: when an option is unknown, out of range, or not that of the weights that are used.
     """
     from monai.bundle import ConfigExpression
 
-    from .command_line import check_command_line, read_command_line
+    from .command_line import check_command_line, config_files, read_command_line
     from .former_names import update_names
     from .texts import restore_texts
 
@@ -64,7 +69,68 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
                 option.kind.check(name, value)
                 if option.is_setting:
                     settings[name] = value
+    with keep_going():
+        trained = _trained_options(config)
+        fixed = [name for name, option in table.items() if option.is_fixed and name in trained]
+        _check_trained({name: settings[name] for name in fixed if name in settings}, trained)
+        for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
+            _check_trained(_plain_values(file, fixed), trained)
+    if "train" in content:
+        settings[CONFIG] = dict(_learning_ids(content, table))
     return settings
+
+
+def _trained_options(config: ConfigParser) -> Mapping[str, Any]:
+    """Return the options with which the weights were trained that an inference or an evaluation uses."""
+    record = config.get().get("record")
+    if not isinstance(record, Mapping) or not str(record["_target_"]).endswith(".load_record"):
+        return {}
+    return config.get_parsed_content("record").settings
+
+
+def _learning_ids(content: Mapping[str, Any], options: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a training is made of beside its options: each value in a config that it uses, with its id.
+
+    Handlers write and stop, and are left out, as is what only they use.
+    """
+    found: set[str] = set()
+    waiting = ["train", "validate"]
+    while waiting:
+        name = waiting.pop()
+        if name in content and name not in found and name not in options:
+            found.add(name)
+            values = dict(_values(content[name], name))
+            waiting += re.findall(r"[@%](\w+)", " ".join(map(str, values.values())))
+            yield from values.items()
+
+
+def _values(part: Any, id: str) -> Iterator[tuple[str, Any]]:
+    entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else None
+    if entries is None:
+        yield id, part
+    for key, value in entries or ():
+        if not str(key).endswith(_HANDLERS):
+            yield from _values(value, f"{id}::{key}")
+
+
+def _check_trained(values: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Refuse options, by name, that are not those of the training of the weights."""
+    for name, value in values.items():
+        if value != trained[name]:
+            raise InputError(
+                f"{name} must be that of the training of the weights, {trained[name]}, got {value}; leave the option "
+                "out, or name the folder of other weights"
+            )
+
+
+def _plain_values(file: str, names: Collection[str]) -> dict[str, Any]:
+    """Return what a file of overrides says of some options, be it that the file behind it takes the record's values."""
+    from monai.bundle import ConfigExpression, ConfigParser
+
+    content = ConfigParser.load_config_file(file)
+    return {
+        name: content[name] for name in names if name in content and not ConfigExpression.is_expression(content[name])
+    }
 
 
 def running_config() -> ConfigParser:

@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -19,6 +18,8 @@ from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from .signals import Interruption, noted_signal, raise_on_termination
 
 __all__ = [
     "BundleError",
@@ -44,6 +45,7 @@ _collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None
 _ERROR = "error: "
 _PATIENCE = 60.0  # seconds for one case
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, beyond a quota, or read-only
+_INTERRUPTED = 130  # status of a process that SIGINT has ended
 _OTHER_IS_GONE = ("closed by peer", "reset by peer")  # what gloo says of it
 
 
@@ -104,19 +106,18 @@ def explain_errors() -> None:
     """Have an uncaught error end in one sentence: its true cause, which MONAI wraps in up to a hundred lines.
 
     A `BundleError` is printed as that sentence alone, and so is a file that the system refuses; others after their
-    traceback. A termination signal becomes an interruption, so that what is open is closed. Of several processes, one
-    that fails ends at once, `torchrun` ends the others, and its report has the sentence, too.
+    traceback. A termination signal becomes an interruption, so that what is open is closed; the status of the process
+    is then 130 (SIGINT) or 143 (SIGTERM). Of several processes, one that fails ends at once, `torchrun` ends the
+    others, and its report has the sentence, too.
     """
     sys.excepthook = _explain
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_on_termination()
 
 
 def find_sentence(error: BaseException) -> str | None:
     """Return the sentence of a foreseen error, or of the one behind it; None when nobody foresaw it."""
-    chain = _chain(error)
-    if any(isinstance(link, KeyboardInterrupt) for link in chain):
-        return "interrupted; the same command goes on from the last checkpoint"
+    if (interruption := _find_interruption(error)) is not None:
+        return str(interruption) or "interrupted; the same command goes on from the last checkpoint"
     expected = find_cause(error)
     if expected is not None:
         return f"{_ERROR}{_text(expected)}"
@@ -164,12 +165,15 @@ def end_process_at_exit(status: int) -> None:
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sentence = find_sentence(error)
+    sentence, interruption = find_sentence(error), _find_interruption(error)
     if sentence is None:
         traceback.print_exception(kind, error, trace)
         cause = root_cause(error)
         sentence = f"{_ERROR}{type(cause).__name__}: {cause}"
     tell(sentence)
+    if interruption is not None:
+        end_process_at_exit(getattr(interruption, "status", _INTERRUPTED))
+        return
     _wait_for_pools()
     if _is_one_of_several():
         end_process_at_exit(1)
@@ -183,6 +187,13 @@ def tell(sentence: str, is_printed: bool = True) -> None:
     if report:
         message = {"message": sentence, "extraInfo": {"timestamp": int(time.time())}}
         Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
+
+
+def _find_interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interruption behind an error, such as that of a worker process that the same signal has ended."""
+    interruptions = (link for link in _chain(error) if isinstance(link, KeyboardInterrupt))
+    number = noted_signal()
+    return next(interruptions, None if number is None else Interruption(number))
 
 
 def _wait_for_pools() -> None:

@@ -166,6 +166,8 @@ class Option(NamedTuple):
         example: another value than the default.
         is_setting: a training that was interrupted goes on only with the same value.
         is_shown: MONAI Label lets a client change it for one inference.
+        is_fixed: weights are of use with the value of their training alone, which inference and evaluation take from
+            the record beside them.
     """
 
     kind: Kind
@@ -173,6 +175,7 @@ class Option(NamedTuple):
     example: Any = None
     is_setting: bool = True
     is_shown: bool = False
+    is_fixed: bool = False
 
 
 def _place(meaning: str, example: Any = None, kind: Kind = PATH) -> Option:
@@ -191,6 +194,11 @@ SHARED_OPTIONS: Mapping[str, Option] = {
         PATH.or_null._replace(wanted="a path, null or random"),
         "weights to start from; null: from scratch; random: the control",
         "$None",
+    ),
+    "init_from": Option(
+        PATH.or_null,
+        "trained network to start from without its head, such as one of other classes; null: none",
+        "/data/models/model.pt",
     ),
     "device": _place("on which the network runs; left out: a GPU where there is one", "cpu", DEVICE),
     "resume": _place("go on from an interrupted run with the same settings", False, FLAG),
@@ -244,7 +252,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "clip": Option(
         CLIP.or_null, "lower and upper intensity, of all channels or of each; null: fitted, or none", [-155, 295]
     ),
-    "features": Option(LEVELS, "feature maps of each level, finest first", [16, 16, 16]),
+    "features": Option(LEVELS, "feature maps of each level, finest first", [16, 16, 16], is_fixed=True),
     "foreground_fraction": Option(FRACTION, "of the patches, that hold labeled voxels", 0.5),
 }
 

@@ -18,7 +18,7 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     "betas": Option(PROPER_FRACTION.times(2), "of Adam", [0.9, 0.999]),
     "patience": Option(POSITIVE_INT, "epochs without an improvement of the validation loss before the end", 20),
     "threshold": Option(NON_NEGATIVE, "smallest improvement of the validation loss", 0.0),
-    "axis": Option(one_of(0, 1, 2), "slices of an RAS volume: 2 axial, 1 coronal, 0 sagittal", 1),
+    "axis": Option(one_of(0, 1, 2), "slices of an RAS volume: 2 axial, 1 coronal, 0 sagittal", 1, is_fixed=True),
     "slice_size": Option(
         POSITIVE_INT.times(2).or_null._replace(wanted="height and width in pixels, such as [256, 256], or null"),
         "height and width of a crop; null: all alike",
@@ -26,7 +26,13 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     ),
     "image_channels": Option(POSITIVE_INT, "channels of a scan", 3),
     "in_channels": Option(POSITIVE_INT, "channels of the network: the windows of a CT", 1),
-    "num_groups": Option(POSITIVE_INT, "of channels, in each group norm", 8),
+    "windows": Option(
+        NUMBER.times(2).list.or_null,
+        "width and level in HU, of each window of a CT; null: channels are normalized as they are (MR)",
+        [[400, 40]],
+        is_fixed=True,
+    ),
+    "num_groups": Option(POSITIVE_INT, "of channels, in each group norm", 8, is_fixed=True),
     # pretext task
     "patch_size": Option(POSITIVE_INT, "edge in pixels of what is swapped, or emptied", 8),
     "sampling": Option(one_of("poisson", "uniform"), "how places of patches are drawn", "uniform"),

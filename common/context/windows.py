@@ -28,7 +28,7 @@ class CTWindowsd(MapTransform):
     Args:
         keys: images of shape `(len(modality), H, W, D)`, a CT in HU; they become ones of shape `(num_channels, H, W,
             D)`.
-        windows: width and level of each window in HU.
+        windows: width and level of each window in HU; None: no channel is a CT, and each is normalized as it is.
         modality: name of each channel of a scan; one that begins with CT, or is empty, or is the only one, is a CT.
         allow_missing_keys: skip the keys that an item lacks.
     """
@@ -36,15 +36,17 @@ class CTWindowsd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        windows: Sequence[Sequence[float]],
+        windows: Sequence[Sequence[float]] | None,
         modality: Sequence[str] = ("",),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not windows or any(len(window) != 2 or not window[0] > 0 for window in windows):
+        if windows is not None and (not windows or any(len(window) != 2 or not window[0] > 0 for window in windows)):
             raise InputError(f"windows must be pairs of a positive width and a level in HU, got {list(windows)}")
-        of_ct = [ClipAndNormalize((level - width / 2, level + width / 2)) for width, level in windows]
         of_others = [ClipAndNormalize((-math.inf, math.inf))]
+        of_ct = of_others
+        if windows is not None:
+            of_ct = [ClipAndNormalize((level - width / 2, level + width / 2)) for width, level in windows]
         is_alone = len(modality) == 1
         self.views = [
             of_ct if is_alone or not name or name.upper().startswith("CT") else of_others for name in modality

@@ -6,7 +6,7 @@ from .datalist import Cases, read_cases, read_images, without_labels, write_data
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
 from .device_cache import DeviceCacheDataset
 from .dicom_objects import write_dicom_seg, write_rtstruct
-from .files import is_main_process, write_atomically, write_folder, write_together
+from .files import is_main_process, name_full_disk, write_atomically, write_folder, write_together
 from .grid import corner_distance
 from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
@@ -31,7 +31,15 @@ from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
 from .preprocessing import fit_preprocessing
 from .pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
-from .record import Record, body_channel, check_channels, check_voxel_size, load_record, make_record
+from .record import (
+    Record,
+    body_channel,
+    check_channels,
+    check_voxel_size,
+    check_weights,
+    load_record,
+    make_record,
+)
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
 from .seg_nrrd import write_seg_nrrd
 from .segmentation import (

@@ -52,6 +52,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], shared: 
         path: file to write, and returned; missing folders are made.
         write: called with the temporary path, which has the suffix of `path`.
         shared: several processes may write this file at once; the last one's stays.
+
+    Raises:
+        ValueError: when the disk is full.
     """
     write_together({Path(path): write}, shared)
     return Path(path)

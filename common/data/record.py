@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from monai.utils import ensure_tuple
 
-from common.cli import InputError, MissingFileError, has_weights
+from common.cli import CONFIG, InputError, MissingFileError, has_weights
 
 from .files import write_atomically
 from .header import check_header, warn_once
@@ -28,6 +29,7 @@ __all__ = [
     "check_channels",
     "check_same",
     "check_voxel_size",
+    "check_weights",
     "find_record",
     "is_same",
     "load_record",
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 _FILE = "record.json"
 _UNLIKE = 1.5  # times smaller or larger, of voxels that nothing resamples
 _ABSURD = 8.0  # likewise, of others: as if they were in other units
+_CHECKSUMS = "SHA256SUMS"  # of an exported bundle
 _FORMER_FILES = ("preprocessing.json", "classes.json")  # of versions up to 0.1, with a part of the fields
 
 
@@ -59,6 +62,7 @@ class Record:
         volumes_ml: smallest and largest volume of each class in the labels of the training that show it, by its name.
         learned_from: checksum of the voxels of each training scan, by its name.
         settings: options of the training, by name.
+        weights: SHA-256 of each file of weights to which the record belongs, by its name.
     """
 
     labels: dict[int, str] = field(default_factory=dict)
@@ -74,17 +78,65 @@ class Record:
     labeled: list[Mapping[str, Any]] = field(default_factory=list, compare=False)  # cases of the training with a label
     learned_from: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict, compare=False)
     scans: dict[str, Paths] = field(default_factory=dict, compare=False)  # of the training, by name
 
+    def option(self, name: str, default: Any) -> Any:
+        """Return the value that an option had in the training, or a default where the record does not tell."""
+        return self.settings.get(name, default)
+
     def save_beside(self, weights: str | Path) -> None:
-        """Write `record.json` into the folder of a file of weights."""
+        """Write `record.json` into the folder of a file of weights, for this file and others of the same training."""
+        weights = Path(weights)
         content = dataclasses.asdict(self)
         content["volumes_ml"] |= volume_ranges(content.pop("labeled"), self.labels)
         content["learned_from"] |= {name: fingerprint(scan) for name, scan in content.pop("scans").items()}
-        text = json.dumps(content, indent=1, default=str) + "\n"
-        path = write_atomically(Path(weights).with_name(_FILE), lambda path: path.write_text(text, encoding="utf-8"))
+        content = json.loads(json.dumps(content, default=str))
+        path = weights.with_name(_FILE)
+        content["weights"] = _weights_of_same(content, path)
+        if weights.is_file():
+            content["weights"][weights.name] = _checksum(weights)
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))
         for name in _FORMER_FILES:  # of weights that were replaced
             path.with_name(name).unlink(missing_ok=True)
+
+
+def _weights_of_same(content: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Return the checksums that a stored record of the same content has, of the files that are still there."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(stored, dict) or {**stored, "weights": {}} != {**content, "weights": {}}:
+        return {}
+    return {name: sum for name, sum in stored["weights"].items() if path.with_name(name).is_file()}
+
+
+def check_weights(weights: str | Path) -> None:
+    """Refuse weights that were altered, or beside which the record of another training lies.
+
+    The record has their checksum; for a record of an earlier version, `SHA256SUMS` of an export decides. A file under
+    another name is taken.
+    """
+    weights = Path(weights)
+    path = find_record(weights.parent)
+    known = [*load_record(weights).weights.values()] if path is not None else []
+    sums = weights.absolute().parents[1] / _CHECKSUMS
+    if not known and sums.is_file():
+        path = sums
+        lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines())
+        known = [sum for sum, name in lines if name == f"{weights.parent.name}/{weights.name}"]
+    if known and _checksum(weights) not in known:
+        raise InputError(
+            f"{weights}: weights must be those that {path} belongs to, got others or altered ones; copy both files "
+            "again, or train again"
+        )
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_record(
@@ -118,7 +170,7 @@ def make_record(
         stored = load_record(str(from_weights))
         check_channels(stored, modality, str(from_weights))
         check_same(stored, numbers, str(from_weights))
-    options = {name: _without_folder(value) for name, value in (settings or {}).items()}
+    options = {name: _without_folder(value) for name, value in (settings or {}).items() if name != CONFIG}
     scans = {case.get("case_id") or case_id(case["image"]): case["image"] for case in data}
     headers = [check_header(ensure_tuple(scan)[0], allow_2d=True) for scan in scans.values()]
     sizes = np.array([_voxel_size(header.affine) for header in headers])
@@ -189,13 +241,14 @@ def check_channels(record: Record, modality: Sequence[str], weights: str) -> Non
     wanted, found = [*modality], record.modality
     if len(wanted) != len(found):
         raise InputError(
-            f"{weights}: weights must be pretrained on images of {_count_channels(wanted)}, got "
-            f"{_count_channels(found)}; pretrain on such images, or pass --pretrained null"
+            f"{weights}: weights must be trained on images of {_count_channels(wanted)}, got "
+            f"{_count_channels(found)}; train on such images, or leave these weights out (--pretrained null)"
         )
     if wanted != found and sorted(wanted) == sorted(found):
         raise InputError(
-            f"{weights}: weights must be pretrained on the channels {', '.join(wanted)} in this order, got "
-            f"{', '.join(found)}; list them in dataset.json in that order, or pass --pretrained null"
+            f"{weights}: weights must be trained on the channels {', '.join(wanted)} in this order, got "
+            f"{', '.join(found)}; list them in dataset.json in that order, or leave these weights out (--pretrained "
+            "null)"
         )
     if wanted != found and all([*wanted, *found]):
         logger.warning("%s: pretrained on %s, not on %s", weights, _count_channels(found), _count_channels(wanted))

@@ -20,7 +20,7 @@ FNET_OPTIONS: Mapping[str, Option] = {
     "patch_size": Option(SIZE, "edges of a patch, in voxels of output", 24),
     "tile_size": Option(SIZE, "edges of a tile in inference, in voxels of output", 64, False, is_shown=True),
     "spacing": Option(POSITIVE.or_null, "edge of a voxel in mm; null: fitted", 2.0),
-    "kernel_size": Option(POSITIVE_INT, "edge of a convolution in voxels", 3),
+    "kernel_size": Option(POSITIVE_INT, "edge of a convolution in voxels", 3, is_fixed=True),
     "gain": Option(POSITIVE, "of the initial weights", 1.0),
     "centers": Option(one_of("uniform", "gaussian"), "where patches to reconstruct lie", "gaussian"),
     # winner-take-all autoencoders

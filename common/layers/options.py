@@ -47,9 +47,11 @@ LAYERS_OPTIONS: Mapping[str, Option] = {
     ),
     "patch_size": Option(SIZE, "edges of a patch in voxels", [64, 64, 16]),
     # network
-    "kernel_sizes": Option(SIZE.list.or_null, "of each level; null: 3", [[3, 3, 1], [3, 3, 3], 3, 3]),
-    "strides": Option(SIZE.list.or_null, "of the pooling below each level but the last; null: 2", [[2, 2, 1], 2, 2]),
-    "norm": Option(_NORM, "of feature maps", "instance"),
+    "kernel_sizes": Option(SIZE.list.or_null, "of each level; null: 3", [[3, 3, 1], [3, 3, 3], 3, 3], is_fixed=True),
+    "strides": Option(
+        SIZE.list.or_null, "of the pooling below each level but the last; null: 2", [[2, 2, 1], 2, 2], is_fixed=True
+    ),
+    "norm": Option(_NORM, "of feature maps", "instance", is_fixed=True),
     # simulated tumors
     "volume": Option(POSITIVE.range, "mm^3, smallest and largest", [300, 100000]),
     "axis_ratio": Option(POSITIVE.range, "of the second and third semi-axis to the first", [0.3, 1.0]),

@@ -19,6 +19,7 @@ from monai.engines.utils import IterationEvents
 from common.cli import check_flags
 from common.data import check_classes, find_classes, is_main_process, write_atomically
 from common.training import load_weights
+from common.training.checkpoint import Conditions, finish_training, forget_training
 
 from .atlas import PlanarAtlas
 
@@ -67,14 +68,24 @@ class AtlasCheckpoint:
     voxels and descriptor are compared, so that what is taken over is the same to the last bit.
 
     Args:
-        path: file of the checkpoint, removed when the training ends.
+        path: file of the checkpoint, removed when the training ends, see `ResumableCheckpoint`.
         model_path: file of the atlas that an earlier training has left.
         network: `PlanarAtlas`.
         resume: take over volumes; otherwise describe all.
+        settings: see `ResumableCheckpoint`, also for `data`.
     """
 
-    def __init__(self, path: str | Path, model_path: str | Path, network: PlanarAtlas, resume: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        model_path: str | Path,
+        network: PlanarAtlas,
+        resume: bool = True,
+        settings: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         check_flags(resume=resume)
+        self.conditions = Conditions(settings, data)
         self.path = Path(path)
         self.model_path = Path(model_path)
         self.network = network
@@ -85,12 +96,14 @@ class AtlasCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self._forget)
         if is_main_process():
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-            engine.add_event_handler(Events.COMPLETED, self._remove)
+            engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _load(self, engine: Engine) -> None:
+        if not self.resume and is_main_process():
+            forget_training(self.path)
         for path in (self.model_path, self.path):
             if self.resume and path.is_file():
-                number = self.network.recall(load_weights(path))
+                number = self.network.recall(load_weights(path, has_record=False))
                 logger.info("%s: %d described volumes are known", path, number)
 
     def _forget(self, engine: Engine) -> None:
@@ -100,5 +113,5 @@ class AtlasCheckpoint:
         weights = self.network.state_dict()
         write_atomically(self.path, lambda path: torch.save(weights, path))
 
-    def _remove(self, engine: Engine) -> None:
-        self.path.unlink(missing_ok=True)
+    def _finish(self, engine: Engine) -> None:
+        finish_training(self.path, self.conditions, engine.state.epoch)

@@ -30,12 +30,14 @@ from .segmentation_loss import (
     member_cross_entropy,
     voxel_weights,
 )
+from .signals import StopOnSignal
 from .task import PrepareTask, PretextTask
 from .unseen import RefuseLearnedCases
 from .weights import (
     LoadWeights,
     check_pretrained_channels,
     copy_weights,
+    init_network,
     load_network,
     load_weights,
     match_parts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,19 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.cli import InputError, check_flags
+from common.cli import CONFIG, InputError, check_flags
 from common.data import Record, is_main_process, write_atomically
 
 __all__ = [
+    "Conditions",
     "ResumableCheckpoint",
     "SaveBest",
     "SaveLast",
     "SaveSnapshots",
     "Stateful",
+    "finish_training",
+    "finished_epoch",
+    "forget_training",
     "register_state",
     "registered_states",
 ]
@@ -27,6 +32,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _UNSET = repr(None)  # of an option that an older version did not have
+_FINISHED = ".json"  # suffix of the file that says that a training has ended
 
 
 class Stateful(Protocol):
@@ -45,11 +51,38 @@ def registered_states(engine: Engine) -> dict[str, Stateful]:
     return engine.__dict__.setdefault("_registered_states", {})
 
 
+class Conditions:
+    """Conditions of a training, on which its weights depend, and which are compared when it is started again.
+
+    Args:
+        settings: options by name, and under `CONFIG` the rest of the config, see `check_options`.
+        data: lists of cases, by name.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None) -> None:
+        values = {**(data or {}), **(settings or {})}
+        self.config = {id: repr(value) for id, value in values.pop(CONFIG, {}).items()}
+        self.settings = {name: repr(value) for name, value in values.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"settings": self.settings, CONFIG: self.config}
+
+    def differences(self, stored: Mapping[str, Any]) -> list[str]:
+        """Return what differs from a stored `state_dict`; one of an earlier version has no config."""
+        pairs = [(stored["settings"], self.settings), (stored.get(CONFIG, self.config), self.config)]
+        return [
+            f"{name} {then.get(name, _UNSET):.60} instead of {now.get(name, _UNSET):.60}"
+            for then, now in pairs
+            for name in {**now, **then}
+            if then.get(name, _UNSET) != now.get(name, _UNSET)
+        ]
+
+
 class ResumableCheckpoint:
     """Write the state of a training after every epoch, and go on from there when it is started again.
 
-    The file is removed when the training ends: what was finished starts anew. It holds the network, the optimizer, what
-    else is named, the states of the other handlers and the best metric so far.
+    The file is removed when the training ends; a small one, of the same name with the suffix `.json`, then says so. It
+    holds the network, the optimizer, what else is named, the states of the other handlers and the best metric so far.
 
     Args:
         path: file of the checkpoint.
@@ -79,29 +112,26 @@ class ResumableCheckpoint:
         self.objects = dict(objects)
         self.validator = validator
         self.loader = loader
-        self.settings = {name: repr(value) for name, value in {**(data or {}), **(settings or {})}.items()}
+        self.conditions = Conditions(settings, data)
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._load)
         if is_main_process():
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-            engine.add_event_handler(Events.COMPLETED, self._remove)
+            engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _load(self, engine: Engine) -> None:
         if not self.resume or not self.path.is_file():
+            if is_main_process():
+                forget_training(self.path)
             return
         advice = f"delete {self.path} or pass --resume False to start anew"
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            settings, epoch = dict(checkpoint["settings"]), checkpoint["epoch"]
+            others, epoch = self.conditions.differences(checkpoint), checkpoint["epoch"]
         except Exception as error:  # a damaged file can raise anything
             raise InputError(f"{self.path}: checkpoint must be a whole file, got {error!r:.80}; {advice}") from None
-        pairs = {
-            name: (settings.get(name, _UNSET), self.settings.get(name, _UNSET))
-            for name in {**self.settings, **settings}
-        }
-        others = [f"{name} {was:.60} instead of {now:.60}" for name, (was, now) in pairs.items() if was != now]
         if others:
             raise InputError(f"{self.path}: checkpoint must be of the same settings, got {', '.join(others)}; {advice}")
         states = {**self.objects, **registered_states(engine)}
@@ -122,15 +152,58 @@ class ResumableCheckpoint:
         states = {**self.objects, **registered_states(engine)}
         checkpoint = {
             "epoch": engine.state.epoch,
-            "settings": self.settings,
+            **self.conditions.state_dict(),
             "states": {name: item.state_dict() for name, item in states.items()},
         }
         if self.validator is not None:
             checkpoint["best"] = (self.validator.state.best_metric, self.validator.state.best_metric_epoch)
         write_atomically(self.path, lambda path: torch.save(checkpoint, path))
 
-    def _remove(self, engine: Engine) -> None:
-        self.path.unlink(missing_ok=True)
+    def _finish(self, engine: Engine) -> None:
+        finish_training(self.path, self.conditions, engine.state.epoch)
+
+
+def finish_training(checkpoint: Path, conditions: Conditions, epoch: int) -> None:
+    """Write beside a checkpoint that its training has ended, and remove it."""
+    text = json.dumps({"epoch": epoch, **conditions.state_dict()}, indent=1)
+    write_atomically(checkpoint.with_suffix(_FINISHED), lambda path: path.write_text(text, encoding="utf-8"))
+    checkpoint.unlink(missing_ok=True)
+
+
+def forget_training(checkpoint: Path) -> None:
+    """Remove what an earlier training has left beside its weights, where another one starts anew."""
+    checkpoint.unlink(missing_ok=True)
+    checkpoint.with_suffix(_FINISHED).unlink(missing_ok=True)
+
+
+def finished_epoch(checkpoint: Path, conditions: Conditions, growing: str = "") -> int | None:
+    """Return the last epoch of a training that has ended under the same conditions; None where none has.
+
+    Args:
+        checkpoint: file that the training would go on from.
+        conditions: of the training that is started.
+        growing: name of a list of cases that may have changed, with which the training then goes on.
+
+    Raises:
+        ValueError: when the training that has ended was another one, whose weights would be overwritten.
+    """
+    finished = checkpoint.with_suffix(_FINISHED)
+    if checkpoint.is_file() or not finished.is_file() or not any(checkpoint.parent.glob("*.pt")):
+        return None
+    advice = "pass another folder, or --resume False to train anew"
+    try:
+        stored = json.loads(finished.read_text(encoding="utf-8"))
+        others, epoch = conditions.differences(stored), int(stored["epoch"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{finished}: must tell of a finished training, got {error!r:.80}; {advice}") from None
+    if growing and others and all(other.startswith(f"{growing} ") for other in others):
+        return None
+    if others:
+        raise InputError(
+            f"{checkpoint.parent}: must hold no training that has ended with other settings, got {', '.join(others)}; "
+            f"{advice}"
+        )
+    return epoch
 
 
 class SaveLast:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from ignite.metrics import Average
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from common.data import is_main_process, write_atomically
+from common.data import is_main_process, name_full_disk, write_atomically
 
 from .checkpoint import register_state
 from .pictures import save_curves
@@ -90,10 +91,13 @@ class MetricsLogger:
         self.rows.append({"epoch": engine.state.epoch, **metrics, **rates, "seconds": round(seconds, 3)})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in {**metrics, **rates}.items())
         logger.info("epoch %d/%d: %s, %.1f s", engine.state.epoch, engine.state.max_epochs, numbers, seconds)
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.save_dir / "tensorboard"), purge_step=engine.state.epoch)
-        for name, value in {**metrics, **rates}.items():
-            self.writer.add_scalar(name, value, engine.state.epoch)
+        folder = self.save_dir / "tensorboard"
+        with name_full_disk(folder):
+            if self.writer is None:
+                self.writer = SummaryWriter(str(folder), purge_step=engine.state.epoch)
+            for name, value in {**metrics, **rates}.items():
+                self.writer.add_scalar(name, value, engine.state.epoch)
+            self.writer.flush()  # nothing of it is lost by a run that is ended
         write_atomically(self.save_dir / "history.csv", self._write_history)
 
     def _write_history(self, path: Path) -> None:
@@ -105,7 +109,8 @@ class MetricsLogger:
 
     def _close(self, engine: Engine, *error: BaseException) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError) if error else name_full_disk(self.save_dir):
+                self.writer.close()
             self.writer = None
         if self.rows:
             if self.rows[-1]["epoch"] == engine.state.epoch:

@@ -32,7 +32,7 @@ from common.data.container import PICTURE_SUFFIX
 
 from .whole_outputs import keep_whole_cases
 
-__all__ = ["WORKFLOWS", "RunPlan", "case_files", "plan_run"]
+__all__ = ["WORKFLOWS", "RunPlan", "case_files", "components", "plan_run", "workflow_of"]
 
 # run ids; the config of an evaluation has that of a training, too
 WORKFLOWS = ("evaluation", "inference", "pretraining", "training")
@@ -79,7 +79,7 @@ def plan_run(config: ConfigParser) -> RunPlan:
         FileNotFoundError, ValueError: when the data list or a header is refused.
     """
     content = config.get()
-    plan = RunPlan(next(name for name in WORKFLOWS if name in content))
+    plan = RunPlan(workflow_of(content))
     with keep_going():
         plan.data = {id: config.get_parsed_content(_join(id, "data")) for id in _data_sets(content, plan.workflow)}
     with keep_going():
@@ -94,6 +94,11 @@ def plan_run(config: ConfigParser) -> RunPlan:
     with keep_going():
         plan.disk = _disk(config, plan, headers)
     return plan
+
+
+def workflow_of(content: Mapping[str, Any]) -> str:
+    """Return the workflow of a config."""
+    return next(name for name in WORKFLOWS if name in content)
 
 
 # ---- cases ---------------------------------------------------------------------------------------
@@ -126,17 +131,18 @@ def case_files(config: ConfigParser, workflow: str, case: Item) -> list[Path]:
 def _files(config: ConfigParser, workflow: str, cases: Sequence[Item]) -> Iterator[Path]:
     """Yield the files that the handlers and the postprocessing of a run write."""
     for section in _HANDLERS.get(workflow, ["train", "validate", "tasks"]):
-        for id, part in _components(config.get(section), section):
+        for id, part in components(config.get(section), section):
             if not (part.get("_disabled_") and config.get_parsed_content(_join(id, "_disabled_"))):
                 yield from _files_of(config, id, part, cases)
 
 
-def _components(part: Any, id: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def components(part: Any, id: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the components in a part of a config, each with its id."""
     if isinstance(part, Mapping) and "_target_" in part:
         yield id, part
     entries = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else ()
     for key, value in entries:
-        yield from _components(value, _join(id, str(key)))
+        yield from components(value, _join(id, str(key)))
 
 
 def _files_of(config: ConfigParser, id: str, part: Mapping[str, Any], cases: Sequence[Item]) -> Iterator[Path]:

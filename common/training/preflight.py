@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.bundle.utils import ID_SEP_KEY
 
 from common.cli import InputError, is_collecting, keep_going, running_config
+from common.cli.command_line import read_command_line
 from common.data import REFUSED, check_format, check_packages, image_files, is_main_process, refuse_case
 
-from .plan import RunPlan, case_files, plan_run
+from .checkpoint import Conditions, finished_epoch
+from .plan import RunPlan, case_files, components, plan_run, workflow_of
 
 __all__ = ["check_run", "format_size", "free_disk", "free_memory"]
 
@@ -30,6 +35,7 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
     """Refuse what would end a run after much of its work, before any voxel is read; warn where memory may not suffice.
 
     In an inference or an evaluation, what is wrong with a case is noted in its entry of the data list.
+    A training that has ended before is not begun again: the process ends.
 
     Args:
         config: of the run; that of which this is a component, if not given.
@@ -39,7 +45,10 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
             a format of the segmentations needs, a folder cannot be written to, a name is too long, or the disk is too
             full.
     """
-    config = running_config() if config is None else config
+    if config is None:
+        config = running_config()
+        if read_command_line() is not None:  # whoever trains otherwise, such as MONAI Label, asks for it
+            _end_if_finished(config)
     plan = plan_run(config)
     with keep_going():
         check_packages(_formats(config))
@@ -67,6 +76,33 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
 def _formats(config: ConfigParser) -> Sequence[str]:
     """Return the formats of segmentations that a run writes, by its option."""
     return config.get_parsed_content("formats") if "formats" in config else []
+
+
+def _end_if_finished(config: ConfigParser) -> None:
+    """End a run whose training has ended before, and refuse one that would overwrite another training."""
+    content = config.get()
+    if workflow_of(content) not in ("pretraining", "training") or not config.get_parsed_content("resume"):
+        return
+    for id, part in components(content["train"], "train"):
+        if str(part["_target_"]).endswith(".TrainingHandlers"):
+            epoch = _finished_epoch(config, id, part)
+            if epoch is not None:
+                logger.info("has ended after epoch %d before: nothing to do; --resume False trains anew", epoch)
+                sys.exit(0)
+
+
+def _finished_epoch(config: ConfigParser, id: str, part: Mapping[str, Any]) -> int | None:
+    """Return the last epoch of the training that the handlers of a config find finished, if they do."""
+    checkpoint = part.get("checkpoint", "training.ckpt")
+    has_own = checkpoint.startswith("@")  # a handler that has what is compared itself
+    if has_own:
+        id = checkpoint.removeprefix("@")
+
+    def argument(name: str) -> Any:
+        return config.get_parsed_content(f"{id}{ID_SEP_KEY}{name}")
+
+    path = Path(argument("path")) if has_own else Path(argument("save_dir")) / checkpoint
+    return finished_epoch(path, Conditions(argument("settings"), argument("data")), "data" if has_own else "")
 
 
 def free_disk(plan: RunPlan) -> int:

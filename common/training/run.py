@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine
 from ignite.metrics import Loss
 from monai.data import MetaTensor
@@ -24,6 +25,7 @@ from .case_loop import CaseEvaluator
 from .checkpoint import ResumableCheckpoint, Stateful
 from .history import MeanLoss, MetricsLogger
 from .schedule import ScheduleLR, ValidateAtEnd
+from .signals import StopOnSignal
 
 __all__ = ["LossEvaluator", "SegmentationEvaluator", "StopOnNonFiniteLoss", "TrainingHandlers"]
 
@@ -45,11 +47,11 @@ class StopOnNonFiniteLoss:
 
 
 class TrainingHandlers:
-    """Composite handler of a training: guard, validation, schedule, record and checkpoint, in this order.
+    """Composite handler of a training: guard, validation, schedule, record, checkpoint and signals, in this order.
 
     The training stops at a loss that is not finite; it is validated every `val_interval` epochs and after the last one;
-    the scheduler steps after every epoch; `history.csv`, `learning_curve.png` and `tensorboard/` tell how it went; and
-    it goes on from its checkpoint when it is started again. What is not given is left out.
+    the scheduler steps after every epoch; `history.csv`, `learning_curve.png` and `tensorboard/` tell how it went; it
+    stops at a signal, and goes on from its checkpoint when it is started again. What is not given is left out.
 
     Args:
         save_dir: folder for what is written.
@@ -107,6 +109,11 @@ class TrainingHandlers:
             path = Path(save_dir) / checkpoint
             checkpoint = ResumableCheckpoint(path, objects or {}, validator, loader, settings, data, resume)
         self.handlers.append(checkpoint)
+        remedy = "the same command goes on" if resume else "the same command without --resume False goes on"
+        self.handlers.append(StopOnSignal(remedy, is_training=True))
+        if not (dist.is_available() and dist.is_initialized()):  # whose processes stop in the training, together
+            for evaluator in validators:
+                StopOnSignal(f"{remedy} from the last checkpoint").attach(evaluator)
 
     def attach(self, engine: Engine) -> None:
         for name in self.losses:

@@ -142,8 +142,10 @@ class StopOnPlateau:
         self.average = MovingAverage(coefficient)
         self.best = math.inf
         self.waited = 0
+        self.engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
+        self.engine = engine
         register_state(engine, "stop_on_plateau", self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
 
@@ -152,6 +154,7 @@ class StopOnPlateau:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.average.value, self.best, self.waited = state["average"], state["best"], state["waited"]
+        self._stop()  # a training that was ended between its last epoch and its end has no further one
 
     def _check(self, engine: Engine) -> None:
         average = self.average.update(float(self.validator.state.metrics["val_loss"]))
@@ -159,10 +162,13 @@ class StopOnPlateau:
             self.best, self.waited = average, 0
         else:
             self.waited += 1
+        self._stop()
+
+    def _stop(self) -> None:
         learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
-        if self.waited > self.patience and learning_rate <= self.stop_lr:
+        if self.waited > self.patience and learning_rate <= self.stop_lr and self.engine is not None:
             logger.info("validation loss has not fallen for %d epochs: stopped", self.waited)
-            engine.terminate()
+            self.engine.terminate()
 
 
 class ValidateAtEnd:

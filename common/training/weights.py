@@ -15,14 +15,15 @@ from ignite.engine import Engine, Events
 from monai.networks import copy_model_state
 from torch import nn
 
-from common.cli import InputError, MissingFileError
-from common.data import check_channels, load_record
+from common.cli import InputError, MissingFileError, has_weights, is_scratch
+from common.data import check_channels, check_weights, load_record
 from common.data.record import find_record
 
 __all__ = [
     "LoadWeights",
     "check_pretrained_channels",
     "copy_weights",
+    "init_network",
     "load_network",
     "load_weights",
     "match_parts",
@@ -46,12 +47,16 @@ _BROKEN_FILE = (
 )
 
 
-def load_weights(path: Any) -> dict[str, torch.Tensor]:
+def load_weights(path: Any, has_record: bool = True) -> dict[str, torch.Tensor]:
     """Read a state dict from a file written by `torch.save`, and refuse what is not one.
+
+    Args:
+        path: of the file.
+        has_record: the record beside the weights, if there is one, must be theirs.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file holds anything but finite tensors by name.
+        ValueError: when the file holds anything but finite tensors by name, or has the record of other weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,6 +84,8 @@ def load_weights(path: Any) -> dict[str, torch.Tensor]:
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"{path}: weights must be finite, got NaN or Inf in {broken}; train again")
+    if has_record:
+        check_weights(path)
     return weights
 
 
@@ -121,6 +128,50 @@ def check_pretrained_channels(path: Any, modality: Sequence[str]) -> None:
         check_channels(load_record(path), modality, str(path))
 
 
+def init_network(
+    network: nn.Module,
+    path: str | Path | None,
+    head: Sequence[str],
+    modality: Sequence[str],
+    labels: Mapping[int, str] | None = None,
+    pretrained: str | Path | None = None,
+) -> nn.Module:
+    """Begin with the weights of a trained network of the same architecture, which may tell other classes apart.
+
+    Args:
+        network: changed in place, and returned.
+        path: state dict of the trained network; `None` or `null`: the network stays as it is.
+        head: prefixes of the names of its tensors that belong to its classes.
+        modality: name of each channel of a scan, of which the trained network must know as many.
+        labels: names of the classes by their value; where those of the trained network are the same, its head is taken,
+            too. None: it never is.
+        pretrained: weights of a pretraining, which must be left out where there are these.
+
+    Raises:
+        FileNotFoundError: when there are no weights.
+        ValueError: when both kinds of weights are given, or these do not fit.
+    """
+    if not has_weights(path):
+        return network
+    if not is_scratch(pretrained):
+        raise InputError(f"init_from and pretrained must be one of the two, got {path} and {pretrained}; leave one out")
+    weights, record = load_weights(path), load_record(str(path))
+    check_channels(record, modality, str(path))
+    own = network.state_dict()
+    taken = {name: name for name in own if record.labels == labels or not name.startswith(tuple(head))}
+    beyond = [name for name in weights if name not in own]
+    if beyond or not taken:
+        raise InputError(
+            f"{path}: weights must be those of a trained network of the same architecture, got "
+            f"{beyond[0] if beyond else 'none that is not of its classes'}; give the config files and options of its "
+            "training"
+        )
+    copy_model_state(network, match_weights(network, weights, taken, path))
+    left = ", ".join(name for name in own if name not in taken) or "none"
+    logger.info("began with %s: %d of %d tensors taken, left as they were: %s", path, len(taken), len(own), left)
+    return network
+
+
 def match_weights(
     network: nn.Module, weights: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Any
 ) -> dict[str, torch.Tensor]:
@@ -139,7 +190,7 @@ def match_weights(
         if found != expected:
             raise InputError(
                 f"{path}: {source} must have shape {expected}, got {found}; give the config files and "
-                "options of the pretraining"
+                "options of its training"
             )
     return {name: weights[source] for name, source in names.items()}
 

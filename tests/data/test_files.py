@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch.distributed
 
@@ -62,3 +64,36 @@ def test_the_first_process_of_a_distributed_run_writes(monkeypatch):
     for rank, expected in ((0, True), (1, False)):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         assert is_main_process() is expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:815] . PytorchStreamWriter failed writing file data/0"),
+    ],
+    ids=str,
+)
+def test_a_full_disk_is_told_by_the_path_and_leaves_the_older_file(tmp_path, error):
+    """Neither the system nor PyTorch says which file it was."""
+    path = tmp_path / "model.pt"
+    path.write_text("older")
+
+    def write(temporary):
+        temporary.write_text("half")
+        raise error
+
+    with pytest.raises(
+        ValueError, match=r"model.pt: must have room on its disk to be written, got none left; .* make room"
+    ):
+        write_atomically(path, write)
+    assert path.read_text() == "older" and [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
+    def write(temporary):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        write_atomically(tmp_path / "model.pt", write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import itk
@@ -9,7 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data import Record, body_channel, fingerprint, fit_preprocessing, load_record, make_record
+from common.data import (
+    Record,
+    body_channel,
+    check_weights,
+    fingerprint,
+    fit_preprocessing,
+    load_record,
+    make_record,
+)
 
 LABELS = {0: "background", 1: "Leber (ü)", 2: "$os.system('x')"}
 NUMBERS = {"spacing": (1, 1.5, 3), "clip": (-100, 200), "organ": "body"}
@@ -155,12 +164,12 @@ def test_weights_of_another_number_or_order_of_channels_are_refused_in_a_sentenc
     weights = tmp_path / "unet.pt"
     make_record(modality=["CT", "PET"]).save_beside(weights)
     for modality, found in (
-        (["CT"], r"images of 1 channel \(CT\), got 2 channels \(CT, PET\); pretrain on such images, or pass"),
-        (["", "", ""], r"images of 3 channels, got 2 channels \(CT, PET\); pretrain on such images, or pass"),
+        (["CT"], r"images of 1 channel \(CT\), got 2 channels \(CT, PET\); train on such images, or leave"),
+        (["", "", ""], r"images of 3 channels, got 2 channels \(CT, PET\); train on such images, or leave"),
         (["PET", "CT"], "the channels PET, CT in this order, got CT, PET; list them in dataset.json in that order"),
     ):
         for make in (make_record, lambda weights, modality: fit_preprocessing([], weights, modality=modality)):
-            with pytest.raises(ValueError, match=f"unet.pt: weights must be pretrained on {found}"):
+            with pytest.raises(ValueError, match=f"unet.pt: weights must be trained on {found}"):
                 make(weights, modality=modality)
 
 
@@ -186,3 +195,49 @@ def test_voxels_many_times_larger_than_those_of_the_other_scans_are_warned_of(wr
     assert not caplog.text
     make_record(data=[*usual, {"image": write_scan("odd.nii", np.ones((8, 8, 8)), (20.0, 20.0, 30.0))}])
     assert "odd.nii: voxels of 20 x 20 x 30 mm are unlike those of the other scans, 2 x 2 x 3 mm; look" in caplog.text
+
+
+# ---- the weights to which it belongs ---------------------------------------------------------------
+
+
+def test_a_record_belongs_to_the_weights_beside_which_it_was_written(tmp_path):
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"trained")
+    make_record(organ="body").save_beside(weights)
+    check_weights(weights)
+    check_weights(weights.rename(tmp_path / "renamed.pt"))
+    (tmp_path / "renamed.pt").write_bytes(b"altered")
+    with pytest.raises(
+        ValueError, match=r"renamed.pt: weights must be those that .*record.json belongs to, got others"
+    ):
+        check_weights(tmp_path / "renamed.pt")
+
+
+def test_several_files_of_one_training_share_a_record_and_another_training_replaces_it(tmp_path):
+    paths = [tmp_path / f"descriptors_{epoch:04d}.pt" for epoch in (5, 10)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+        make_record(organ="body").save_beside(path)
+    for path in paths:
+        check_weights(path)
+    make_record(organ="brain").save_beside(paths[1])
+    check_weights(paths[1])
+    with pytest.raises(ValueError, match=r"descriptors_0005.pt: weights must be those that"):
+        check_weights(paths[0])
+
+
+def test_the_checksums_of_an_export_tell_for_a_record_that_has_none(tmp_path):
+    weights = tmp_path / "models" / "model.pt"
+    make_record(organ="body").save_beside(weights)
+    weights.write_bytes(b"exported")
+    sum = hashlib.sha256(b"exported").hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{sum}  models/model.pt\n", encoding="utf-8")
+    check_weights(weights)
+    weights.write_bytes(b"altered")
+    with pytest.raises(ValueError, match=r"model.pt: weights must be those that .*SHA256SUMS belongs to"):
+        check_weights(weights)
+
+
+def test_an_option_has_the_value_of_the_training_or_a_default():
+    record = make_record(settings={"axis": 1, "strides": None})
+    assert [record.option("axis", 2), record.option("strides", [2]), record.option("other", 3)] == [1, None, 3]

@@ -7,8 +7,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from common.cli import CONFIG
 from common.data import load_record, make_record
 from common.training import ResumableCheckpoint, SaveBest, SaveLast, SaveSnapshots
+from common.training.checkpoint import Conditions, finished_epoch
 
 
 @pytest.mark.parametrize(
@@ -39,13 +41,63 @@ def test_a_resumed_training_equals_an_uninterrupted_one(make_training, rows_of, 
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
-def test_a_finished_training_leaves_no_checkpoint_and_starts_anew(make_training, rows_of):
+def test_a_finished_training_leaves_no_checkpoint_and_says_how_it_ended(make_training, rows_of):
     training = make_training(max_epochs=2)
     training.trainer.run()
-    assert not (training.save_dir / "training.ckpt").exists()
-    again = make_training(max_epochs=2)
+    path = training.save_dir / "training.ckpt"
+    assert not path.exists()
+    assert finished_epoch(path, Conditions({"learning_rate": 1e-2})) == 2
+    again = make_training(max_epochs=2)  # begun by somebody who knows
     again.trainer.run()
     assert rows_of(again) == rows_of(training)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        (Conditions({"learning_rate": 1e-3}), "learning_rate 0.01 instead of 0.001"),
+        (Conditions({"learning_rate": 1e-2}, {"data": ["a"]}), r"data None instead of \['a'\]"),
+        (
+            Conditions({"learning_rate": 1e-2, CONFIG: {"loss::reduction": "sum"}}),
+            "loss::reduction None instead of 'sum'",
+        ),
+    ],
+)
+def test_another_training_does_not_overwrite_a_finished_one(make_training, conditions, message):
+    training = make_training(max_epochs=1)
+    training.trainer.run()
+    with pytest.raises(
+        ValueError, match=rf"must hold no training that has ended with other settings, got {message}; pass"
+    ):
+        finished_epoch(training.save_dir / "training.ckpt", conditions)
+
+
+def test_a_training_that_starts_anew_forgets_the_earlier_one(make_training):
+    """Interrupted before its first checkpoint, it would have been said to be finished."""
+    make_training(max_epochs=1).trainer.run()
+    anew = make_training(resume=False, stop_after=(Events.ITERATION_COMPLETED, 1))
+    with pytest.raises(InterruptedError):
+        anew.trainer.run()
+    assert finished_epoch(anew.save_dir / "training.ckpt", Conditions({"learning_rate": 1e-2})) is None
+
+
+def test_what_the_config_says_beside_its_options_must_be_the_same(make_training, interrupted):
+    """A training went on with another loss, whose reduction is no option, in silence."""
+    settings = {"learning_rate": 1e-2, CONFIG: {"loss::reduction": "sum"}}
+    checkpoint = torch.load(interrupted.save_dir / "training.ckpt", weights_only=True)
+    torch.save({**checkpoint, CONFIG: {"loss::reduction": "'mean'"}}, interrupted.save_dir / "training.ckpt")
+    with pytest.raises(ValueError, match="same settings, got loss::reduction 'mean' instead of 'sum'; delete"):
+        make_training(settings=settings).trainer.run()
+
+
+def test_a_checkpoint_of_a_version_that_kept_options_alone_is_gone_on_from(make_training, interrupted, rows_of):
+    path = interrupted.save_dir / "training.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint[CONFIG]
+    torch.save(checkpoint, path)
+    resumed = make_training(settings={"learning_rate": 1e-2, CONFIG: {"loss::reduction": "sum"}})
+    resumed.trainer.run()
+    assert len(rows_of(resumed)) == 4
 
 
 def test_without_resume_a_checkpoint_is_ignored(make_training, rows_of, interrupted):

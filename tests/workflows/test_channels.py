@@ -83,6 +83,6 @@ def test_weights_of_another_number_of_channels_are_refused(bundle, scans, tmp_pa
     assert list((tmp_path / "pretrained").glob("*.png"))
     (line,) = last_words(workflow(bundle, "train.yaml", dataset_dir=str(scans[2]), **common), capsys)
     assert line.startswith(f"error: {tmp_path}") and line.endswith(
-        "weights must be pretrained on images of 2 channels (CT, PET), got 1 channel (CT); pretrain on such images, or "
-        "pass --pretrained null"
+        "weights must be trained on images of 2 channels (CT, PET), got 1 channel (CT); train on such images, or "
+        "leave these weights out (--pretrained null)"
     )

@@ -18,7 +18,7 @@ from common.data import write_lesion_phantoms, write_phantoms
 pytestmark = pytest.mark.slow
 SMALL = {"features": [8, 16], "organ": "given"}
 CPU = {"device": "cpu"}
-REFUSAL = "must be pretrained on images of 1 channel (CT), got 2 channels (CT, PET); pretrain on such images, or"
+REFUSAL = "must be trained on images of 1 channel (CT), got 2 channels (CT, PET); train on such images, or"
 
 
 @pytest.fixture(scope="module")

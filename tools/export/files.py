@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.cli.texts import text_expression
 from common.data import write_atomically, write_folder
 from tools.export.configs import components, relocate, show_options, to_json
 from tools.export.library import PACKAGE, PATH_MODULE, used_modules
@@ -49,7 +50,11 @@ def write_bundle(
     """
     labels, modality = read_classes(weights)
     files = list_weights(weights, configs.get("train", {}))
-    known = configs["inference"] | {"labels": labels, "modality": modality}
+    known = configs["inference"] | {
+        "labels": labels,
+        "modality": modality,
+        "ckpt_dir": text_expression(str(weights)),  # whose record tells the options of the network
+    }
     network = load_trained(known, weights)
     metadata = _describe(
         json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8")), known, labels, modality

@@ -85,8 +85,8 @@ def write_untrained(train: Mapping[str, Any], ckpt_dir: Path, folder: Path) -> s
     (folder / "pretrained").mkdir()
     for name in (pretrained.name, record.name):
         shutil.copyfile(pretrained.parent / name, folder / "pretrained" / name)
-    shutil.copyfile(record, folder / record.name)
     torch.save(network.state_dict(), folder / "model.pt")
+    stored.save_beside(folder / "model.pt")
     return f"pretrained/{pretrained.name}"
 
 

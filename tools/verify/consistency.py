@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from monai.bundle import ConfigParser
+
+from common.data import Record
 from tools.verify.bundle import Bundle
 from tools.verify.config_ids import follow, reachable
 from tools.verify.overrides import bases_of
@@ -17,6 +20,7 @@ __all__ = ["check_consistency", "check_names"]
 _ROOTS = ("network_def", "preprocessing", "inferer", "postprocessing")
 _MAY_DIFFER = {"keys", "allow_missing_keys", "series"}  # which scan, and not what is done to it
 _DATA = {"bundle_root", "dataset_dir"}  # what follows from them is known only when there are data or weights
+_OF_RECORD = "$@record.option("  # how an option begins that has the value of the training, or a default
 _NAMES = {  # of what a command may want to set, and what it runs
     "pretrain": ["ckpt_dir", "resume", "seed", "fold", "num_folds", "max_epochs", "pretraining"],
     "train": [
@@ -55,10 +59,20 @@ def _differences(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[s
     in_train = reachable(train, "network_def", *(f"validate::{id}" for id in roots))
     in_inference = reachable(inference, *_ROOTS)
     for id in sorted(in_train & in_inference - {*_ROOTS}):
-        ours, theirs = follow(train, id), follow(inference, id)
-        if ours != theirs and not any(_DATA & reachable(content, id) for content in (train, inference)):
+        ours, theirs = _defaults((train, inference), id)
+        is_option = str(follow(inference, id)).startswith(_OF_RECORD)
+        follows = not is_option and any(_DATA & reachable(content, id) for content in (train, inference))
+        if ours != theirs and not follows:
             yield f"{id} must be that of inference, {theirs!r}, got {ours!r}"
     yield from _differences_of_transforms(train, inference)
+
+
+def _defaults(contents: Sequence[dict[str, Any]], id: str) -> list[Any]:
+    """Return what an id stands for in some configs; of an option that comes from the record of weights, its default."""
+    values = [follow(content, id) for content in contents]
+    if not any(str(value).startswith(_OF_RECORD) for value in values):
+        return values
+    return [ConfigParser({"record": Record(), "value": value}).get_parsed_content("value") for value in values]
 
 
 def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[str]:

@@ -96,8 +96,13 @@ def _described(bundle: Bundle, file: str, channels: list[str]) -> dict[str, Any]
         "labels": dict(enumerate(dict.fromkeys(["background", *channels]))),
         "modality": str(image.get("modality", "")).split(", "),
     }
-    known = reachable(bundle.merge(file), "network_def")
-    return {name: value for name, value in described.items() if name in known}
+    content = bundle.merge(file)
+    known = reachable(content, "network_def")
+    options = {name: value for name, value in described.items() if name in known}
+    if "record" in known and (bundle.is_source or not bundle.weights.is_file()):  # options then have their defaults
+        folder = str(content["record"]["_target_"]).rpartition(".")[0]
+        options["record"] = {"_target_": f"{folder}.Record"}
+    return options
 
 
 def _misfit(bundle: Bundle, file: str, network: nn.Module) -> str | None:

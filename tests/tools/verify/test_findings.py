@@ -24,9 +24,10 @@ def bundle(tmp_path) -> Path:
     """A copy of a bundle with a small network."""
     root = tmp_path / "copy"
     shutil.copytree(ROOT / "bundles" / "fnet_wtacae_stl", root, ignore=shutil.ignore_patterns("models"))
-    for name in ("pretrain.yaml", "train.yaml", "inference.yaml"):
-        replace(root / "configs" / name, "features: [32, 32, 32, 32]", "features: [2, 2]")
-        replace(root / "configs" / name, "kernel_size: 5", "kernel_size: 3")
+    for name in ("pretrain.yaml", "train.yaml", "evaluate.yaml", "inference.yaml"):
+        replace(root / "configs" / name, "[32, 32, 32, 32]", "[2, 2]")
+        sign = "', " if name in ("evaluate.yaml", "inference.yaml") else ": "  # of the record, or plain
+        replace(root / "configs" / name, f"kernel_size{sign}5", f"kernel_size{sign}3")
     return root
 
 
