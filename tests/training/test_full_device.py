@@ -44,8 +44,8 @@ def _window(**options) -> SlidingWindowInferer:
     return SlidingWindowInferer(roi_size=(16, 16, 16), overlap=0.5, mode="gaussian", **options)
 
 
-def _numel(*tensors: torch.Tensor) -> int:
-    return sum(tensor.numel() for tensor in tensors)
+def _numel(*tensors: torch.Tensor | list[torch.Tensor]) -> int:
+    return sum(tensor.numel() if isinstance(tensor, torch.Tensor) else _numel(*tensor) for tensor in tensors)
 
 
 def _places(volume: torch.Tensor, centers: torch.Tensor) -> int:
@@ -70,7 +70,7 @@ class Device:
         self.sizes: list[int] = []
         part.register_forward_pre_hook(self._look)
 
-    def _look(self, part: nn.Module, tensors: tuple[torch.Tensor, ...]) -> None:
+    def _look(self, part: nn.Module, tensors: tuple) -> None:
         size = self.measure(*tensors)
         if size > self.capacity:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more")
