@@ -246,6 +246,7 @@ def _bundle(command: list[str], log: str) -> None:
     with Path(log).open("ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     sys.argv = ["monai.bundle", *command]
     status = 0
     try:
