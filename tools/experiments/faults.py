@@ -253,9 +253,9 @@ def _bundle(command: list[str], log: str) -> None:
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        status = 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
     sys.stdout.flush()
     sys.stderr.flush()
     atexit._run_exitfuncs()  # one of them may end the process with another status
