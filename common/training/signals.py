@@ -35,6 +35,8 @@ class StopOnSignal:
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _begin(self, engine: Engine) -> None:
+        if self.is_training:
+            forget_signals()  # noted for a run that an error has ended
         self.is_owner = note_signals()
         if self.is_training and dist.is_available() and dist.is_initialized():
             self.group = dist.new_group(backend="gloo")  # beside NCCL, so that no GPU is waited for

@@ -109,7 +109,8 @@ def test_a_training_is_validated_recorded_and_leaves_no_checkpoint(train, tmp_pa
     assert float(rows[0]["train_loss"]) == pytest.approx((1 + 0.8**2) / 2)
     assert [float(row["val_loss"]) for row in rows] == pytest.approx([1 - weights[step] for step in (2, 4, 6)])
     assert training.validator.state.best_metric == pytest.approx(1 - weights[6]), "the smallest is the best"
-    assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "learning_curve.png", "tensorboard"}
+    left = {"history.csv", "learning_curve.png", "tensorboard", "training.json"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_an_interrupted_training_goes_on_with_the_same_settings_and_data_only(train, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from common.cli import Interruption
+from common.cli import Interruption, forget_signals
 from common.training import StopOnSignal
 
 
@@ -28,8 +28,10 @@ def make_engine(stop_at: int | None = None) -> tuple[Engine, list[int]]:
 
 @pytest.fixture(autouse=True)
 def handler():
+    forget_signals()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield
+    forget_signals()
     signal.signal(signal.SIGTERM, before)
 
 
@@ -74,6 +76,19 @@ def test_a_run_after_a_stopped_one_is_not_stopped_by_the_old_signal():
     StopOnSignal().attach(again)
     again.run([0, 1])
     assert completed == [1, 2] and signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+
+
+def test_a_training_after_one_that_failed_notes_signals_and_gives_them_back():
+    failing, _ = make_engine()
+    StopOnSignal(is_training=True).attach(failing)
+    failing.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.run([0])
+    again, completed = make_engine(stop_at=1)
+    StopOnSignal(is_training=True).attach(again)
+    with pytest.raises(Interruption):
+        again.run([0, 1])
+    assert completed == [1] and signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
 def test_in_a_worker_thread_a_run_works_and_sets_no_handler():
