@@ -202,10 +202,9 @@ def test_an_atlas_of_another_descriptor_is_refused_at_inference(phantoms, tmp_pa
     options = {"descriptor": "coord", "step": 4, "num_labeled": 2, "num_validation": 1, **scratch(PLANAR)}
     run(PLANAR, "train.yaml", **common, **options, dataset_dir=str(phantoms))
     images = {"dataset_dir": str(phantoms / "imagesTs"), "output_dir": str(tmp_path / "output")}
-    (line,) = last_words(workflow(PLANAR, "inference.yaml", kind="infer", **common, **images), capsys)
-    assert line.startswith(
-        f"error: {tmp_path}/model.pt: weights must be those of the network that the config describes"
-    )
+    other = {"descriptor": "gvdiff"}
+    (line,) = last_words(workflow(PLANAR, "inference.yaml", kind="infer", **common, **images, **other), capsys)
+    assert line.startswith("error: descriptor must be that of the training of the weights, coord, got gvdiff; leave")
     assert not (tmp_path / "output").exists()
 
 

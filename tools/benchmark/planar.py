@@ -172,6 +172,7 @@ def volume_rows(spatial_size: Sequence[int], step: int, num_references: int, tim
     atlas.descriptors = torch.randn(num_references, descriptor.out_channels, device=timer.device).half()
     atlas.centers = torch.rand(num_references, 3, device=timer.device)
     atlas.labels = (torch.arange(num_references, device=timer.device) % 7).to(atlas.labels)
+    atlas.is_voter = torch.ones_like(atlas.labels, dtype=torch.bool)
     atlas.class_counts = atlas.labels.long().bincount(minlength=7)
     steps: dict[str, Step] = {
         "segmentation, end to end": partial(atlas, volume[None]),

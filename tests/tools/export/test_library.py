@@ -8,7 +8,7 @@ from tools.export.library import used_modules
 
 
 def test_only_the_part_of_the_library_that_is_used_comes_along():
-    cli = {"__init__.py", *(f"cli/{name}.py" for name in ("__init__", "errors", "options"))}
+    cli = {"__init__.py", *(f"cli/{name}.py" for name in ("__init__", "errors", "options", "signals"))}
     assert set(used_modules(["common.cli.check_flags"])) == cli
     checks = {f"cli/{name}.py" for name in ("check", "command_line", "former_names", "texts")}
     assert set(used_modules(["common.cli.check_options"])) == cli | checks
