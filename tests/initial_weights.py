@@ -9,6 +9,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.data import PHANTOM_LABELS, make_record, write_phantoms
+from common.data.record import find_record
 from common.planar import fit_field_of_view
 from tools.export.__main__ import export
 
@@ -20,6 +21,8 @@ LABELS = dict(enumerate(PHANTOM_LABELS))
 def small_network(bundle: Path, weights: Path, **options) -> torch.nn.Module:
     files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
     parser = ConfigParser({**ConfigParser.load_config_files(files), "ckpt_dir": str(weights)})
+    if find_record(weights) is None:
+        parser["record"] = make_record(labels=LABELS, modality=["CT"])
     parser.update({"labels": LABELS, "modality": ["CT"], **options})
     torch.manual_seed(0)
     return parser.get_parsed_content("network_def")
@@ -33,7 +36,8 @@ def write_weights(bundle: Path, weights: Path, modality: Sequence[str] = ("CT",)
         numbers = {}
     elif bundle.name == "layer_decomp_tumor":
         numbers = {"clip": [0, 200], "organ": "body"}
-    make_record(labels=LABELS, modality=modality, **numbers).save_beside(weights / "model.pt")
+    settings = ConfigParser.load_config_file(str(bundle / "configs" / "demo.yaml"))
+    make_record(labels=LABELS, modality=modality, settings=settings, **numbers).save_beside(weights / "model.pt")
     if bundle.name == "planar_heatmap_descriptor":
         (scan,) = (write_phantoms(weights / "scans", 1, 0, 0, size=32) / "imagesTr").iterdir()
         field = fit_field_of_view([{"image": str(scan)}], [270, 198, 198], clip=[-160, 300])

@@ -94,7 +94,7 @@ def test_weights_of_other_channels_are_refused_with_their_names(tmp_path, part):
     make_record(modality=["FLAIR"]).save_beside(weights)
     network = LayerUNet(2, 2, **SMALL)
     expected = (
-        r"weights.pt: weights must be pretrained on images of 2 channels \(FLAIR, T1w\), got 1 channel \(FLAIR\); .*"
+        r"weights.pt: weights must be trained on images of 2 channels \(FLAIR, T1w\), got 1 channel \(FLAIR\); .*"
     )
     with pytest.raises(ValueError, match=expected):
         transfer_unet(network, weights, part, modality=["FLAIR", "T1w"])

@@ -72,7 +72,13 @@ def _defaults(contents: Sequence[dict[str, Any]], id: str) -> list[Any]:
     values = [follow(content, id) for content in contents]
     if not any(str(value).startswith(_OF_RECORD) for value in values):
         return values
-    return [ConfigParser({"record": Record(), "value": value}).get_parsed_content("value") for value in values]
+    parsers = [
+        ConfigParser({"record": Record(), "value": value}) if isinstance(value, str) else None for value in values
+    ]
+    return [
+        value if parser is None else parser.get_parsed_content("value")
+        for value, parser in zip(values, parsers, strict=True)
+    ]
 
 
 def _differences_of_transforms(train: dict[str, Any], inference: dict[str, Any]) -> Iterator[str]:

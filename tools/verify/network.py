@@ -13,6 +13,7 @@ from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
 from common.cli import KindError
+from common.cli import InputError
 from common.data import load_record
 from common.data.record import find_record
 from tools.verify.bundle import METADATA, Bundle, summary
@@ -102,6 +103,8 @@ def _described(bundle: Bundle, file: str, channels: list[str]) -> dict[str, Any]
     if "record" in known and (bundle.is_source or not bundle.weights.is_file()):  # options then have their defaults
         folder = str(content["record"]["_target_"]).rpartition(".")[0]
         options["record"] = {"_target_": f"{folder}.Record"}
+        if "ckpt_dir" in content:
+            options["ckpt_dir"] = str(bundle.root / "no_weights")  # those of a user may have other settings
     return options
 
 
@@ -116,6 +119,9 @@ def _misfit(bundle: Bundle, file: str, network: nn.Module) -> str | None:
             options = {name: value for name, value in trained.items() if name in known}
             network = _build(bundle, file, {"bundle_root": str(bundle.root), **options})
         network.load_state_dict(torch.load(bundle.weights, map_location="cpu", weights_only=True))
+        found = getattr(network, "num_classes", None)  # which an atlas takes from its weights
+        if bundle.is_source and found not in (None, len(record.labels)):
+            raise InputError(f"{found} classes where record.json names {len(record.labels)}")
     except Exception as error:  # whatever lies in a file
         return f"{place}: must hold the weights of network_def and no code, got {summary(error)}"
     if bundle.is_source or find_record(bundle.weights.parent) is None:

@@ -189,7 +189,6 @@ def test_the_record_of_an_ensemble_knows_the_scans_of_all_members_and_what_they_
         ("fnet_wtacae_stl", {"ckpt_dir": "A"}, "ckpt_dir must be left out where there are members, got A"),
         ("fnet_wtacae_stl", {"members": "A,A"}, "members must be folders, each once, separated by commas, got A,A"),
         ("fnet_wtacae_stl", {"members": "nowhere"}, "nowhere: must hold a trained network, model.pt and record.json"),
-        ("fnet_wtacae_stl", {"override_files": ""}, "name the overrides with which it was trained"),
     ],
 )
 def test_refuses_in_one_sentence(bundle, options, match, tmp_path):
