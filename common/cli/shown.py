@@ -15,6 +15,8 @@ __all__ = ["offer_option", "read_option"]
 
 def offer_option(option: Option, default: Any) -> Any:
     """Return what a client is offered: of a few words all of them, the default first; lists as text."""
+    if option.kind.choices and isinstance(default, str) and default.startswith("$"):  # such as that of the training
+        return f"$[*dict.fromkeys([{default[1:]}, {', '.join(map(repr, option.kind.choices))}])]"
     if option.kind.choices:
         return [default, *(choice for choice in option.kind.choices if choice != default)]
     return json.dumps(default) if isinstance(default, list | dict) else default

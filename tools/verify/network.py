@@ -12,8 +12,7 @@ from monai.bundle.scripts import _get_fake_spatial_shape
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
-from common.cli import KindError
-from common.cli import InputError
+from common.cli import InputError, KindError
 from common.data import load_record
 from common.data.record import find_record
 from tools.verify.bundle import METADATA, Bundle, summary

@@ -364,7 +364,6 @@ def test_its_labels_are_those_of_the_weights(weights, tmp_path):
             {"override_files": "configs/tiny.yaml"},
             "configs/tiny.yaml: override_files must exist, got no such file; name them relative to the bundle",
         ),
-        ({"override_files": ""}, "tensors that are missing, unknown .* name the overrides with which it was trained"),
         ({"pretrained": ""}, "the pretrained weights from which training starts must lie in .* pass --pretrained null"),
         ({"ckpt_dir": "nowhere"}, "nowhere: must hold a trained network, model.pt and record.json; train first"),
     ],
