@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -43,13 +44,13 @@ class VoteTuner:
             label: classes of shape `(1, H, W, D)`, negative where they are open.
         """
         most = {name: max(values) for name, values in self.values.items() if name in ("num_neighbors", "fusion_weight")}
-        with _Options(self.atlas, most):
+        with _options(self.atlas, most):
             (found,) = self.atlas.search(torch.as_tensor(image).unsqueeze(0))
         self.cases.append((found, torch.as_tensor(label)[0].long()))
 
     def score(self, options: Mapping[str, float]) -> float:
         """Return the mean Dice of the organs that cases have, on the grid of the network, with some options."""
-        with _Options(self.atlas, options):
+        with _options(self.atlas, options):
             found = [
                 self._dice(self.atlas.count_votes(one).argmax(dim=0).cpu(), label.cpu()) for one, label in self.cases
             ]
@@ -88,16 +89,12 @@ class VoteTuner:
         return scores
 
 
-class _Options:
-    """Context in which an atlas has other options."""
-
-    def __init__(self, atlas: PlanarAtlas, options: Mapping[str, float]) -> None:
-        self.atlas = atlas
-        self.options = options
-
-    def __enter__(self) -> None:
-        self.before = {name: getattr(self.atlas, name) for name in self.options}
-        vars(self.atlas).update(self.options)
-
-    def __exit__(self, *error: object) -> None:
-        vars(self.atlas).update(self.before)
+@contextmanager
+def _options(atlas: PlanarAtlas, options: Mapping[str, float]) -> Iterator[None]:
+    """Give an atlas other options for a while."""
+    before = {name: getattr(atlas, name) for name in options}
+    vars(atlas).update(options)
+    try:
+        yield
+    finally:
+        vars(atlas).update(before)

@@ -44,8 +44,10 @@ def test_points_without_a_feature_stay_and_those_of_the_other_volume_cost_more_t
     assert (field[:, ~is_known] == 0).all() and field[:, is_known].any()
     places = torch.full(SIZE, -1)
     places[:6] = torch.arange(places[:6].numel()).view(6, *SIZE[1:])
-    half = register_points(features.flatten(1).T, torch.ones(SIZE).nonzero(), SIZE, features.flatten(1).T, places)
+    alike = torch.zeros_like(features).flatten(1).T
+    half = register_points(alike, torch.ones(SIZE).nonzero(), SIZE, alike, places)
     assert half.isfinite().all() and half[0, 8].mean() < -0.5  # towards what is described
+    assert half[0, :3].abs().max() < 0.5
 
 
 @pytest.mark.parametrize("step", [1, 2, (1, 2, 3)])

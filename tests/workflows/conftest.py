@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from initial_weights import write_weights
+from workflow_helpers import BUNDLES
 
 from common.data import write_datalist, write_lesion_phantoms, write_phantoms
 
@@ -26,6 +28,15 @@ def phantoms(tmp_path_factory) -> Path:
 def lesions(tmp_path_factory) -> Path:
     counts = {"num_training": 5, "num_test": 2, "num_unlabeled": 2, "num_normal": 3}
     return write_lesion_phantoms(tmp_path_factory.mktemp("lesions"), **counts, size=48)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, Path]:
+    """Folders of initial weights, by bundle."""
+    root = tmp_path_factory.mktemp("weights")
+    for bundle in BUNDLES:
+        write_weights(bundle, root / bundle.name)
+    return {bundle.name: root / bundle.name for bundle in BUNDLES}
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bad_inputs import IMAGE, SCANS, write_nifti
-from initial_weights import write_weights
-from workflow_helpers import BUNDLES, CONTEXT, ROOT, bundle_run, every_bundle, workflow
+from workflow_helpers import CONTEXT, ROOT, bundle_run, every_bundle, workflow
 
 from common.data import write_datalist, write_phantoms
 from common.data.header import warn_once
@@ -27,15 +26,6 @@ BAD = {  # three of ten: by the header, by the checksum, and by the voxels
     "case_8": ("nan", r"case_8.nii.gz: every voxel must be finite, got 1 NaN and 0 infinite; .* --nan replace"),
 }
 GOOD = [f"case_{number}" for number in range(10) if f"case_{number}" not in BAD]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> dict[str, Path]:
-    """Folders of initial weights, by bundle."""
-    root = tmp_path_factory.mktemp("weights")
-    for bundle in BUNDLES:
-        write_weights(bundle, root / bundle.name)
-    return {bundle.name: root / bundle.name for bundle in BUNDLES}
 
 
 @pytest.fixture(scope="module")

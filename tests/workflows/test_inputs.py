@@ -19,11 +19,9 @@ import numpy as np
 import pydicom
 import pytest
 from bad_inputs import IMAGE, PICTURES, SCANS, turned, write_nifti, write_set
-from initial_weights import write_weights
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 from workflow_helpers import (
-    BUNDLES,
     CONTEXT,
     FAST,
     PLANAR,
@@ -197,15 +195,6 @@ MORE = {  # of which the grid alone is looked at
     "small": lambda folder: write_nifti(folder / "case.nii.gz", IMAGE[8:13, 6:11, 8:13]),
     "row of voxels": lambda folder: write_nifti(folder / "case.nii.gz", IMAGE[10:11, 9:10]),
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> dict[str, Path]:
-    """Folders of initial weights, by bundle."""
-    root = tmp_path_factory.mktemp("weights")
-    for bundle in BUNDLES:
-        write_weights(bundle, root / bundle.name)
-    return {bundle.name: root / bundle.name for bundle in BUNDLES}
 
 
 @pytest.fixture
