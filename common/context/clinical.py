@@ -21,7 +21,7 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from common.cli import InputError
-from common.data import is_main_process, read_volume, write_atomically
+from common.data import is_main_process, printable, read_volume, write_atomically
 
 from .slices import slice_axis
 
@@ -175,7 +175,9 @@ class SaveClinicalMetrics:
             )
 
     def _write(self, engine: Engine) -> None:
-        gathered = string_list_all_gather([json.dumps(row) for row in self.rows])
+        refused = [row["image"] for row in getattr(engine.state, "refused", [])]
+        done = [row for row in self.rows if printable(row["filename"]) not in refused]
+        gathered = string_list_all_gather([json.dumps(row) for row in done])
         if not is_main_process():
             return
         rows = [json.loads(row) for row in dict.fromkeys(gathered)]  # processes may share cases

@@ -5,14 +5,14 @@ from .container import check_gzip
 from .datalist import Cases, read_cases, read_images, without_labels, write_datalist
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
 from .device_cache import DeviceCacheDataset
-from .dicom_objects import write_dicom_seg, write_rtstruct
+from .dicom_objects import is_whole_object, write_dicom_seg, write_rtstruct
 from .files import is_main_process, name_full_disk, write_atomically, write_folder, write_together
 from .grid import corner_distance
 from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
-from .outcomes import FAILED, KEPT, REFUSED, LeftOutCase, leave_out, refuse_case, row_of
+from .outcomes import FAILED, KEPT, REFUSED, LeftOutCase, leave_out, printable, refuse_case, row_of
 from .partial_labels import (
     IGNORED,
     MAX_DOUBT,

@@ -188,8 +188,8 @@ def read_cases(
         allow_2d: take 2D images, too, and `.png` files; otherwise a 2D image is refused.
         is_pretraining: no label is learned from: `fold` may be any of `num_folds`, however few cases have a label.
         pseudo_labels: folder of those of unlabeled cases, see `read_pseudo_labels`; none if not given.
-        keep_refused: a case with a bad header stays in its list, with `outcome` and `reason`, and a `CaseLoader` leaves
-            it out; otherwise the error is raised.
+        keep_refused: a case with a bad header or a missing file stays in its list, with `outcome` and `reason`, and a
+            `CaseLoader` leaves it out; otherwise the error is raised.
 
     Raises:
         FileNotFoundError: when `dataset.json` or a file that it lists is missing.
@@ -198,9 +198,9 @@ def read_cases(
             range.
     """
     path = _find_file(dataset_dir)
-    listed = _read_listed(path)
-    items = [item for item in _items(_all_cases(listed)) if not any(map(_is_missing, _files(item)))]
     is_kept = keep_refused and not is_collecting()
+    listed = _read_listed(path, is_kept)
+    items = [item for item in _items(_all_cases(listed)) if not any(map(_is_missing, _files(item)))]
     map_threads(lambda item: _look_at(path, item, listed.modality, allow_2d, is_kept), items)
 
     patients = _by_patient(sorted(listed.training, key=_name))
@@ -282,12 +282,17 @@ def _find_file(dataset_dir: str | Path) -> Path:
     return Path(dataset_dir).expanduser().absolute() / "dataset.json"
 
 
-def _read_listed(path: Path) -> DatasetFile:
-    """Read the file, say which of its keys are not used, and refuse files that are missing or listed twice."""
+def _read_listed(path: Path, is_kept: bool) -> DatasetFile:
+    """Read the file, say which of its keys are not used, and refuse files that are missing or listed twice.
+
+    Args:
+        path: of the file.
+        is_kept: note in the entry of a case that a file of it is missing, in place of an error.
+    """
     listed = read_dataset_file(path)
     if listed.unused:
         logger.warning("%s: these keys mean nothing here and are not used: %s", path, ", ".join(listed.unused))
-    _check_files(_items(_all_cases(listed)))
+    _check_files(_items(_all_cases(listed)), is_kept)
     return listed
 
 
@@ -453,14 +458,23 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _check_files(cases: list[Item]) -> None:
-    """Refuse a missing file and one listed twice; warn of images whose content is the same."""
+def _check_files(cases: list[Item], is_kept: bool = False) -> None:
+    """Refuse a missing file and one listed twice; warn of images whose content is the same.
+
+    Args:
+        cases: entries of a data list.
+        is_kept: see `_read_listed`.
+    """
     files = [file for case in cases for file in _files(case)]
-    missing = [file for file in files if _is_missing(file)]
-    for file in missing:
+    missing = [(case, file) for case in cases for file in _files(case) if _is_missing(file)]
+    for case, file in missing:
+        what, advice = _tell_missing(file)
+        error = MissingFileError(f"{file}: {what} ({len(missing)} missing in all); {advice}")
+        if is_kept:
+            refuse_case(case, error)
+            continue
         with keep_going():
-            what, advice = _tell_missing(file)
-            raise MissingFileError(f"{file}: {what} ({len(missing)} missing in all); {advice}")
+            raise error
     first_of: dict[Path, Path] = {}
     for file in files:
         first = first_of.setdefault(file.resolve(), file)

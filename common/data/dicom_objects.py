@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .segmentation import Segmentation
 if TYPE_CHECKING:  # takes a while to import, and most data is NIfTI
     from pydicom.dataset import Dataset
 
-__all__ = ["write_dicom_seg", "write_rtstruct"]
+__all__ = ["is_whole_object", "write_dicom_seg", "write_rtstruct"]
 
 _PATIENT = (  # elements that every object of a study repeats, though they may be empty
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -32,6 +33,7 @@ _MAKER, _MODEL, _VERSION = "self-supervised-bundles", "MONAI bundle", f"MONAI {m
 _SERIES_NUMBER = 300  # of what is derived from a series
 _LONGEST = 64  # characters of a name
 _UTF8 = "ISO_IR 192"
+_LAST = "UNAPPROVED"  # element of an RTSTRUCT
 _RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"
 _LEVEL = 0.51  # contours lie .49 pixels around the centers of a mask, which stay inside by whatever rule
@@ -143,7 +145,7 @@ def write_rtstruct(path: Path, segmentation: Segmentation) -> None:
         StructureSetTime=time,
         FrameOfReferenceUID=slices[0].FrameOfReferenceUID,
         PositionReferenceIndicator="",
-        ApprovalStatus="UNAPPROVED",
+        ApprovalStatus=_LAST,
         **{name: slices[0].get(name) for name in _PATIENT},
     )
     series = _set(Dataset(), SeriesInstanceUID=slices[0].SeriesInstanceUID)
@@ -174,6 +176,20 @@ def write_rtstruct(path: Path, segmentation: Segmentation) -> None:
     structures.ROIContourSequence = contours
     structures.RTROIObservationsSequence = observations
     _write(path, structures)
+
+
+def is_whole_object(path: Path) -> bool:
+    """Tell whether an object that was written here has its last element; pydicom reads one that is cut short, too."""
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path)
+        if "PixelData" in dataset:
+            size = math.ceil(dataset.NumberOfFrames * dataset.Rows * dataset.Columns / 8)
+            return len(dataset.PixelData) >= size
+        return bool(dataset.get("ApprovalStatus") == _LAST)
+    except Exception:  # whatever a damaged object makes pydicom raise
+        return False
 
 
 def _find_series(segmentation: Segmentation) -> Series:

@@ -11,7 +11,7 @@ from common.cli import find_cause, root_cause
 from .dataset_file import Item, image_files
 from .reader import case_id
 
-__all__ = ["FAILED", "KEPT", "REFUSED", "LeftOutCase", "leave_out", "refuse_case", "row_of"]
+__all__ = ["FAILED", "KEPT", "REFUSED", "LeftOutCase", "leave_out", "printable", "refuse_case", "row_of"]
 
 REFUSED = "refused"  # its files, or what they hold, are no valid input
 FAILED = "failed"  # an error that nobody foresaw
@@ -53,7 +53,7 @@ def leave_out(case: Mapping[str, Any], error: Exception) -> LeftOutCase:
 def row_of(case: Mapping[str, Any], outcome: str, reason: str) -> dict[str, str]:
     """Return the row of a case in a report: `case`, its name, `image`, its first file, `outcome` and `reason`."""
     name, image = case.get("case_id") or case_id(case["image"]), image_files(case)[0]
-    return {"case": _printable(str(name)), "image": _printable(image), "outcome": outcome, "reason": reason}
+    return {"case": printable(str(name)), "image": printable(image), "outcome": outcome, "reason": reason}
 
 
 def refuse_case(case: Item, error: Exception) -> None:
@@ -65,6 +65,6 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without control characters, as which a name is shown in one line."""
     return text if text.isprintable() else repr(text)[1:-1]

@@ -43,3 +43,4 @@ from .weights import (
     match_parts,
     match_weights,
 )
+from .whole_outputs import NoteOrigins

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,13 @@ class CaseEvaluator(SupervisedEvaluator):
             self._finish()
         if self.is_left_out and event_name in _CASE_EVENTS:
             return
+        num_scores = self._count_scores() if event_name == Events.ITERATION_COMPLETED else []
         try:
             super()._fire_event(event_name, *event_args, **event_kwargs)
         except Exception as error:
             if event_name != Events.ITERATION_COMPLETED or not self.keep_going or concerns_run(error):
                 raise
+            self._drop_scores(num_scores)
             self._leave_out(leave_out(_entry(self.state.output), error))
             return
         if event_name == Events.ITERATION_COMPLETED and self.keep_going:
@@ -156,6 +158,13 @@ class CaseEvaluator(SupervisedEvaluator):
         if left_out.row["outcome"] == FAILED:
             logger.error(left_out.trace.rstrip())
         self.progress.leave_out(left_out.row)
+
+    def _count_scores(self) -> list[int]:
+        """Return how many cases each metric has scored."""
+        return []
+
+    def _drop_scores(self, kept: Sequence[int]) -> None:
+        """Take back what metrics have scored since they had so many cases: a case that fails has no score."""
 
     def _finish(self) -> None:
         """Gather what the processes have noted, before any handler of the end is called."""

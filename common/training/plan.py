@@ -84,8 +84,9 @@ def plan_run(config: ConfigParser) -> RunPlan:
         plan.data = {id: config.get_parsed_content(_join(id, "data")) for id in _data_sets(content, plan.workflow)}
     with keep_going():
         if "skip_existing" in content and config.get_parsed_content("skip_existing"):
+            notes = _component(config, "handlers", "NoteOrigins")
             series = config.get_parsed_content("series")
-            keep_whole_cases(plan.cases, lambda case: case_files(config, plan.workflow, case), series)
+            keep_whole_cases(plan.cases, lambda case: case_files(config, plan.workflow, case), notes, series)
         plan.files = [*dict.fromkeys(_files(config, plan.workflow, plan.cases))]
     headers = _Headers(config, plan)
     with keep_going():
@@ -134,6 +135,12 @@ def _files(config: ConfigParser, workflow: str, cases: Sequence[Item]) -> Iterat
         for id, part in components(config.get(section), section):
             if not (part.get("_disabled_") and config.get_parsed_content(_join(id, "_disabled_"))):
                 yield from _files_of(config, id, part, cases)
+
+
+def _component(config: ConfigParser, section: str, kind: str) -> Any:
+    """Return the component of a kind in a section of a config."""
+    parts = components(config.get(section), section)
+    return config.get_parsed_content(next(id for id, part in parts if str(part["_target_"]).endswith(f".{kind}")))
 
 
 def components(part: Any, id: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from .measures import LabelMeasures, measure_labels
 from .original import original_image, source_of
 from .pictures import intensity_unit
 from .report_page import make_report_page
+from .whole_outputs import hash_file
 
 __all__ = ["InferenceReport"]
 
@@ -201,8 +201,7 @@ def _read_weights(path: str | Path | None) -> dict[str, str] | None:
     """Return the name and the checksum of a file of weights, if there is one."""
     if path is None or not Path(path).is_file():
         return None
-    with Path(path).open("rb") as file:
-        return {"file": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"file": Path(path).name, "sha256": hash_file(Path(path))}
 
 
 def _write_table(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:

@@ -138,6 +138,14 @@ class SegmentationEvaluator(CaseEvaluator):
         self.num_classes = num_classes
         super().__init__(num_classes is not None, key_val_metric=metrics, **arguments)
 
+    def _count_scores(self) -> list[int]:
+        return [len((metric.metric_fn._buffers or [[]])[0]) for metric in self.metrics]
+
+    def _drop_scores(self, kept: Sequence[int]) -> None:
+        for metric, count in zip(self.metrics, kept, strict=True):
+            for rows in metric.metric_fn._buffers or ():  # MONAI's `Cumulative` takes nothing back itself
+                del rows[count:]
+
     def _finish(self) -> None:
         """Score nothing against nothing where no case of this process has a score: processes compute metrics together.
 

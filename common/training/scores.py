@@ -23,7 +23,7 @@ from scipy.ndimage import binary_dilation
 
 from common.cli import InputError, KindError, check_each
 from common.cli.options import NON_NEGATIVE
-from common.data import is_main_process, write_atomically
+from common.data import is_main_process, printable, write_atomically
 
 __all__ = ["HausdorffDistanceInMm", "SaveScores", "SurfaceDice", "write_scores"]
 
@@ -144,7 +144,9 @@ class SaveScores:
         self.files.extend(str(output["image"].meta["filename_or_obj"]) for output in engine.state.output)
 
     def _write(self, engine: Engine) -> None:
-        files = string_list_all_gather(self.files or [_NO_FILE])
+        refused = [row["image"] for row in getattr(engine.state, "refused", [])]
+        done = [file for file in self.files if printable(file) not in refused]
+        files = string_list_all_gather(done or [_NO_FILE])
         scores = engine.state.metric_details[self.metric].cpu()  # of all processes
         if scores.ndim == 3:
             scores = compute_confusion_matrix_metric(self.metric, scores)
@@ -152,7 +154,6 @@ class SaveScores:
             return
         if len(files) != len(scores):
             raise InputError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
-        refused = [row["image"] for row in getattr(engine.state, "refused", [])]
         is_scored = torch.tensor([file != _NO_FILE for file in files])
         scores = torch.cat((scores[is_scored], scores.new_full((len(refused), *scores.shape[1:]), math.nan)))
         files = [file for file in files if file != _NO_FILE] + refused

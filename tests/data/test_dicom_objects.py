@@ -11,7 +11,14 @@ import pytest
 from dicom_files import write_series
 from matplotlib.path import Path as Polygon
 
-from common.data import Segmentation, check_header, label_color, write_dicom_seg, write_rtstruct
+from common.data import (
+    Segmentation,
+    check_header,
+    is_whole_object,
+    label_color,
+    write_dicom_seg,
+    write_rtstruct,
+)
 
 LABELS = {0: "background", 1: "liver", 2: "spleen", 3: "größer \\ 5 cm", 4: "n" * 80}
 SHAPE = (17, 14, 6)
@@ -294,3 +301,13 @@ def test_what_is_written_beside_a_series_is_no_slice_of_it(tmp_path, write):
     segmentation = make(tmp_path / "scan")
     write(tmp_path / "scan" / "a.dcm", segmentation)
     assert check_header(tmp_path / "scan").shape == SHAPE
+
+
+@every_object
+def test_an_object_that_is_cut_short_anywhere_is_not_whole(tmp_path, write):
+    write(path := tmp_path / "a.dcm", make(tmp_path / "scan"))
+    content = path.read_bytes()
+    assert is_whole_object(path)
+    for size in (0, 100, *range(400, len(content), 397), len(content) - 8, len(content) - 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        assert not is_whole_object(path), size

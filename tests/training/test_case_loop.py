@@ -11,13 +11,14 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.data import Dataset, MetaTensor
+from monai.handlers import MeanDice, from_engine
 from monai.inferers import SimpleInferer
 from monai.transforms import Lambda
 from torch import nn
 
 from common.cli import InputError, root_cause
 from common.data import CaseLoader
-from common.training import CaseEvaluator, SegmentationEvaluator, leave_processes
+from common.training import CaseEvaluator, SaveScores, SegmentationEvaluator, leave_processes
 
 FAULTS = {  # by the moment: reading, the network, writing, and whatever comes after it
     "load": InputError("case_1.nii: must be sound, got a fault; copy the file again"),
@@ -251,6 +252,54 @@ def test_a_case_without_a_score_leaves_the_scores_of_the_others_as_they_are(bad)
         assert evaluator.state.metrics["mean_dice"] == 1 and scores.tolist() == [[1.0], [1.0]]
     else:
         assert scores.isnan().tolist() == [[True]], "a row of its own, so that processes have one each"
+
+
+@pytest.mark.parametrize("place", ["before the metrics", "a metric", "after the metrics"])
+def test_a_case_whose_score_fails_has_no_row_but_that_of_a_refused_one(place, tmp_path):
+    cases = [{"image": f"case_{i}.nii", "case_id": f"case_{i}", "size": i} for i in range(3)]
+
+    def load(case):
+        label = torch.zeros(1, 4, 4, 4)
+        label[:, : case["size"] + 1] = 1
+        return {name: MetaTensor(label.clone(), meta={"filename_or_obj": case["image"]}) for name in ("image", "label")}
+
+    def fail(output):
+        if output[0]["image"].mean() == 0.5:
+            raise ZeroDivisionError("division by zero")
+        return from_engine(["pred", "label"])(output)
+
+    one_hot = Lambda(lambda data: {**data, **{key: _one_hot(data[key]) for key in ("pred", "label")}})
+    save = SaveScores(tmp_path, "mean_dice", {0: "background", 1: "organ"})
+    names = ["mean_dice", "other"]
+    metrics = {
+        name: MeanDice(
+            include_background=False, output_transform=fail if name == place else from_engine(["pred", "label"])
+        )
+        for name in (names if place != "a metric" else ["mean_dice", "a metric"])
+    }
+    first, second = metrics
+    evaluator = SegmentationEvaluator(
+        num_classes=2,
+        device=torch.device("cpu"),
+        val_data_loader=CaseLoader(Dataset(cases, load)),
+        network=nn.Identity(),
+        postprocessing=one_hot,
+        key_val_metric={first: metrics[first]},
+        additional_metrics={second: metrics[second]},
+        val_handlers=[save],
+    )
+    if place == "before the metrics":
+        handlers = evaluator._event_handlers[Events.ITERATION_COMPLETED]
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: fail(engine.state.output))
+        handlers.insert(0, handlers.pop())
+    if place == "after the metrics":
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: fail(engine.state.output))
+    evaluator.run()
+    assert [row["case"] for row in evaluator.state.refused] == ["case_1"]
+    assert {len(scores) for scores in evaluator.state.metric_details.values()} == {2}
+    table = [line.split(",") for line in (tmp_path / "mean_dice_raw.csv").read_text(encoding="utf-8").splitlines()]
+    assert [row[0] for row in table] == ["filename", "case_0.nii", "case_2.nii", "case_1.nii"]
+    assert [row[-1] for row in table[1:]] == ["1.000000", "1.000000", "nan"]
 
 
 def _one_hot(label: MetaTensor) -> torch.Tensor:

@@ -170,13 +170,23 @@ def test_a_case_whose_probabilities_are_not_there_is_not_whole(scans, weights, t
     assert rows(tmp_path / "out")["case_0"]["outcome"] == "kept"
 
 
+def test_a_case_that_was_segmented_with_another_option_is_made_again(scans, weights, tmp_path, quiet_hooks):
+    (good := tmp_path / "good").mkdir()
+    shutil.copy(scans / "case_0.nii.gz", good)
+    outcomes = []
+    for nan in ("refuse", "replace", "replace", "refuse"):
+        assert infer(FNET, good, tmp_path / "out", weights, skip_existing=True, nan=nan) == 0
+        outcomes.append(rows(tmp_path / "out")["case_0"]["outcome"])
+    assert outcomes == ["segmented", "segmented", "kept", "segmented"]
+
+
 # ---- scores --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory) -> Path:
-    """Data set of four test cases, of which one has NaN, one another label than its grid, and one is cut short."""
-    folder = write_phantoms(tmp_path_factory.mktemp("set"), num_training=2, num_test=5, num_unlabeled=0, size=24)
+    """Data set of six test cases: one has NaN, one a label off its grid, one is cut short, one has no file of a label."""
+    folder = write_phantoms(tmp_path_factory.mktemp("set"), num_training=2, num_test=6, num_unlabeled=0, size=24)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     names = [Path(case["image"]).name for case in content["test"]]
     path = folder / "imagesTs" / names[1]
@@ -189,6 +199,7 @@ def labeled(tmp_path_factory) -> Path:
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), path)
     path = folder / "imagesTs" / names[3]
     path.write_bytes(path.read_bytes()[:-2000])
+    (folder / "labelsTs" / names[4]).unlink()
     write_datalist(folder, content)
     return folder
 
@@ -200,19 +211,20 @@ def test_an_evaluation_scores_the_others_and_names_the_bad_ones(
     places = {"dataset_dir": str(labeled), "ckpt_dir": str(weights[bundle.name]), "evaluation_dir": str(tmp_path)}
     assert finish(workflow(bundle, "train.yaml", "evaluate.yaml", device="cpu", **places)) == 1
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: 3 of 5 cases were refused (phantom_003, phantom_004, phantom_005); the first: ")
+    refused = "phantom_003, phantom_004, phantom_005, phantom_006"
+    assert line.startswith(f"error: 4 of 6 cases were refused ({refused}); the first: ")
     tables = sorted(tmp_path.glob("*_raw.csv"))
     assert tables
     for path in tables:
         table = list(csv.DictReader(path.open()))
         scored = {Path(row["filename"]).name.split(".")[0] for row in table if row.get("mean") != "nan"}
-        good = {"phantom_002", "phantom_006"}
+        good = {"phantom_002", "phantom_007"}
         assert (
             scored <= good if path.name.startswith("hausdorff") else scored == good
         )  # of nothing there is no distance
     with (tmp_path / "mean_dice_raw.csv").open() as file:
         table = {Path(row.pop("filename")).name.split(".")[0]: row for row in csv.DictReader(file)}
-    assert len(table) == 5 and set(table["phantom_003"].values()) == {"nan"}
+    assert len(table) == 6 and set(table["phantom_003"].values()) == {"nan"}
 
 
 def test_several_processes_score_the_others_even_where_one_has_none(labeled, weights, tmp_path, quiet_hooks):
