@@ -20,7 +20,6 @@ from common.cli import (
     MissingFileError,
     check_choice,
     check_flags,
-    is_collecting,
     is_scratch,
     keep_going,
 )
@@ -198,10 +197,9 @@ def read_cases(
             range.
     """
     path = _find_file(dataset_dir)
-    is_kept = keep_refused and not is_collecting()
-    listed = _read_listed(path, is_kept)
+    listed = _read_listed(path, keep_refused)
     items = [item for item in _items(_all_cases(listed)) if not any(map(_is_missing, _files(item)))]
-    map_threads(lambda item: _look_at(path, item, listed.modality, allow_2d, is_kept), items)
+    map_threads(lambda item: _look_at(path, item, listed.modality, allow_2d, keep_refused), items)
 
     patients = _by_patient(sorted(listed.training, key=_name))
     way = _own_way(path, listed)

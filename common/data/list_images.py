@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import BundleError, InputError, MissingFileError, check_flags, is_collecting, keep_going
+from common.cli import BundleError, InputError, MissingFileError, check_flags, keep_going
 
 from .checks import check_grids
 from .container import PICTURE_SUFFIX, SUFFIXES
@@ -113,7 +113,7 @@ class _Refusal:
     """
 
     def __init__(self, is_kept: bool) -> None:
-        self.is_kept = is_kept and not is_collecting()
+        self.is_kept = is_kept
         self.others: list[Item] = []
 
     def __call__(self, case: Item, error: BundleError | OSError) -> None:

@@ -19,6 +19,7 @@ from monai.bundle.utils import ID_SEP_KEY
 from common.cli import has_weights, keep_going
 from common.data import (
     LABEL_TABLES,
+    REFUSED,
     Header,
     Item,
     case_id,
@@ -70,6 +71,11 @@ class RunPlan:
     def cases(self) -> list[Item]:
         """Cases of all data sets, but for those that are refused or kept, see `CaseLoader`."""
         return [case for data in self.data.values() for case in data if "outcome" not in case]
+
+    @property
+    def refused(self) -> list[Item]:
+        """Cases that are refused, each with its `reason`; in an inference and an evaluation, the others are done."""
+        return [case for data in self.data.values() for case in data if case.get("outcome") == REFUSED]
 
 
 def plan_run(config: ConfigParser) -> RunPlan:

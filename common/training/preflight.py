@@ -17,7 +17,7 @@ from monai.bundle.utils import ID_SEP_KEY
 
 from common.cli import InputError, is_collecting, keep_going, running_config
 from common.cli.command_line import read_command_line
-from common.data import REFUSED, check_format, check_packages, image_files, is_main_process, refuse_case
+from common.data import check_format, check_packages, image_files, is_main_process, refuse_case
 
 from .checkpoint import Conditions, finished_epoch
 from .plan import RunPlan, case_files, components, plan_run, workflow_of
@@ -53,11 +53,8 @@ def check_run(config: ConfigParser | None = None) -> RunPlan:
     with keep_going():
         check_packages(_formats(config))
     option = _OPTIONS.get(plan.workflow, "ckpt_dir")
-    if plan.workflow in _OPTIONS and not is_collecting():
+    if plan.workflow in _OPTIONS:
         _check_cases(config, plan)
-    for case in plan.cases if is_collecting() else ():
-        with keep_going():
-            check_format(_formats(config), image_files(case)[0])
     for file in plan.files:
         with keep_going():
             _check_name(file)
@@ -143,12 +140,11 @@ def _check_cases(config: ConfigParser, plan: RunPlan) -> None:
         except InputError as error:
             refuse_case(case, error)
             plan.files = [file for file in plan.files if file not in files]
-    entries = [case for data in plan.data.values() for case in data]
-    refused = [case for case in entries if case.get("outcome") == REFUSED]
-    if refused:
-        logger.warning("%d of %d case(s) are refused, the others are done:", len(refused), len(entries))
-    for case in refused:
-        logger.warning(case["reason"])
+    if plan.refused and not is_collecting():
+        count = sum(map(len, plan.data.values()))
+        logger.warning("%d of %d case(s) are refused, the others are done:", len(plan.refused), count)
+        for case in plan.refused:
+            logger.warning(case["reason"])
 
 
 def _check_folder(folder: Path, option: str) -> None:

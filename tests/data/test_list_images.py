@@ -11,7 +11,6 @@ import pytest
 from dicom_files import write_series
 from PIL import Image
 
-from common.cli import collect_errors
 from common.data import list_images
 
 
@@ -176,12 +175,3 @@ def test_a_list_may_name_a_scan_that_is_missing_where_refused_ones_are_kept(tmp_
         list_images(path)
     first, second = list_images(path, keep_refused=True)
     assert "outcome" not in first and second["outcome"] == "refused"
-
-
-def test_where_errors_are_collected_none_is_kept(tmp_path):
-    touch(tmp_path, "a.nii")
-    _, sentence = _make_bad(tmp_path, "header")
-    with collect_errors() as errors:
-        cases = list_images(tmp_path, keep_refused=True)
-    assert len(errors) == 1 and sentence in errors[0]
-    assert not any("outcome" in case for case in cases)

@@ -94,9 +94,6 @@ def test_a_case_whose_results_would_have_too_long_a_name_is_refused_and_the_othe
     assert re.search(r"_seg.nii.gz: name of a result must have at most 246 bytes, got 247; rename", bad["reason"])
     reports = {"report.json", "report.csv", "report.html"}
     assert {file.name for file in plan.files} == reports | {f"{longest}_seg.nii.gz"}
-    with collect_errors() as errors:
-        check_run(make_config(names=[f"{longest}n"]))
-    assert errors == [bad["reason"]]
 
 
 def test_a_case_with_a_bad_header_is_told_of_before_the_others_are_done(make_config, tmp_path, caplog):
@@ -190,9 +187,7 @@ def test_a_scan_that_cannot_have_a_format_is_refused_before_the_work_and_the_oth
     outcomes = {case["case_id"]: case.get("reason", "") for case in plan.data["dataset"]}
     assert outcomes.pop("series") == ""
     assert all("must be a folder with a DICOM series for --formats rtstruct" in reason for reason in outcomes.values())
-    with collect_errors() as errors:
-        check_run(make_config(formats=["rtstruct"]))
-    assert len([error for error in errors if "--formats rtstruct" in error]) == len(outcomes) == 2
+    assert len(outcomes) == 2
 
 
 def test_the_files_of_every_format_are_told_and_their_tables(make_config, tmp_path):

@@ -185,7 +185,7 @@ def test_a_case_that_was_segmented_with_another_option_is_made_again(scans, weig
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory) -> Path:
-    """Data set of six test cases: one has NaN, one a label off its grid, one is cut short, one has no file of a label."""
+    """Data set of six test cases, of which one has NaN, one a label off its grid, one is cut, one lacks its label."""
     folder = write_phantoms(tmp_path_factory.mktemp("set"), num_training=2, num_test=6, num_unlabeled=0, size=24)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     names = [Path(case["image"]).name for case in content["test"]]

@@ -3,7 +3,8 @@
     python -m tools.check fnet_wtacae_stl training --dataset_dir /data/ct --num_labeled 8
     python -m tools.check fnet_wtacae_stl inference --dataset_dir /data/new --output_dir /data/segmented --deep
 
-All that is wrong is told, each in one sentence. The exit status is 0 when the run would start, 1 when it would not.
+All that is wrong is told, each in one sentence. The exit status is 0 when the run would start, and 1 when it would not
+or would leave out cases, as an inference and an evaluation do with those that are refused.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def check(
         text = json.dumps(findings.as_dict(), indent=1, default=str) + "\n"
         write_atomically(Path(report), lambda path: path.write_text(text, encoding="utf-8"))
     print("\n".join(summarize(findings, verbose)))
-    if findings.problems:
+    if findings.problems or findings.refused:
         sys.exit(1)
 
 

@@ -40,6 +40,7 @@ class Findings:
 
     Attributes:
         problems: because of which it would not start, each as one sentence.
+        refused: why cases of an inference or an evaluation would be left out, which would be done for the others.
         warnings: with which it would start.
         plan: of the run; None where its config cannot be read.
         cases: names by list of the data list: `training`, `validation`, `unlabeled` and so on.
@@ -53,6 +54,7 @@ class Findings:
     config_files: list[str]
     dataset_dir: str
     problems: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     plan: RunPlan | None = None
     cases: dict[str, list[str]] = field(default_factory=dict)
@@ -125,8 +127,11 @@ def examine(
             _load_weights(config, plan)
         if deep:
             findings.num_read = read_voxels(config, plan)
+    if findings.plan is not None:
+        findings.refused = [case["reason"] for case in findings.plan.refused]
     findings.problems = [*dict.fromkeys(problems)]
-    findings.warnings = [text for text in dict.fromkeys(findings.warnings) if text not in findings.problems]
+    told = {*findings.problems, *findings.refused}
+    findings.warnings = [text for text in dict.fromkeys(findings.warnings) if text not in told]
     findings.seconds = round(time.perf_counter() - started, 2)
     return findings
 

@@ -45,10 +45,14 @@ def summarize(findings: Findings, verbose: bool = False) -> Iterator[str]:
         yield _row("voxels", f"of {findings.num_read} cases were read")
     for warning in findings.warnings:
         yield _row("warning", warning)
+    for reason in findings.refused:
+        yield _row("refused", reason)
     for problem in findings.problems:
         yield _row("problem", problem)
-    number = len(findings.problems)
+    number, refused = len(findings.problems), len(findings.refused)
     end = f"would not start: {number} problem{'s'[: number != 1]}" if number else "would start"
+    if plan is not None and refused and not number:
+        end += f" and leave out {refused} of {sum(map(len, plan.data.values()))} cases"
     yield f"{end}, {len(findings.warnings)} warning{'s'[: len(findings.warnings) != 1]} ({findings.seconds:.1f} s)"
 
 

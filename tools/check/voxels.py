@@ -11,7 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.cli import InputError, collect_errors, keep_going
+from common.cli import InputError, collect_errors, find_cause, keep_going
 from common.data import (
     Cases,
     Item,
@@ -22,6 +22,7 @@ from common.data import (
     image_files,
     make_record,
     map_threads,
+    refuse_case,
 )
 from common.training import RefuseLearnedCases, RunPlan
 
@@ -45,11 +46,11 @@ def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
     if not plan.data:
         return 0
     cases: Cases | None = config.get_parsed_content("cases") if "cases" in config.get() else None
-    own = _by_files(case for data in plan.data.values() for case in data)
+    own = _by_files(plan.cases)
     lists = [] if cases is None or plan.workflow == "evaluation" else [getattr(cases, name) for name in _LISTS]
     others = _by_files(case for part in lists for case in part if tuple(image_files(case)) not in own)
     loaders = _make_loaders(config, plan, cases)
-    classes = _read_all(own, loaders)
+    classes = _read_all(own, loaders, keep_refused=plan.workflow in ("inference", "evaluation"))
     with collect_errors() as sentences:
         classes |= _read_all(others, loaders)
     for sentence in sentences:
@@ -61,9 +62,11 @@ def read_voxels(config: ConfigParser, plan: RunPlan) -> int:
                 checksums[files] = fingerprint(files)
     if plan.workflow == "evaluation" and cases is not None:
         guard = RefuseLearnedCases(config.get_parsed_content("record"), config.get_parsed_content("split"), cases)
-        for files in own:
-            with keep_going():
+        for files, case in own.items():
+            try:
                 guard.check(files[0], checksums.get(files, ""))
+            except InputError as error:
+                refuse_case(case, error)
     elif cases is not None:
         _find_leaks(cases, checksums, plan.workflow)
     if plan.workflow == "training" and cases is not None:
@@ -84,9 +87,22 @@ def _by_files(cases: Iterable[Item]) -> dict[Files, Item]:
     return found
 
 
-def _read_all(cases: Mapping[Files, Item], loaders: Sequence[Loader]) -> dict[Files, set[int]]:
-    """Return the classes of the labels of those cases that can be read."""
-    read = map_threads(lambda case: _read(case, loaders), cases.values(), min(os.cpu_count() or 1, 4))
+def _read_all(
+    cases: Mapping[Files, Item], loaders: Sequence[Loader], keep_refused: bool = False
+) -> dict[Files, set[int]]:
+    """Return the classes of the labels of those cases that can be read; others may be refused in their entries."""
+
+    def read_one(case: Item) -> set[int] | None:
+        try:
+            return _read(case, loaders)
+        except Exception as error:
+            cause = find_cause(error)
+            if not keep_refused or cause is None:
+                raise
+            refuse_case(case, cause)
+            return None
+
+    read = map_threads(read_one, cases.values(), min(os.cpu_count() or 1, 4))
     return {files: found for files, found in zip(cases, read, strict=True) if found is not None}
 
 

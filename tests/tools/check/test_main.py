@@ -42,8 +42,8 @@ def check(run_tool, capsys):
     return _check
 
 
-def problems(lines) -> list[str]:
-    return [line.removeprefix("problem").strip() for line in lines if line.startswith("problem ")]
+def problems(lines, kind="problem") -> list[str]:
+    return [line.removeprefix(kind).strip() for line in lines if line.startswith(f"{kind} ")]
 
 
 def copy(source: Path, target: Path, change=lambda voxels: voxels) -> None:
@@ -150,9 +150,32 @@ def test_scans_are_looked_at_where_the_weights_are_missing(phantoms, tmp_path, c
     scans = shutil.copytree(phantoms / "imagesTs", tmp_path / "scans")
     (scans / "phantom_004.nii.gz").write_bytes(b"")
     starts, lines = check("layer_decomp_tumor", "inference", "--deep", dataset_dir=scans, ckpt_dir=tmp_path)
-    record, scan = problems(lines)
+    (record,), (scan,) = problems(lines), problems(lines, "refused")
     assert not starts and "record.json: the record of the weights must lie beside them" in record
     assert "phantom_004.nii.gz: a .nii.gz file must be gzip data, got an empty file" in scan
+
+
+@pytest.mark.slow
+def test_bad_cases_of_an_evaluation_and_an_inference_are_told_apart_from_what_would_stop_it(phantoms, tmp_path, check):
+    scans = shutil.copytree(phantoms, tmp_path / "scans")
+    bundle = next(bundle for bundle in BUNDLES if bundle.name == "context_restoration_unet")
+    places = {"dataset_dir": scans, "ckpt_dir": tmp_path / "models"}
+    length = {"max_epochs": 1, "iterations_per_epoch": 1, "pretrained": "null"}
+    done = bundle_run("training", bundle, "train.yaml", **places, **length)
+    assert done.returncode == 0, done.stderr[-2000:]
+    bad = scans / "imagesTs" / "phantom_004.nii.gz"
+    copy(bad, bad, lambda voxels: np.where(voxels > voxels.mean(), np.nan, voxels))
+    for workflow in ("evaluation", "inference"):
+        places["dataset_dir"] = scans if workflow == "evaluation" else scans / "imagesTs"
+        starts, lines = check(bundle.name, workflow, **places)
+        assert starts, "the header is sound"
+        starts, lines = check(bundle.name, workflow, "--deep", **places, report=tmp_path / "report.json")
+        assert not starts and problems(lines) == []
+        (reason,) = problems(lines, "refused")
+        assert "phantom_004.nii.gz: every voxel must be finite, got" in reason
+        assert lines[-1].startswith("would start and leave out 1 of 2 cases, ")
+        report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+        assert report["would_start"] and report["refused"] == [reason]
 
 
 def test_an_evaluation_without_weights_and_an_inference_without_scans_would_not_start(phantoms, tmp_path, check):
