@@ -27,7 +27,22 @@ __all__ = ["list_images"]
 logger = logging.getLogger(__name__)
 
 _SIDECARS = (  # beside scans: what programs and people write down about them
-    *(".json", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".log", ".bval", ".bvec"),
+    *(
+        ".json",
+        ".jsonl",
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".md",
+        ".html",
+        ".pdf",
+        ".log",
+        ".bval",
+        ".bvec",
+    ),
     *(
         ".raw",
         ".zraw",

@@ -17,7 +17,7 @@ from monai.bundle.utils import ID_SEP_KEY
 
 from common.cli import InputError, is_collecting, keep_going, running_config
 from common.cli.command_line import read_command_line
-from common.data import check_format, check_packages, image_files, is_main_process, refuse_case
+from common.data import Item, check_format, check_packages, image_files, is_main_process, refuse_case
 
 from .checkpoint import Conditions, finished_epoch
 from .plan import RunPlan, case_files, components, plan_run, workflow_of
@@ -130,16 +130,23 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_cases(config: ConfigParser, plan: RunPlan) -> None:
-    """Refuse the cases whose results would have names that are too long or a format that they cannot, and tell all."""
+    """Refuse the cases whose results would have names that are too long or taken, or a format that they cannot have."""
+    owners: dict[Path, Item] = {}
     for case in plan.cases:
         files = case_files(config, plan.workflow, case)
         try:
             check_format(_formats(config), image_files(case)[0])
             for file in files:
                 _check_name(file)
+                owner = image_files(owners.setdefault(file, case))[0]
+                if owner != image_files(case)[0]:
+                    raise InputError(
+                        f"{image_files(case)[0]}: results must have names of their own, got {file.name}, which {owner} "
+                        "has, too; rename one of the two"
+                    )
         except InputError as error:
             refuse_case(case, error)
-            plan.files = [file for file in plan.files if file not in files]
+            plan.files = [file for file in plan.files if file not in files or owners.get(file, case) is not case]
     if plan.refused and not is_collecting():
         count = sum(map(len, plan.data.values()))
         logger.warning("%d of %d case(s) are refused, the others are done:", len(plan.refused), count)

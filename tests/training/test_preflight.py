@@ -12,6 +12,7 @@ import pytest
 import torch
 from dicom_files import write_series
 from monai.bundle import ConfigParser
+from PIL import Image
 
 from common.cli import collect_errors
 from common.data import write_datalist
@@ -94,6 +95,21 @@ def test_a_case_whose_results_would_have_too_long_a_name_is_refused_and_the_othe
     assert re.search(r"_seg.nii.gz: name of a result must have at most 246 bytes, got 247; rename", bad["reason"])
     reports = {"report.json", "report.csv", "report.html"}
     assert {file.name for file in plan.files} == reports | {f"{longest}_seg.nii.gz"}
+
+
+def test_a_case_whose_results_would_replace_those_of_another_one_is_refused(make_config, tmp_path):
+    """The picture of a_seg.nii.gz would be the segmentation of a.png."""
+    config = make_config(names=["a_seg", "b"])
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "scans" / "a.png")
+    config["dataset::data::allow_2d"] = True
+    pictures = {"_target_": "common.training.OverlayPictures", "save_dir": "@output_dir", "labels": {}}
+    config["handlers"] = [*config["handlers"], pictures]
+    plan = check_run(config)
+    assert [case["case_id"] for case in plan.cases] == ["a", "b"]
+    (bad,) = plan.refused
+    said = r"a_seg\.nii\.gz: results must have names of their own, got a_seg\.png, which .*/a\.png has, too; rename"
+    assert re.search(said, bad["reason"])
+    assert {file.name for file in plan.files} >= {"a_seg.png", "a_overlay.png", "b_seg.nii.gz", "b.png"}
 
 
 def test_a_case_with_a_bad_header_is_told_of_before_the_others_are_done(make_config, tmp_path, caplog):
