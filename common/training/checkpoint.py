@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _UNSET = repr(None)  # of an option that an older version did not have
+_EXCERPT = 60  # characters
 _FINISHED = ".json"  # suffix of the file that says that a training has ended
 
 
@@ -71,11 +73,18 @@ class Conditions:
         """Return what differs from a stored `state_dict`; one of an earlier version has no config."""
         pairs = [(stored["settings"], self.settings), (stored.get(CONFIG, self.config), self.config)]
         return [
-            f"{name} {then.get(name, _UNSET):.60} instead of {now.get(name, _UNSET):.60}"
+            f"{name} {' instead of '.join(_excerpts(then.get(name, _UNSET), now.get(name, _UNSET)))}"
             for then, now in pairs
             for name in {**now, **then}
             if then.get(name, _UNSET) != now.get(name, _UNSET)
         ]
+
+
+def _excerpts(*texts: str) -> list[str]:
+    """Return of each text the part in which they begin to differ."""
+    start = len(os.path.commonprefix(texts))
+    start = start - _EXCERPT // 3 if start > _EXCERPT // 2 else 0
+    return [f"{'...' if start else ''}{text[start : start + _EXCERPT]}" for text in texts]
 
 
 class ResumableCheckpoint:

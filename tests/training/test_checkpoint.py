@@ -52,6 +52,16 @@ def test_a_finished_training_leaves_no_checkpoint_and_says_how_it_ended(make_tra
     assert rows_of(again) == rows_of(training)
 
 
+def test_of_long_lists_the_part_is_told_in_which_they_begin_to_differ():
+    """Two lists of two hundred paths looked the same in the message."""
+    paths = [f"/data/imagesTr/case_{i:03d}.nii.gz" for i in range(200)]
+    stored = Conditions({}, {"data": paths}).state_dict()
+    paths[120] = "/data/imagesTr/other.nii.gz"
+    (said,) = Conditions({}, {"data": paths}).differences(stored)
+    first, second = said.removeprefix("data ").split(" instead of ")
+    assert "case_120" in first and "other.nii.gz" in second and len(said) < 150
+
+
 @pytest.mark.parametrize(
     ("conditions", "message"),
     [
