@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +81,7 @@ class Conditions:
 
 def _excerpts(*texts: str) -> list[str]:
     """Return of each text the part in which they begin to differ."""
-    start = len(os.path.commonprefix(texts))
+    start = next((index for index, letters in enumerate(zip(*texts)) if len({*letters}) > 1), min(map(len, texts)))
     start = start - _EXCERPT // 3 if start > _EXCERPT // 2 else 0
     return [f"{'...' if start else ''}{text[start : start + _EXCERPT]}" for text in texts]
 
