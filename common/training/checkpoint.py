@@ -81,7 +81,8 @@ class Conditions:
 
 def _excerpts(*texts: str) -> list[str]:
     """Return of each text the part in which they begin to differ."""
-    start = next((index for index, letters in enumerate(zip(*texts)) if len({*letters}) > 1), min(map(len, texts)))
+    pairs = enumerate(zip(*texts, strict=False))
+    start = next((index for index, letters in pairs if len({*letters}) > 1), min(map(len, texts)))
     start = start - _EXCERPT // 3 if start > _EXCERPT // 2 else 0
     return [f"{'...' if start else ''}{text[start : start + _EXCERPT]}" for text in texts]
 
