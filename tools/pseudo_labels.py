@@ -35,6 +35,7 @@ from common.self_training import (
     describe_segmentation,
     find_implausible,
     pool_probabilities,
+    steadiness_weights,
 )
 from tools._command import run_command
 
@@ -69,7 +70,8 @@ def make_pseudo_labels(
         fold: likewise.
         num_folds: likewise.
         num_validation: likewise.
-        weights: how much each teacher counts; 1 if not given.
+        weights: how much each teacher counts; if not given, in each class the more, the more alike the volumes are that
+            it finds, see `steadiness_weights`.
         keep: share of the voxels of each class that are learned from, the surest ones.
         limit: robust standard deviations, beyond which a scan is implausible and left out.
     """
@@ -81,8 +83,9 @@ def make_pseudo_labels(
     scans = _find_scans(cases, teachers)
     output = Path(output_dir)
     segmentations, samples = {}, []
+    exponents = _weigh(list(scans.values()), cases.labels) if weights is None else weights
     for name, (_, files) in scans.items():
-        label, confidence, segmentations[name] = _combine(files, weights, len(cases.labels))
+        label, confidence, segmentations[name] = _combine(files, exponents, len(cases.labels))
         _write(output / f"{name}.nii.gz", label, files[0])
         _write(output / f"{name}_confidence.nii.gz", confidence, files[0])
         samples.append(_sample(label, confidence))
@@ -131,22 +134,44 @@ def _find_scans(cases: Cases, teachers: Sequence[str]) -> dict[str, tuple[Item, 
     }
 
 
+def _weigh(scans: Sequence[tuple[Item, Sequence[Path]]], labels: Mapping[int, str]) -> Sequence[float | np.ndarray]:
+    """Return how much each teacher counts in each class, and tell it where there are several."""
+    num_teachers = len(scans[0][1])
+    if num_teachers == 1:
+        return [1.0]
+    volumes: list[list[dict[int, float]]] = [[] for _ in range(num_teachers)]
+    for _, files in scans:
+        for number, file in enumerate(files):
+            probabilities, affine = _read(file, len(labels))
+            volumes[number].append(describe_segmentation(probabilities.argmax(axis=0), affine).volumes)
+    weights = steadiness_weights(volumes, len(labels))
+    for number, weight in enumerate(weights):
+        shares = ", ".join(f"{labels[value]} {share:.2f}" for value, share in enumerate(weight))
+        print(f"teacher {number + 1}: {shares}", flush=True)
+    return [*weights]
+
+
 def _combine(
-    files: Sequence[Path], weights: Sequence[float] | None, num_classes: int
+    files: Sequence[Path], weights: Sequence[float | np.ndarray], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, Segmentation]:
     """Return the classes of a scan, the confidence in them, and their description."""
-    volumes = [read_volume(file) for file in files]
-    probabilities = [voxels.astype(np.float32) for voxels, _, _ in volumes]
-    for file, teacher in zip(files, probabilities, strict=True):
-        if len(teacher) != num_classes:
-            raise InputError(
-                f"{file}: must have the probabilities of {num_classes} classes, got {len(teacher)}; take a teacher "
-                "that was trained on this data set"
-            )
+    read = [_read(file, num_classes) for file in files]
+    probabilities = [teacher for teacher, _ in read]
     pooled = pool_probabilities(probabilities, weights)
     label = pooled.argmax(axis=0).astype(np.uint8 if num_classes <= 256 else np.int16)
     agreement = _mean_dice([teacher.argmax(axis=0) for teacher in probabilities])
-    return label, pooled.max(axis=0), describe_segmentation(label, volumes[0][1].affine, agreement)
+    return label, pooled.max(axis=0), describe_segmentation(label, read[0][1], agreement)
+
+
+def _read(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities of the classes and the affine matrix of their grid."""
+    voxels, header, _ = read_volume(file)
+    if len(voxels) != num_classes:
+        raise InputError(
+            f"{file}: must have the probabilities of {num_classes} classes, got {len(voxels)}; take a teacher "
+            "that was trained on this data set"
+        )
+    return voxels.astype(np.float32), header.affine
 
 
 def _mean_dice(segmentations: Sequence[np.ndarray]) -> float:

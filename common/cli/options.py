@@ -219,7 +219,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "ramp_up": Option(POSITIVE_INT, "steps until the consistency with a mean teacher has its weight", 200),
     "formats": _place("of the segmentations; the last two of a DICOM series alone", ["nifti", "seg.nrrd"], FORMATS),
     "save_probabilities": _place("also write the probability of each class", True, FLAG),
-    "skip_existing": _place("leave out the scans whose segmentations are there and whole", True, FLAG),
+    "skip_existing": _place("leave out the scans whose segmentations are there, whole and up to date", True, FLAG),
     "save_confidence": _place("also write the probability of the most probable class", True, FLAG),
     "num_unlabeled": _place("unlabeled cases; null: all", 40, INT.or_null),
     "include_val_images": _place("learn from the images of the validation cases, too", True, FLAG),

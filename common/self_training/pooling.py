@@ -10,25 +10,57 @@ segmentation via class-balanced self-training*, ECCV 2018 (https://arxiv.org/abs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from common.cli import InputError
 
-__all__ = ["class_thresholds", "pool_probabilities"]
+__all__ = ["class_thresholds", "pool_probabilities", "steadiness_weights"]
 
 _FLOOR = 1e-3  # below which a probability says no more than that: no teacher alone can rule out a class
+_CONSISTENT = 1.4826  # of the median absolute deviation, with the standard deviation of a normal distribution
+_LEAST_SPREAD = 0.05  # of the logarithm of a volume; patients differ by more
+_NOTHING = 0.05  # of the usual volume, as which a class counts that was not found
+
+
+def steadiness_weights(volumes: Sequence[Sequence[Mapping[int, float]]], num_classes: int) -> np.ndarray:
+    """Return how far each teacher can be trusted with each class, told without any label.
+
+    An organ has much the same volume in all patients. Where the volumes that a teacher finds vary more than those of
+    another one, its mistakes do, too: each counts by the inverse of the variance of the logarithm of its volumes, as
+    measurements of the same quantity are averaged best (W. G. Cochran, Journal of the Royal Statistical Society 1937).
+    A class that a teacher finds in less than half of the scans hardly counts.
+
+    Args:
+        volumes: of each teacher, for each scan, those of the classes that it has found, by their value.
+        num_classes: background included.
+
+    Returns:
+        Array of shape `(teachers, num_classes)`, whose sum over the teachers is 1; of the background, which has no size
+        of its own, the mean of the others.
+    """
+    classes = range(1, num_classes)
+    found = np.array([[[scan.get(value, 0.0) for value in classes] for scan in teacher] for teacher in volumes])
+    usual = [np.median(part[part > 0]) if (part > 0).any() else 1.0 for part in np.moveaxis(found, -1, 0)]
+    logarithms = np.log(found + _NOTHING * np.array(usual))
+    deviations = np.abs(logarithms - np.median(logarithms, axis=1, keepdims=True))
+    spreads = np.maximum(_CONSISTENT * np.median(deviations, axis=1), _LEAST_SPREAD)
+    spreads[np.median(found, axis=1) == 0] = -math.log(_NOTHING)  # to find nothing in most scans is not steady
+    weights = spreads**-2 / (spreads**-2).sum(axis=0)
+    return np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)
 
 
 def pool_probabilities(
-    probabilities: Sequence[np.ndarray], weights: Sequence[float] | None = None, floor: float = _FLOOR
+    probabilities: Sequence[np.ndarray], weights: Sequence[float | np.ndarray] | None = None, floor: float = _FLOOR
 ) -> np.ndarray:
     """Return the product of what teachers think of each voxel, which sums to 1 again.
 
     Args:
         probabilities: of each teacher, of shape `(num_classes, *spatial_size)`.
-        weights: exponent of each teacher; 1 if not given. One teacher alone stays what it is, but for the floor.
+        weights: exponent of each teacher, or of each of its classes, of shape `(num_classes,)`; 1 if not given. One
+            teacher alone stays what it is, but for the floor.
         floor: added to every probability.
 
     Returns:
@@ -43,7 +75,8 @@ def pool_probabilities(
         )
     logits = np.zeros(shapes.pop(), np.float32)
     for weight, teacher in zip(weights, probabilities, strict=True):
-        logits += weight * np.log(teacher.astype(np.float32) + floor)
+        exponents = np.broadcast_to(np.asarray(weight, np.float32), len(teacher))
+        logits += exponents.reshape(-1, *[1] * (teacher.ndim - 1)) * np.log(teacher.astype(np.float32) + floor)
     logits -= logits.max(axis=0)
     pooled = np.exp(logits)
     return pooled / pooled.sum(axis=0)
