@@ -15,7 +15,7 @@ from tools.study.plan import read_study
 
 @pytest.fixture
 def data(tmp_path):
-    write_phantoms(tmp_path / "data", num_training=1, num_test=1, num_unlabeled=3)
+    write_phantoms(tmp_path / "data", num_training=1, num_test=1, num_unlabeled=3, size=32)
     return tmp_path / "data"
 
 
