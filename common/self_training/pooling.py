@@ -25,7 +25,9 @@ _LEAST_SPREAD = 0.05  # of the logarithm of a volume; patients differ by more
 _NOTHING = 0.05  # of the usual volume, as which a class counts that was not found
 
 
-def steadiness_weights(volumes: Sequence[Sequence[Mapping[int, float]]], num_classes: int) -> np.ndarray:
+def steadiness_weights(
+    volumes: Sequence[Sequence[Mapping[int, float]]], num_classes: int, power: float = 2.0
+) -> np.ndarray:
     """Return how far each teacher can be trusted with each class, told without any label.
 
     An organ has much the same volume in all patients. Where the volumes that a teacher finds vary more than those of
@@ -36,6 +38,7 @@ def steadiness_weights(volumes: Sequence[Sequence[Mapping[int, float]]], num_cla
     Args:
         volumes: of each teacher, for each scan, those of the classes that it has found, by their value.
         num_classes: background included.
+        power: of the standard deviation, by whose inverse a teacher counts; 2 is that of the variance.
 
     Returns:
         Array of shape `(teachers, num_classes)`, whose sum over the teachers is 1; of the background, which has no size
@@ -48,7 +51,7 @@ def steadiness_weights(volumes: Sequence[Sequence[Mapping[int, float]]], num_cla
     deviations = np.abs(logarithms - np.median(logarithms, axis=1, keepdims=True))
     spreads = np.maximum(_CONSISTENT * np.median(deviations, axis=1), _LEAST_SPREAD)
     spreads[np.median(found, axis=1) == 0] = -math.log(_NOTHING)  # to find nothing in most scans is not steady
-    weights = spreads**-2 / (spreads**-2).sum(axis=0)
+    weights = spreads**-power / (spreads**-power).sum(axis=0)
     return np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)
 
 
