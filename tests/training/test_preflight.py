@@ -15,8 +15,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from common.cli import collect_errors
-from common.data import write_datalist
-from common.training import check_run, format_size, preflight
+from common.data import format_size, write_datalist
+from common.training import check_run, preflight
 
 Usage = namedtuple("Usage", "total used free")
 
