@@ -117,7 +117,8 @@ class StoredArray:
                 return torch.empty((*self.shape[:-3], *sizes), dtype=self.dtype, device=self.device)
             if all(place.step == self.step for place in places):  # each is a plain slice of one of the parts
                 parts = [place.start % self.step for place in places]
-                own = [slice(place.start // self.step, -(-place.stop // self.step)) for place in places]
+                firsts = [place.start // self.step for place in places]
+                own = [slice(first, first + size) for first, size in zip(firsts, sizes, strict=True)]
                 found = stored[(*parts, *[slice(None)] * (self.ndim - 3), *own)]
             else:
                 found = _join_steps(stored[:], self.shape)[index]
