@@ -84,16 +84,15 @@ class ScanCache:
         order = np.roll(np.arange(count), -(rank * count // num_processes)).tolist()  # each finds files of the others
         held: list[Any] = [None] * count
         paths: set[Path] = set()
-        bar = tqdm(total=count, desc="preprocessing", disable=None if is_main_process() else True)  # in a terminal
-        for index, (found, known) in zip(order, cases.prepare(order, self.num_workers), strict=True):
-            if isinstance(found, Exception):
-                raise found
-            note_known(known)
-            bar.update()
-            if isinstance(found, Path):
-                paths.add(found)
-            held[index] = found if isinstance(found, Path) else unpack(found, device)[0]
-        bar.close()
+        is_silent = None if is_main_process() else True  # None: but in a terminal
+        with tqdm(cases.prepare(order, self.num_workers), "preprocessing", count, disable=is_silent) as prepared:
+            for index, (found, known) in zip(order, prepared, strict=True):
+                if isinstance(found, Exception):
+                    raise found
+                note_known(known)
+                if isinstance(found, Path):
+                    paths.add(found)
+                held[index] = found if isinstance(found, Path) else unpack(found, device)[0]
         if paths and self.folder is not None:
             self.used |= paths
             _remove_unused(self.folder, self.used)
