@@ -226,6 +226,12 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "split": _place("cases that are scored", "validation", one_of("training", "validation", "test")),
     "num_pictures": _place("cases to draw", 10, INT),
     "surface_tolerance": _place("mm, by which surfaces may differ in the surface Dice", 3.0, NON_NEGATIVE),
+    "cache_memory": _place(
+        "GB that preprocessed scans may take, beyond which they are read from disk; null: half of what is free",
+        8,
+        NON_NEGATIVE.or_null,
+    ),
+    "cache_dir": _place("folder of the preprocessed scans that are read from disk", "/data/cache"),
     "num_workers": _place("processes that load", 0, INT),
     "max_epochs": Option(POSITIVE_INT, "epochs of the training", 100),
     "iterations_per_epoch": Option(POSITIVE_INT, "minibatches of an epoch", 25),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from common.cli import SHARED_OPTIONS, Option, check_options
-from common.cli.options import FLAG, FRACTION, INT, NON_NEGATIVE, NUMBER, POSITIVE_INT, PROPER_FRACTION, one_of
+from common.cli.options import FLAG, INT, NON_NEGATIVE, NUMBER, POSITIVE_INT, PROPER_FRACTION, one_of
 
 __all__ = ["CONTEXT_OPTIONS", "check_options"]
 
@@ -14,7 +14,6 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     **SHARED_OPTIONS,
     "iterations_per_epoch": Option(POSITIVE_INT.or_null, "minibatches of an epoch; null: every slice once", 25),
     "val_iterations": Option(POSITIVE_INT.or_null, "minibatches of the validation loss; null: every slice", 4),
-    "cache_rate": Option(FRACTION, "share of the volumes that stay in memory", 0.1),
     "betas": Option(PROPER_FRACTION.times(2), "of Adam", [0.9, 0.999]),
     "patience": Option(POSITIVE_INT, "epochs without an improvement of the validation loss before the end", 20),
     "threshold": Option(NON_NEGATIVE, "smallest improvement of the validation loss", 0.0),

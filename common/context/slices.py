@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import CacheDataset, DataLoader
+from monai.data import DataLoader
 from monai.transforms import Compose, Transform
 
 from common.cli import InputError, KindError, check_choice, check_each
@@ -20,6 +19,8 @@ from common.data import (
     IGNORED,
     MAX_DOUBT,
     EpochBatchSampler,
+    ScanCache,
+    ScanDataset,
     check_classes,
     find_classes,
     find_pseudo_labeled,
@@ -73,10 +74,12 @@ class SliceSourced(Transform):
 
     Args:
         axis: of the volume, to which the slices are perpendicular.
+        body_contrast: see `SliceDataset`.
     """
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int, body_contrast: float | None = None) -> None:
         self.axis = axis
+        self.body_contrast = body_contrast
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         image = data["image"]
@@ -94,19 +97,32 @@ class SliceSourced(Transform):
         if "label" in data:
             label = smallest_type(torch.as_tensor(np.asarray(data["label"])))
             out["label"] = label.movedim(axis, 0).contiguous()
+            out["classes"] = find_classes(out["label"].transpose(0, 1))
+        out["wanted"] = self._is_wanted(out).nonzero().flatten()
         return out
 
+    def _is_wanted(self, source: Mapping[str, Any]) -> torch.Tensor:
+        """Tell which slices may be requested."""
+        image, label = source["image"], source.get("label")
+        wanted = torch.ones(len(image), dtype=torch.bool)
+        if self.body_contrast is not None:
+            deviation = image.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+            edge = (source["fill"] + self.body_contrast * deviation).view(-1, 1, 1)
+            wanted = torch.tensor([bool((part > edge).any(0).float().mean() >= _MIN_BODY) for part in image])
+        if label is None:
+            return wanted
+        has_foreground = known_classes(label.transpose(0, 1))[0].flatten(1).any(1)
+        is_labeled = (label[:, :1].int() != IGNORED) & (label[:, 1:] < MAX_DOUBT).all(1, keepdim=True)
+        return (wanted | has_foreground) & is_labeled.flatten(1).any(1)
 
-class SliceDataset(CacheDataset):
+
+class SliceDataset(ScanDataset):
     """Data set of slices of volumes, one for each `SliceRequest`.
 
     An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one, or `(2, H, W)`
     where any case has a pseudo-label, see `common.data.partial_labels`; `seed`, that of the request, for whatever is
     random afterwards; and `case`, the file of the volume. Slices of an RAS volume perpendicular to axis 2 are axial, to
     axis 1 coronal, to axis 0 sagittal. Of a case with a label, slices that are not labeled at all are never requested.
-
-    Every volume is preprocessed once when the data set is made. Those that are not cached are read again, once in each
-    epoch, provided that the requests are those of `SliceBatchSampler`.
 
     Args:
         data: cases, each with `image` and perhaps `label`, which has a `confidence` where it is a pseudo-label.
@@ -120,9 +136,8 @@ class SliceDataset(CacheDataset):
             brighter than the smallest intensity of the volume by more than this many standard deviations of the volume,
             in any channel; 0.5 suits CT windows and MR. `None`: no slice is left out. Slices with foreground in the
             label always stay.
-        cache_rate: share of the volumes that stay in memory.
-        window: volumes that are kept in memory for a while when not all are cached; see `SliceBatchSampler`.
         labels: names of the classes; one that no label has is warned of, see `check_classes`.
+        cache: of the volumes; None: they stay in memory.
 
     Raises:
         ValueError: when there are no slices, slices of several sizes without a `slice_size`, or labels without any
@@ -137,17 +152,14 @@ class SliceDataset(CacheDataset):
         slice_size: Sequence[int] | None = None,
         placement: str = "random",
         body_contrast: float | None = None,
-        cache_rate: float = 1.0,
-        window: int = 4,
         labels: Mapping[int, str] | None = None,
+        cache: ScanCache | None = None,
     ) -> None:
         check_choice("axis", axis, (0, 1, 2))
         check_choice("placement", placement, ("random", "center"))
         if slice_size is not None and not (POSITIVE_INT.list.fits(slice_size) and len(slice_size) == 2):
             raise KindError(f"slice_size must be height and width in pixels, such as [256, 256], got {slice_size!r}")
         check_each(NUMBER.or_null, body_contrast=body_contrast)
-        check_each(FRACTION, cache_rate=cache_rate)
-        check_each(POSITIVE_INT, window=window)
         if not data:
             raise InputError(
                 "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
@@ -159,24 +171,17 @@ class SliceDataset(CacheDataset):
         self.placement = placement
         self.body_contrast = body_contrast
         self.preprocessing = transform
-        self.window = window
-        self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
-        sourced = Compose([transform, SliceSourced(axis)]).flatten()
-        super().__init__(data, sourced, cache_rate=cache_rate, progress=False)
+        sourced = Compose([transform, SliceSourced(axis, body_contrast)]).flatten()
+        super().__init__(data, sourced, cache or ScanCache())
         self.slices = self._survey(labels or {})
 
     @staticmethod
-    def bytes_per_voxel(num_channels: int, has_label: bool, cache_rate: float = 1.0) -> float:
-        """Return the memory that a voxel of a preprocessed volume takes on average, cached or not."""
-        return cache_rate * (4 * num_channels + 2 * has_label)
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether all volumes stay in memory."""
-        return self.cache_num == len(self)
+    def bytes_per_voxel(num_channels: int, has_label: bool) -> float:
+        """Return the memory that a voxel of a preprocessed volume takes."""
+        return 4 * num_channels + 2 * has_label
 
     def __getitem__(self, request: SliceRequest) -> dict[str, Any]:
-        source = self._source(request.case)
+        source = self._transform(request.case)
         image = source["image"][request.slice]
         size = image.shape[1:] if self.slice_size is None else self.slice_size
         start = self._start(image.shape[1:], size, request.seed)
@@ -187,27 +192,16 @@ class SliceDataset(CacheDataset):
             item["label"] = (with_doubt(label) if self.pseudo_labeled else label).int()  # of one type and shape in all
         return item
 
-    def _source(self, case: int) -> dict[str, Any]:
-        """Return a preprocessed case; the last few of those that are not cached are kept."""
-        if case < self.cache_num:
-            return self._transform(case)
-        if case not in self._recent:
-            while len(self._recent) >= self.window:  # before reading, so that no more are ever in memory
-                self._recent.popitem(last=False)
-            self._recent[case] = self._transform(case)
-        self._recent.move_to_end(case)
-        return self._recent[case]
-
     def _survey(self, labels: Mapping[int, str]) -> list[np.ndarray]:
         """Return the slices of every case that may be requested, and check them and their labels."""
         slices, sizes = [], {}
         found: set[int] | None = None
         for case in range(len(self)):
-            source = self._source(case)
+            source = self._transform(case)
             sizes[tuple(source["image"].shape[2:])] = source["case"]
-            if "label" in source:
-                found = (found or set()) | find_classes(source["label"].transpose(0, 1))
-            slices.append(np.flatnonzero(self._is_wanted(source)))
+            if "classes" in source:
+                found = (found or set()) | source["classes"]
+            slices.append(source["wanted"].numpy())
             if not len(slices[-1]):
                 logger.warning("%s: no slice shows a body and is labeled, none is used", source["case"])
         if self.slice_size is None and len(sizes) > 1:
@@ -222,19 +216,6 @@ class SliceDataset(CacheDataset):
             )
         return slices
 
-    def _is_wanted(self, source: Mapping[str, Any]) -> np.ndarray:
-        image, label = source["image"], source.get("label")
-        wanted = np.ones(len(image), dtype=bool)
-        if self.body_contrast is not None:
-            deviation = image.transpose(0, 1).flatten(1).std(dim=1, correction=0)
-            edge = (source["fill"] + self.body_contrast * deviation).view(-1, 1, 1)
-            wanted = np.array([bool((part > edge).any(0).float().mean() >= _MIN_BODY) for part in image])
-        if label is None:
-            return wanted
-        has_foreground = known_classes(label.transpose(0, 1))[0].flatten(1).any(1).numpy()
-        is_labeled = (label[:, :1].int() != IGNORED) & (label[:, 1:] < MAX_DOUBT).all(1, keepdim=True)
-        return (wanted | has_foreground) & is_labeled.flatten(1).any(1).numpy()
-
     def _start(self, size: Sequence[int], slice_size: Sequence[int], seed: int) -> list[int]:
         """Return the first pixel of a crop, negative where the slice is padded."""
         room = [available - length for available, length in zip(size, slice_size, strict=True)]
@@ -247,23 +228,17 @@ class SliceDataset(CacheDataset):
 class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
     """Sampler of minibatches of slice requests, each slice as often as any other. See `EpochBatchSampler`.
 
-    When all volumes are cached, the slices come in one random order. Otherwise the volumes do, and the slices are
-    shuffled within groups of `dataset.window` volumes, so that each volume is read once in a pass. Worker processes
-    and the processes of a distributed run share no memory: then each gets a part of that order of its own, only a
-    volume at the seam of two parts is read by both, and which slices make up a minibatch depends on their number.
-    Slices of labeled and of pseudo-labeled cases, where both have a share of each minibatch, have an order each, and
-    half of the window.
+    Slices of labeled and of pseudo-labeled cases, where both have a share of each minibatch, have an order each.
 
     Args:
         dataset: whose slices are drawn.
         batch_size: slices in a minibatch; the last one of a whole pass may be smaller.
         num_batches: minibatches in an epoch. `None`: a whole pass, every slice once. In a distributed run a few slices
             come twice, when their number is no multiple of that of the processes. With shares, as many as a whole pass.
-        labeled_fraction: smallest share of a minibatch (of all processes, or of each where not all volumes are cached)
-            that is of labeled cases, where others have pseudo-labels; None: each slice is as likely as any other.
+        labeled_fraction: smallest share of a minibatch (of all processes) that is of labeled cases, where others have
+            pseudo-labels; None: each slice is as likely as any other.
         seed: of the draws.
         fixed: every epoch draws what the first one drew.
-        num_workers: that of the loader, which matters only when not all volumes are cached.
     """
 
     def __init__(
@@ -274,7 +249,6 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         labeled_fraction: float | None = None,
         seed: int = 0,
         fixed: bool = False,
-        num_workers: int = 0,
     ) -> None:
         check_each(POSITIVE_INT, batch_size=batch_size)
         check_each(POSITIVE_INT.or_null, num_batches=num_batches)
@@ -284,7 +258,6 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.labeled_fraction = labeled_fraction
-        self.num_parts = 1 if dataset.is_cached else max(num_workers, 1)
         self.num_slices = self._count(range(len(dataset)))
 
     def __len__(self) -> int:
@@ -298,28 +271,24 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
 
     def _draw(self, epoch: int, rank: int, world_size: int) -> Iterator[list[SliceRequest]]:
         count = self._num_requests(world_size)
-        size = self.batch_size * (world_size if self.dataset.is_cached else 1)  # of what the streams have shares of
+        size = self.batch_size * world_size  # of what the streams have shares of
         streams = self._streams(size)
         if len(streams) > 1:
             count = math.ceil(count / self.batch_size) * self.batch_size
-        part = slice(0, count * world_size) if self.dataset.is_cached else slice(rank * count, (rank + 1) * count)
         drawn = []
         for stream, (cases, share) in enumerate(streams):
             total = count * world_size * share // size
             is_pass = self.num_batches is None and self._count(cases) == self.num_slices
             first = epoch * (self._count(cases) if is_pass else total)
-            order = partial(self._order, cases=cases, window=max(self.dataset.window // len(streams), 1))
+            order = partial(self._order, cases=cases)
             places = list(self._repeat(order, self._count(cases), first, first + total, stream))
-            own = places[part.start * share // size : part.stop * share // size]
-            drawn.append([own[low : low + share] for low in range(0, len(own), share)])
+            drawn.append([places[low : low + share] for low in range(0, len(places), share)])
         mixed = [place for shares in zip(*drawn, strict=True) for places in shares for place in places]
-        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=count * world_size)[part]
+        seeds = np.random.default_rng((self.seed, epoch)).integers(2**32, size=count * world_size)
         requests = [SliceRequest(case, index, seed) for (case, index), seed in zip(mixed, seeds.tolist(), strict=True)]
-        requests = requests[rank::world_size] if self.dataset.is_cached else requests
-        batches = [requests[low : low + self.batch_size] for low in range(0, count, self.batch_size)]
-        parts = [list(part) for part in np.array_split(np.arange(len(batches)), self.num_parts)]
-        for index in range(len(batches)):  # a loader deals minibatches to its workers in turn
-            yield batches[parts[index % self.num_parts][index // self.num_parts]]
+        requests = requests[rank::world_size]
+        for low in range(0, count, self.batch_size):
+            yield requests[low : low + self.batch_size]
 
     def _streams(self, size: int) -> list[tuple[list[int], int]]:
         """Return the cases that a minibatch is drawn from, and how many slices of it, see `split_labeled`."""
@@ -331,15 +300,11 @@ class SliceBatchSampler(EpochBatchSampler[SliceRequest]):
         """Return the number of slices of some cases."""
         return sum(len(self.dataset.slices[case]) for case in cases)
 
-    def _order(self, rng: np.random.Generator, cases: Sequence[int], window: int) -> list[tuple[int, int]]:
+    def _order(self, rng: np.random.Generator, cases: Sequence[int]) -> list[tuple[int, int]]:
         """Return every slice of some cases once."""
-        cases = [cases[place] for place in rng.permutation(len(cases))]
-        window = len(cases) if self.dataset.is_cached else window
-        order: list[tuple[int, int]] = []
-        for low in range(0, len(cases), window):
-            group = [(case, int(index)) for case in cases[low : low + window] for index in self.dataset.slices[case]]
-            order.extend(group[place] for place in rng.permutation(len(group)))
-        return order
+        shuffled = [cases[place] for place in rng.permutation(len(cases))]
+        slices = [(case, int(index)) for case in shuffled for index in self.dataset.slices[case]]
+        return [slices[place] for place in rng.permutation(len(slices))]
 
 
 class SliceLoader(DataLoader):
@@ -356,26 +321,23 @@ class SliceLoader(DataLoader):
 
     def __init__(self, dataset: SliceDataset, batch_size: int, num_workers: int = 0, **options: Any) -> None:
         self.slices = dataset
-        sampler = SliceBatchSampler(dataset, batch_size, num_workers=num_workers, **options)
+        sampler = SliceBatchSampler(dataset, batch_size, **options)
         super().__init__(dataset, num_workers=num_workers, batch_sampler=sampler)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of `epoch`, counted from 0."""
         self.batch_sampler.set_epoch(epoch)
 
-    def held_out(
-        self, data: Sequence[Mapping[str, str]], num_batches: int | None, cache_rate: float = 1.0
-    ) -> SliceLoader:
+    def held_out(self, data: Sequence[Mapping[str, str]], num_batches: int | None) -> SliceLoader:
         """Return a loader of the same slices of other cases every epoch, cropped in the middle, for a validation loss.
 
         Args:
             data: cases.
             num_batches: minibatches in an epoch; `None`: every slice once.
-            cache_rate: share of the volumes that stay in memory.
         """
         own, sampler = self.slices, self.batch_sampler
         dataset = SliceDataset(
-            data, own.preprocessing, own.axis, own.slice_size, "center", own.body_contrast, cache_rate
+            data, own.preprocessing, own.axis, own.slice_size, "center", own.body_contrast, cache=own.cache
         )
         return SliceLoader(dataset, sampler.batch_size, num_batches=num_batches, seed=sampler.seed, fixed=True)
 

@@ -12,6 +12,7 @@ from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .list_images import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
+from .memory import format_size, free_memory
 from .outcomes import FAILED, KEPT, REFUSED, LeftOutCase, leave_out, printable, refuse_case, row_of
 from .partial_labels import (
     IGNORED,
@@ -41,6 +42,7 @@ from .record import (
     make_record,
 )
 from .samplers import DistributedSampler, EpochBatchSampler, split_labeled
+from .scan_cache import ScanCache, ScanDataset
 from .seg_nrrd import write_seg_nrrd
 from .segmentation import (
     LABEL_TABLES,
@@ -51,5 +53,6 @@ from .segmentation import (
     label_xml,
     segmentation_files,
 )
+from .store import StoredArray, Strided
 from .threads import map_threads
 from .volumes import join_ranges, label_volumes, note_label, volume_ranges

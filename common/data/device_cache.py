@@ -14,29 +14,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import CacheDataset, MetaTensor
+from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 
 from common.cli import InputError, check_flags
 
 from .classes import check_classes, find_classes
-from .partial_labels import find_pseudo_labeled, smallest_type
+from .partial_labels import find_pseudo_labeled, known_classes, smallest_type
+from .scan_cache import ScanCache, ScanDataset
 
-__all__ = ["DeviceCacheDataset", "KeepOnDeviced"]
+__all__ = ["DeviceCacheDataset", "VolumeSourced"]
 
 _MASKS = ("organ", "label")
 
 
-class KeepOnDeviced(MapTransform):
-    """Move a preprocessed volume of shape `(C, H, W, D)` to the device where it stays.
+class VolumeSourced(MapTransform):
+    """Turn a preprocessed case into what is kept of it: a volume of shape `(C, H, W, D)` and what belongs to it.
 
-    Its `organ` and `label`, where it has them, are kept as whole numbers, and the edges of its voxels in mm as
-    `spacing`. Its values must be finite in the precision in which it is kept.
+    Its `organ` and `label`, where it has them, are kept as whole numbers, the flat indices of their voxels of a known
+    class as `voxels`, their classes as `classes`, and the edges of a voxel in mm as `spacing`. The intensities must be
+    finite in the precision in which they are kept.
     """
 
-    def __init__(self, keys: str, device: torch.device | str = "cpu", half: bool = False) -> None:
+    def __init__(self, keys: str, half: bool = False) -> None:
         super().__init__(keys)
-        self.device = device
         self.dtype = torch.float16 if half else torch.float32
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class KeepOnDeviced(MapTransform):
             raise InputError(
                 f"{case}: image must be (C, H, W, D) with 2 voxels or more along each axis, got {tuple(volume.shape)}"
             )
-        volume = volume.to(self.device, self.dtype)
+        volume = volume.to(self.dtype)
         if not volume.isfinite().all():
             raise InputError(
                 f"{case}: image must be finite in {self.dtype}, got {(~volume.isfinite()).sum()} "
@@ -63,25 +64,28 @@ class KeepOnDeviced(MapTransform):
                     "the scan itself"
                 )
         spacing = image.pixdim.float().tolist() if isinstance(image, MetaTensor) else [1.0, 1.0, 1.0]
-        out = {key: smallest_type(mask).to(self.device) for key, mask in masks.items()}
-        return {self.keys[0]: volume, **out, "spacing": spacing, "case": case}
+        out: dict[str, Any] = {key: smallest_type(mask) for key, mask in masks.items()}
+        if "label" in out:
+            out["classes"] = find_classes(out["label"])
+        voxels = {key: known_classes(out[key]).flatten().nonzero().flatten().int() for key in masks}
+        return {self.keys[0]: volume, **out, "voxels": voxels, "spacing": spacing, "case": case}
 
 
-class DeviceCacheDataset(CacheDataset):
-    """Data set of volumes that are read and preprocessed once and stay on a device; their sizes may differ.
+class DeviceCacheDataset(ScanDataset):
+    """Data set of volumes that are preprocessed once and stay on a device while it has room; their sizes may differ.
 
     An item has `image`, of shape `(C, H, W, D)`; `organ` and `label` of shape `(1, H, W, D)`, where the case has them,
-    the label with a second channel where it is a pseudo-label, see `common.data.partial_labels`; `spacing`, the edges
-    of a voxel in mm; and `case`, its file.
+    the label with a second channel where it is a pseudo-label, see `common.data.partial_labels`; `voxels`, the flat
+    indices of the voxels of each that are of a known class; `spacing`, the edges of a voxel in mm; and `case`, its
+    file. Beyond the room of the cache, arrays come as `StoredArray`.
 
     Args:
         data: cases, each with `image`, and with `confidence` where the label is a pseudo-label.
         transform: preprocessing up to a normalized volume, without randomness.
         half: keep the volumes in half precision. It saves half of the memory, and costs a conversion of the whole
             volume for every draw: a little on a GPU, most of the time on a CPU.
-        num_workers: threads that read.
-        progress: show a bar meanwhile.
         labels: names of the classes; one that no label has is warned of, see `check_classes`.
+        cache: of the volumes; None: all stay on the device.
     """
 
     def __init__(
@@ -90,21 +94,18 @@ class DeviceCacheDataset(CacheDataset):
         transform: Callable,
         device: torch.device | str = "cpu",
         half: bool = False,
-        num_workers: int = 1,
-        progress: bool = False,
         labels: Mapping[int, str] | None = None,
+        cache: ScanCache | None = None,
     ) -> None:
         check_flags(half=half)
         if not data:
             raise InputError("data must hold at least one case, got none; look at dataset.json")
         self.has_labels = any("label" in case for case in data)
         self.pseudo_labeled = find_pseudo_labeled(data)
-        resident = Compose([transform, KeepOnDeviced("image", device, half)]).flatten()
-        super().__init__(data, resident, num_workers=num_workers, progress=progress)
+        sourced = Compose([transform, VolumeSourced("image", half)]).flatten()
+        super().__init__(data, sourced, cache or ScanCache(), device)
         if labels is not None:
-            found = (
-                find_classes(item["label"]) for item in (self[index] for index in range(len(self))) if "label" in item
-            )
+            found = (self[index].get("classes", ()) for index in range(len(self)))
             check_classes(set().union(*found), labels, len(self))
 
     @staticmethod

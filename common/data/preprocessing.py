@@ -24,7 +24,8 @@ __all__ = ["fit_preprocessing"]
 
 logger = logging.getLogger(__name__)
 
-_VOXELS_PER_CASE = 200_000  # enough for percentiles; keeps the memory of a large training set bounded
+_VOXELS_PER_CASE = 200_000  # enough for percentiles
+_VOXELS = 50_000_000  # of all cases, so that the memory of a large training set is bounded
 
 
 def fit_preprocessing(
@@ -126,6 +127,7 @@ def _survey(
     """Return the spacing of every case along the patient's axes in mm and each channel's percentiles over all cases."""
     rng = np.random.default_rng(0)
     spacings, samples = [], []
+    most = min(_VOXELS_PER_CASE, _VOXELS // len(data))
     for case in data:
         keys = [key for key in ("image", "label") if key in case]
         loaded = {key: LoadVolume()(case[key]) for key in keys}
@@ -148,8 +150,8 @@ def _survey(
             inside = image[:, image[body_channel(modality)] > air]
         inside = inside[:, np.isfinite(inside).all(axis=0)]  # others are refused or replaced when the case is loaded
         num_voxels = inside.shape[1]
-        if num_voxels > _VOXELS_PER_CASE:
-            inside = inside[:, rng.integers(num_voxels, size=_VOXELS_PER_CASE)]
+        if num_voxels > most:
+            inside = inside[:, rng.integers(num_voxels, size=most)]
         samples.append(inside)
     values = np.concatenate(samples, axis=1)
     if not values.size:

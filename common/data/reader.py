@@ -26,7 +26,17 @@ from .dicom import read_series
 from .header import Header, check_header
 from .nifti import nifti_start, read_nifti_header
 
-__all__ = ["LoadVolume", "Paths", "case_id", "case_name", "check_name", "fingerprint", "read_volume"]
+__all__ = [
+    "LoadVolume",
+    "Paths",
+    "case_id",
+    "case_name",
+    "check_name",
+    "fingerprint",
+    "note_fingerprint",
+    "noted_fingerprint",
+    "read_volume",
+]
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -92,6 +102,16 @@ def check_name(paths: Paths) -> None:
 def case_name(meta: Mapping[str, Any]) -> str:
     """Return the name of the case that an image belongs to, from its metadata; its files are called by it."""
     return str(meta.get("case_id") or case_id(str(meta["filename_or_obj"])))
+
+
+def noted_fingerprint(paths: Paths) -> str | None:
+    """Return the `fingerprint` of an image that was read before; None for another one."""
+    return _fingerprints.get(tuple(map(str, ensure_tuple(paths))))
+
+
+def note_fingerprint(paths: Paths, value: str) -> None:
+    """Keep the `fingerprint` of an image that another process has read."""
+    _fingerprints[tuple(map(str, ensure_tuple(paths)))] = value
 
 
 def fingerprint(paths: Paths) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .reader import read_volume
+from .reader import note_fingerprint, noted_fingerprint, read_volume
 
-__all__ = ["join_ranges", "label_volumes", "note_label", "volume_ranges"]
+__all__ = ["join_ranges", "known_of", "label_volumes", "note_known", "note_label", "volume_ranges"]
 
 _volumes: dict[str, dict[int, float]] = {}
 
@@ -33,6 +33,22 @@ def label_volumes(path: str) -> dict[int, float]:
         label, header, _ = read_volume(path, allow_2d=True)
         note_label(path, label, header.affine)
     return _volumes[path]
+
+
+def known_of(case: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was found when the files of a case were read: the checksum of its image, the volumes in its label."""
+    image, label = case.get("image"), str(case.get("label"))
+    if not isinstance(image, str | list):
+        return {}
+    return {"image": image, "fingerprint": noted_fingerprint(image), "label": label, "volumes": _volumes.get(label)}
+
+
+def note_known(known: Mapping[str, Any]) -> None:
+    """Keep what `known_of` found in another process or run, so that nobody reads the files again for it."""
+    if known.get("fingerprint"):
+        note_fingerprint(known["image"], known["fingerprint"])
+    if known.get("volumes") is not None:
+        _volumes[known["label"]] = known["volumes"]
 
 
 def volume_ranges(data: Sequence[Mapping[str, Any]], labels: Mapping[int, str]) -> dict[str, list[float]]:

@@ -65,11 +65,11 @@ class RandAffineGrid:
             points = _grid([first - margin + middle for first in start], size, step)
             points = (points - center) @ matrix.T + moved - middle - pyramid.origins[level]
             fill = pyramid.fill
-            patches.append(_read(pyramid.levels[level] - fill, points, "bilinear") + fill)
+            patches.append(_read(pyramid.levels[level][...] - fill, points, "bilinear") + fill)
         if label is None:
             return patches, None
         points = (_grid(start, patch_size, 1) - center) @ matrix.T + moved
-        return patches, _read(label.float(), points, "nearest").to(label.dtype)
+        return patches, _read(label[...].float(), points, "nearest").to(label.dtype)
 
     def _draw_matrix(self, rng: np.random.Generator) -> torch.Tensor:
         limit = math.radians(self.rotate_range)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import CacheDataset, DataLoader
+from monai.data import DataLoader
 from monai.transforms import Compose, Transform
 from monai.utils import ensure_tuple_rep
 
@@ -20,6 +20,8 @@ from common.cli.options import FRACTION, POSITIVE_INT
 from common.data import (
     IGNORED,
     EpochBatchSampler,
+    ScanCache,
+    ScanDataset,
     check_classes,
     find_pseudo_labeled,
     known_classes,
@@ -68,11 +70,13 @@ class PatchSourced(Transform):
         if "label" in data:
             out["label"] = smallest_type(torch.as_tensor(np.asarray(data["label"])))
             classes = known_classes(out["label"]).numpy()
-            out["foreground"] = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes) if c > 0}
+            found = {int(c): torch.from_numpy(np.flatnonzero(classes == c)) for c in np.unique(classes) if c > 0}
+            fits = classes.size <= torch.iinfo(torch.int32).max
+            out["foreground"] = {c: voxels.int() if fits else voxels for c, voxels in found.items()}
         return out
 
 
-class PatchDataset(CacheDataset):
+class PatchDataset(ScanDataset):
     """Data set of patches of cached volumes, one for each `PatchRequest`.
 
     Of cases without a label, where others have one, nothing is known: their patches have labels that are ignored.
@@ -90,6 +94,7 @@ class PatchDataset(CacheDataset):
             standard deviation of a quarter of its size.
         augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
         labels: names of the classes; one that no label has is warned of, see `check_classes`.
+        cache: of the volumes; None: they stay in memory.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class PatchDataset(CacheDataset):
         centers: str = "uniform",
         augmentation: Callable | None = None,
         labels: Mapping[int, str] | None = None,
+        cache: ScanCache | None = None,
     ) -> None:
         check_choice("centers", centers, ("uniform", "gaussian"))
         if not data:
@@ -115,7 +121,7 @@ class PatchDataset(CacheDataset):
         self.centers = centers
         self.augmentation = augmentation
         self.preprocessing = transform
-        super().__init__(data, Compose([transform, PatchSourced(geometry)]).flatten(), progress=False)
+        super().__init__(data, Compose([transform, PatchSourced(geometry)]).flatten(), cache or ScanCache())
         if labels is not None:
             found = [self._transform(index).get("foreground", ()) for index in range(len(self))]
             check_classes(set().union(*found), labels, len(self))
@@ -159,7 +165,7 @@ class PatchDataset(CacheDataset):
         if is_foreground and source.get("foreground"):  # a voxel of any class, each as likely, lies anywhere in it
             classes = sorted(source["foreground"])
             voxels = source["foreground"][classes[rng.integers(len(classes))]]
-            voxel = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], size))
+            voxel = np.array(np.unravel_index(int(voxels[rng.integers(len(voxels))]), size))
             return (voxel - rng.integers(patch)).tolist()
         if self.centers == "gaussian":
             center = np.clip(rng.normal(size / 2, size / 4), 0, size - 1)
@@ -249,7 +255,7 @@ class PatchLoader(DataLoader):
         """Return a loader of the same patches of other cases every epoch, for the validation loss."""
         own, sampler = self.patches, self.batch_sampler
         return PatchLoader(
-            PatchDataset(data, own.preprocessing, own.geometry, own.patch_size, own.centers),
+            PatchDataset(data, own.preprocessing, own.geometry, own.patch_size, own.centers, cache=own.cache),
             sampler.batch_size,
             num_batches=num_batches,
             foreground_fraction=sampler.foreground_fraction,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from common.cli import InputError
+from common.data import Strided
 
 __all__ = ["Pyramid", "average_whole", "filter_weights", "spatial"]
 
@@ -66,6 +67,11 @@ class Pyramid:
             before = overhang - origin
             after = 2**level - 1 + 2 * overhang
             self.levels.append(_smooth(_pad(volume, before, after, self.fill), weights.to(volume), step))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is stored: each level in the strides in which windows read it."""
+        hops = (2**level // step for level, step in enumerate(self.steps))
+        return {**vars(self), "levels": [Strided(*pair) for pair in zip(self.levels, hops, strict=True)]}
 
     def window(self, level: int, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
         """Return a block-averaged patch.

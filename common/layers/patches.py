@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.cli import check_each
 from common.cli.options import FRACTION, SIZE
-from common.data import IGNORED, DeviceCacheDataset, VolumeLoader, known_classes, with_doubt
+from common.data import IGNORED, DeviceCacheDataset, StoredArray, VolumeLoader, with_doubt
 from common.transforms import padded_crop
 
 __all__ = ["PatchLoader"]
@@ -67,7 +67,6 @@ class PatchLoader(VolumeLoader):
         self.foreground_fraction = foreground_fraction
         self.with_donor = with_donor
         self.augmentation = None if augmentation is None else Compose([augmentation]).flatten()
-        self._voxels: dict[tuple[int, str], torch.Tensor] = {}
 
     def _make(self, cases: list[int], share: slice, R: np.random.RandomState, number: int) -> dict[str, Any]:
         draws = [(case, int(R.randint(2**31)), self._draw_donor(case, R)) for case in cases]
@@ -118,19 +117,16 @@ class PatchLoader(VolumeLoader):
         """
         item = self.volumes[case]
         size = item["image"].shape[1:]
-        if key in item:
-            if (case, key) not in self._voxels:
-                self._voxels[case, key] = known_classes(item[key]).flatten().nonzero().flatten().int()
-            voxels = self._voxels[case, key]
-            if len(voxels):
-                chosen = int(voxels[R.randint(len(voxels))])
-                return [int(index) for index in np.unravel_index(chosen, tuple(size))]
+        voxels = item["voxels"].get(key, ())
+        if len(voxels):
+            chosen = int(voxels[R.randint(len(voxels))])
+            return [int(index) for index in np.unravel_index(chosen, tuple(size))]
         if key == "label":
             return self._draw_voxel(case, "organ", R)
         return [int(R.randint(length)) for length in size]
 
 
-def _window(volume: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+def _window(volume: torch.Tensor | StoredArray, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
     """Return a copy of a part of a volume of shape `(C, H, W, D)`, moved so that it lies inside as far as possible."""
     moved = []
     for first, length, available in zip(start, size, volume.shape[1:], strict=True):

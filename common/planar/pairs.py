@@ -207,7 +207,7 @@ class PairLoader(VolumeLoader):
         last = self.max_epochs * self.num_batches - 1
         self.pairs.randomize(len(cases), 1.0 if self.fixed or number >= last else number / last)
         self.pairs.keep(share)
-        image, label = self.pairs([item["image"] for item in items], randomize=False)
+        image, label = self.pairs([item["image"][...] for item in items], randomize=False)  # also of a store
         return {"image": image, "label": label, "case": [item["case"] for item in items]}
 
 

@@ -18,7 +18,7 @@ from .pictures import (
 )
 from .plan import WORKFLOWS, RunPlan, plan_run
 from .precision import MixedPrecisionInferer, has_bfloat16
-from .preflight import check_run, format_size, free_disk, free_memory
+from .preflight import check_run, free_disk
 from .report import InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd

@@ -280,6 +280,9 @@ def _memory(config: ConfigParser, plan: RunPlan, headers: _Headers) -> dict[str,
             estimate = _memory_of(config, holder, part)
             held = sum(headers.voxels(case) * estimate(headers.channels(case), "label" in case) for case in data)
             memory[device] = memory.get(device, 0.0) + held
+    if "cache" in content:  # beyond its room, scans are read from disk
+        cache = config.get_parsed_content("cache")
+        memory = {device: min(size, cache.room(device)) for device, size in memory.items()}
     if any(id.startswith("validate") or id == "dataset" for id in plan.data) and "labels" in content:
         num_classes = len(config.get_parsed_content("labels"))
         memory["cpu"] += max(
@@ -300,9 +303,8 @@ def _memory_of(config: ConfigParser, id: str, part: Any) -> Callable[[int, bool]
     kind = str(part.get("_target_", ""))
     content = config.get()
     channels = config.get_parsed_content("in_channels") if "in_channels" in content else None
-    if kind == "CacheDataset":
-        rate = config.get_parsed_content(_join(id, "cache_rate")) if "cache_rate" in part else 1.0
-        return lambda found, has_label: rate * (_FLOAT * (channels or found) + _LABEL * has_label)
+    if kind == "common.data.ScanDataset" and part.get("cache"):
+        return lambda found, has_label: _FLOAT * (channels or found) + _LABEL * has_label
     estimate: Any = getattr(locate(kind), "bytes_per_voxel", None)
     if estimate is None:
         return lambda found, has_label: 0.0

@@ -11,24 +11,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from monai.bundle.utils import ID_SEP_KEY
 
 from common.cli import InputError, is_collecting, keep_going, running_config
 from common.cli.command_line import read_command_line
-from common.data import Item, check_format, check_packages, image_files, is_main_process, refuse_case
+from common.data import (
+    Item,
+    check_format,
+    check_packages,
+    format_size,
+    free_memory,
+    image_files,
+    is_main_process,
+    refuse_case,
+)
 
 from .checkpoint import Conditions, finished_epoch
 from .plan import RunPlan, case_files, components, plan_run, workflow_of
 
-__all__ = ["check_run", "format_size", "free_disk", "free_memory"]
+__all__ = ["check_run", "free_disk"]
 
 logger = logging.getLogger(__name__)
 
 _OPTIONS = {"evaluation": "evaluation_dir", "inference": "output_dir"}  # of the folder, if not ckpt_dir
 _TEMPORARY = len(".partial.")  # bytes, in front of the name of a file until it is whole
-_MEMINFO = Path("/proc/meminfo")
 
 
 def check_run(config: ConfigParser | None = None) -> RunPlan:
@@ -105,22 +112,6 @@ def _finished_epoch(config: ConfigParser, id: str, part: Mapping[str, Any]) -> i
 def free_disk(plan: RunPlan) -> int:
     """Return the free bytes where the first file of a run is written."""
     return shutil.disk_usage(_existing(plan.files[0].parent)).free
-
-
-def free_memory(device: str) -> int | None:
-    """Return the free bytes of the memory of a device; None where nobody tells."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    if device != "cpu" or not _MEMINFO.is_file():
-        return None
-    lines = _MEMINFO.read_text(encoding="utf-8").splitlines()
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def format_size(num_bytes: float) -> str:
-    """Return a number of bytes as a text, such as 1.5 GB."""
-    scale, unit = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")
-    return f"{num_bytes / scale:.3g} {unit}"
 
 
 def _existing(folder: Path) -> Path:

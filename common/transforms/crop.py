@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import CropForegroundd
 
 from common.cli import InputError
-from common.data import body_channel
+from common.data import StoredArray, body_channel
 
 __all__ = ["CropBodyd", "padded_crop"]
 
@@ -60,17 +60,20 @@ class CropBodyd(CropForegroundd):
 
 
 def padded_crop(
-    volume: torch.Tensor, start: Sequence[int], size: Sequence[int], fill_value: torch.Tensor | float = 0
+    volume: torch.Tensor | StoredArray,
+    start: Sequence[int],
+    size: Sequence[int],
+    fill_value: torch.Tensor | float = 0,
 ) -> torch.Tensor:
     """Return a copy of a box of a volume or an image, of shape `(C, *size)`.
 
     Args:
-        volume: tensor of shape `(C, *spatial_size)`.
+        volume: tensor of shape `(C, *spatial_size)`, or one in a store.
         start: first voxel of the box along each spatial axis; it may lie outside.
         size: edges of the box in voxels.
         fill_value: what lies beyond the border, one number or one for each channel.
     """
-    fill = torch.as_tensor(fill_value).to(volume).view(-1, *[1] * len(size))
+    fill = torch.as_tensor(fill_value, dtype=volume.dtype, device=volume.device).view(-1, *[1] * len(size))
     box = fill.expand(len(volume), *size).clone()
     inside, outside = [], []
     for first, length, available in zip(start, size, volume.shape[1:], strict=True):

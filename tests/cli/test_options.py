@@ -164,7 +164,7 @@ OUT_OF_RANGE = {  # what text and numbers out of range are given for
     "image_channels": 0,
     "in_channels": 0,
     "num_groups": 0,
-    "cache_rate": 2,
+    "cache_memory": -1,
     "step": 0,
     "num_neighbors": 0,
     "half_width": 0,

@@ -149,41 +149,21 @@ def test_no_body_in_any_case_is_refused_and_in_one_is_told(caplog):
 # ---- what is read how often ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cache_rate", "reads"), [(1.0, [1, 1]), (0.5, [1, 3]), (0.0, [3, 3])])
-def test_a_volume_is_read_once_at_the_beginning_and_then_once_per_epoch_unless_cached(cache_rate, reads):
+def test_a_volume_is_preprocessed_once():
     reader = Reader()
-    dataset = make(8, reader=reader, cache_rate=cache_rate, window=3)
-    dataset._recent.clear()  # as in a worker that has just begun
-    sampler = SliceBatchSampler(dataset, batch_size=5)
+    dataset = make(8, reader=reader)
     for _ in range(2):
-        for batch in sampler:
+        for batch in SliceBatchSampler(dataset, batch_size=5):
             for request in batch:
                 assert dataset[request]["case"] == f"{request.case}.nii"
-                assert len(dataset._recent) <= 3
-        dataset._recent.clear()
-    assert [reader.reads["0.nii"], reader.reads["7.nii"]] == reads
-    assert max(reader.reads.values()) == max(reads)
-
-
-@pytest.mark.parametrize("num_workers", [2, 3])
-def test_workers_share_out_the_volumes_and_only_those_at_a_seam_are_read_twice(num_workers):
-    dataset = make(12, cache_rate=0.0, window=2)
-    batches = list(SliceBatchSampler(dataset, batch_size=3, num_workers=num_workers))
-    seen = [
-        {request.case for batch in batches[worker::num_workers] for request in batch} for worker in range(num_workers)
-    ]
-    assert sum(map(len, seen)) <= 12 + 2 * (num_workers - 1)
-    assert sorted(request[:2] for batch in batches for request in batch) == [
-        (c, s) for c in range(12) for s in range(7)
-    ]
+    assert [reader.reads[f"{index}.nii"] for index in range(8)] == 8 * [1]
 
 
 # ---- who is drawn --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache_rate", [0.0, 1.0])
-def test_a_whole_pass_has_every_slice_once_in_random_order(cache_rate):
-    sampler = SliceBatchSampler(make(cache_rate=cache_rate, window=2), batch_size=4)
+def test_a_whole_pass_has_every_slice_once_in_random_order():
+    sampler = SliceBatchSampler(make(), batch_size=4)
     epochs = [list(sampler) for _ in range(2)]
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [4, 4, 4, 4, 4, 1] and len(sampler) == 6
@@ -216,7 +196,7 @@ def test_any_number_of_workers_gives_the_same_batches_of_cached_volumes():
     epochs = []
     for num_workers in (0, 2):
         dataset = make(slice_size=(4, 8))
-        sampler = SliceBatchSampler(dataset, 5, seed=1, num_workers=num_workers)
+        sampler = SliceBatchSampler(dataset, 5, seed=1)
         epochs.append(list(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers)))
     for first, second in zip(*epochs, strict=True):
         assert torch.equal(first["image"], second["image"]) and torch.equal(first["label"], second["label"])
@@ -234,10 +214,9 @@ def test_the_minibatches_of_several_processes_are_those_of_one_dealt_out(deal, n
         assert part == [batch[rank::3] for batch in whole]
 
 
-@pytest.mark.parametrize("cache_rate", [0.0, 1.0])
-def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(deal, cache_rate):
+def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(deal):
     def draw():
-        sampler = SliceBatchSampler(make(cache_rate=cache_rate), 4)
+        sampler = SliceBatchSampler(make(), 4)
         epoch = list(sampler)
         assert len(epoch) == len(sampler) == 3
         return [request for batch in epoch for request in batch]
@@ -256,8 +235,6 @@ def test_the_processes_of_a_distributed_run_share_the_slices_of_an_epoch(deal, c
     [
         ({"axis": 3}, "axis must be one of 0, 1, 2, got 3"),
         ({"placement": "corner"}, "placement must be one of random, center, got 'corner'"),
-        ({"cache_rate": 1.5}, "cache_rate must be a number from 0 to 1, got 1.5"),
-        ({"window": 0}, "window must be a whole number from 1, got 0"),
         ({"cases": 0}, "data must hold at least one case, got none; look at .* dataset.json"),
     ],
 )
@@ -353,21 +330,19 @@ def test_labels_of_all_items_have_two_channels_where_any_has_a_pseudo_label():
         assert torch.equal(label[0], make_case(case)["label"][0, ..., 1].int())
 
 
-@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("num_batches", [None, 9])
 @pytest.mark.parametrize(("fraction", "share"), [(0.5, 3), (0.3, 2), (0.8, 5)])
-def test_labeled_slices_have_their_share_of_each_minibatch(deal, cached, processes, num_batches, fraction, share):
-    dataset = make_open(cache_rate=float(cached))
+def test_labeled_slices_have_their_share_of_each_minibatch(deal, processes, num_batches, fraction, share):
+    dataset = make_open()
 
     def draw():
-        sampler = SliceBatchSampler(dataset, 6 // (processes if cached else 1), num_batches, fraction, seed=1)
+        sampler = SliceBatchSampler(dataset, 6 // processes, num_batches, fraction, seed=1)
         return [list(batch) for _ in range(2) for batch in sampler]
 
     drawn = deal(draw, processes)
     assert all(len(batches) == len(drawn[0]) for batches in drawn)
-    together = [[*chain(*batches)] for batches in zip(*drawn, strict=True)] if cached else [*chain(*drawn)]
-    for batch in together:
+    for batch in ([*chain(*batches)] for batches in zip(*drawn, strict=True)):
         assert len(batch) == 6
         assert sum(request.case < 2 for request in batch) == share
 
@@ -381,22 +356,8 @@ def test_labeled_slices_and_others_come_as_often_as_any_other_of_their_kind():
     assert len(drawn) == 42
 
 
-def test_each_volume_is_read_about_once_by_a_pass_also_when_both_kinds_are_mixed():
-    """At the seam of two groups, one of the other kind may have to be read again."""
-    reader = Reader()
-    dataset = make_open(reader, cache_rate=0.0)
-    sampler = SliceBatchSampler(dataset, 6, num_batches=14, labeled_fraction=1 / 3)  # 28 and 56 slices
-    reader.reads.clear()
-    for batch in sampler:
-        for request in batch:
-            dataset[request]
-    assert {reader.reads[f"{case}.nii"] for case in range(2, 6)} <= {1, 2, 3}
-    assert {reader.reads[f"{case}.nii"] for case in range(2)} <= {1, 2, 3}
-
-
-@pytest.mark.parametrize("cached", [True, False])
-def test_without_a_share_a_pseudo_label_changes_nothing_of_what_is_drawn(deal, cached):
-    with_labels, with_pseudo_labels = make(6, cache_rate=float(cached)), make_open(cache_rate=float(cached))
+def test_without_a_share_a_pseudo_label_changes_nothing_of_what_is_drawn():
+    with_labels, with_pseudo_labels = make(6), make_open()
     for dataset in (with_labels, with_pseudo_labels):
         assert [*SliceBatchSampler(dataset, 4, seed=3)] == [
             *SliceBatchSampler(with_labels, 4, seed=3, labeled_fraction=0.5)

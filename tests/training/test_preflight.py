@@ -15,8 +15,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from common.cli import collect_errors
-from common.data import write_datalist
-from common.training import check_run, format_size, preflight
+from common.data import format_size, write_datalist
+from common.training import check_run, preflight
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -159,6 +159,8 @@ def test_what_is_held_in_memory_is_what_the_class_of_the_data_set_says(make_conf
     plan = check_run(config)
     assert plan.spacing == 1.0
     assert plan.memory == {"cpu": 2 * 8000 * (4 * 4 + 2)}
+    config["cache"] = {"_target_": "common.data.ScanCache", "memory": 0.0001, "folder": str(tmp_path)}
+    assert check_run(config).memory == {"cpu": 100_000}
 
 
 @pytest.mark.parametrize(("size", "text"), [(1500, "0.0015 MB"), (2.5e7, "25 MB"), (1.25e9, "1.25 GB")])

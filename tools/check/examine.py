@@ -16,8 +16,8 @@ from monai.bundle import ConfigExpression, ConfigParser
 from common.cli import MissingFileError, Option, collect_errors, keep_going
 from common.cli.command_line import check_command_line
 from common.cli.texts import text_expression
-from common.data import Cases, Record, case_id
-from common.training import RunPlan, check_run, free_disk, free_memory, load_network
+from common.data import Cases, Record, case_id, free_memory
+from common.training import RunPlan, check_run, free_disk, load_network
 from tools.options import option_table
 
 from .voxels import read_voxels

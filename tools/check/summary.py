@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.training import format_size
+from common.data import format_size
 
 from .examine import Findings
 

@@ -68,8 +68,8 @@ FINDINGS = {  # file, what is replaced in it (nothing: all of it) and by what, a
         "inference.yaml, pretrain.yaml, train.yaml",
     ),
     "override of an argument that is not taken": (
-        *("configs/evaluate.yaml", "validate::dataset::cache_rate", "validate::dataset::cache_rat"),
-        "configs/evaluate.yaml: validate::dataset::cache_rat must exist in a file that it comes after, or be used, ",
+        *("configs/evaluate.yaml", "validate::dataset::cache", "validate::dataset::cach"),
+        "configs/evaluate.yaml: validate::dataset::cach must exist in a file that it comes after, or be used, ",
     ),
     "override of nothing": (
         *("configs/small.yaml", "", "max_epoch: 1"),
