@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils import StrEnum
 
-from common.cli import MissingFileError
+from common.cli import InputError, MissingFileError
 
 from .files import write_atomically
 
@@ -39,6 +40,16 @@ _BLOCK, _CHUNK = 32, 128  # voxels along each of the last three axes: what is re
 _SMALL = 4096  # numbers, up to which an array is kept beside the description of a scan
 _SIZE, _SUM = struct.Struct("<Q"), struct.Struct("<I")  # at the end of a file: of the description, and of all before
 _READ = 2**24  # bytes, of a file at once
+_PACKAGES = ("collections", "common", "monai", "numpy", "torch")  # of what a description is made of
+_PARTS = (
+    ("collections", "OrderedDict"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("torch", "Size"),
+)
 _RECENT = 3600  # seconds, after which the use of a file is noted anew
 
 
@@ -203,16 +214,21 @@ class _Pickler(pickle.Pickler):
         if not isinstance(tensor, torch.Tensor):
             return None
         array = np.ascontiguousarray(tensor.detach().as_subclass(torch.Tensor).numpy())
-        meta = pickle.dumps((tensor.meta, tensor.applied_operations)) if isinstance(tensor, MetaTensor) else None
+        meta = self._dump((tensor.meta, tensor.applied_operations)) if isinstance(tensor, MetaTensor) else None
         if array.size <= _SMALL:
             return array.reshape(tensor.shape), meta
         self.packed.arrays.append(array)
         self.packed.steps.append(step)
         return len(self.packed.arrays) - 1, meta
 
+    def _dump(self, part: Any) -> bytes:
+        file = io.BytesIO()
+        _Pickler(file, self.packed).dump(part)
+        return file.getvalue()
+
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler of a scan, which takes its large tensors from elsewhere."""
+    """Unpickler of a scan, which takes its large tensors from elsewhere, and refuses whatever is no data."""
 
     def __init__(self, description: bytes, fetch: Callable[[int], Any], device: torch.device | str) -> None:
         super().__init__(io.BytesIO(description))
@@ -224,8 +240,17 @@ class _Unpickler(pickle.Unpickler):
         found = self.fetch(place) if isinstance(place, int) else torch.from_numpy(place.copy()).to(self.device)
         if meta is None:
             return found
-        metadata, operations = pickle.loads(meta)
+        metadata, operations = _load(meta, self.fetch, "cpu")
         return MetaTensor(found[...], meta=metadata, applied_operations=operations)
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if module.partition(".")[0] in _PACKAGES else None
+        is_data = isinstance(found, type) and (issubclass(found, StrEnum) or getattr(found, "is_stored", False))
+        if (module.replace("._core.", ".core."), name) in _PARTS or isinstance(found, torch.dtype) or is_data:
+            return found
+        raise InputError(
+            f"{module}.{name}: preprocessed scan must hold nothing but data, got this; remove the folder of the cache"
+        )
 
 
 def _load(description: bytes, fetch: Callable[[int], Any], device: torch.device | str) -> Any:
@@ -256,7 +281,11 @@ def _read_description(path: Path) -> tuple[bytes, list[tuple[int, tuple[int, ...
         end = file.seek(-_SIZE.size - _SUM.size, os.SEEK_END)
         (size,) = _SIZE.unpack(file.read(_SIZE.size))
         file.seek(end - size)
-        return pickle.loads(file.read(size))
+        return _load(file.read(size), _no_tensor, "cpu")
+
+
+def _no_tensor(place: int) -> Any:
+    raise InputError(f"description of a preprocessed scan must hold no tensor, got number {place}; remove the cache")
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,12 @@ class Pyramid:
         padding_value: intensity beyond the border; if not given, the smallest one of each channel, which is air.
         phases: for each level the voxel (modulo `2^r`) at which its block grid begins. The level is then kept at a
             stride of `2^r` only: 8, 64, ... times less memory. Windows must start on that grid.
+
+    Attributes:
+        is_stored: a store of preprocessed scans may hold it, see `common.data.store`.
     """
+
+    is_stored: ClassVar = True
 
     def __init__(
         self,

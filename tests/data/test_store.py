@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,26 @@ def test_smooth_numbers_take_less_of_the_disk(tmp_path):
     ramp = torch.arange(64.0).expand(64, 64, 64).contiguous()
     write_packed(tmp_path / "scan", pack([ramp]))
     assert (tmp_path / "scan").stat().st_size < ramp.numel() * 4 / 10
+
+
+class _Command:
+    def __reduce__(self):
+        return os.system, ("touch done",)
+
+
+@pytest.mark.parametrize("item", [{"a": _Command()}, _Command(), {"a": np.load}], ids=["inside", "alone", "function"])
+def test_a_file_that_holds_more_than_data_is_refused_and_nothing_of_it_is_run(store, tmp_path, monkeypatch, item):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="preprocessed scan must hold nothing but data, got this; remove the folder"):
+        store(item)
+    assert not (tmp_path / "done").exists()
+
+
+def test_metadata_with_tensors_come_back_as_they_were(store):
+    volume = MetaTensor(torch.zeros(1, 20, 20, 20), affine=torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])))
+    volume.meta |= {"case_id": "a", "sizes": torch.Size((1, 2)), "numbers": np.arange(3), "one": np.float32(4)}
+    volume.push_applied_operation({"class": "Flip", "extra_info": {"matrix": torch.eye(4)}})
+    found = store(volume)
+    assert torch.equal(found.affine, volume.affine) and found.meta["sizes"] == (1, 2) and found.meta["one"] == 4
+    assert torch.equal(found.applied_operations[0]["extra_info"]["matrix"], torch.eye(4))
+    assert found.meta["case_id"] == "a" and found.meta["numbers"].tolist() == [0, 1, 2]
