@@ -22,6 +22,7 @@ SHORT = {"max_epochs": 3, "iterations_per_epoch": 2, "val_iterations": 1, "val_i
 @pytest.fixture(autouse=True)
 def handlers(quiet_hooks):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
