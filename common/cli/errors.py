@@ -209,8 +209,10 @@ def _wait_for_pools() -> None:
 
 def root_cause(error: BaseException) -> BaseException:
     """Return the error at the bottom of a chain of causes."""
-    while error.__cause__ is not None:
+    seen = [error]
+    while error.__cause__ is not None and not any(error.__cause__ is known for known in seen):
         error = error.__cause__
+        seen.append(error)
     return error
 
 
@@ -220,12 +222,15 @@ def _is_one_of_several() -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error, its cause or the error during whose handling it was raised, and so on."""
+    """Return an error, its cause or the error during whose handling it was raised, and so on, each once.
+
+    An error that is raised again, as that of a worker, may be among its own causes.
+    """
     chain = [error]
     while True:
         last = chain[-1]
         link = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
-        if link is None:
+        if link is None or any(link is known for known in chain):
             return chain
         chain.append(link)
 

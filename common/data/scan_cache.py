@@ -88,7 +88,7 @@ class ScanCache:
         with tqdm(cases.prepare(order, self.num_workers), "preprocessing", count, disable=is_silent) as prepared:
             for index, (found, known) in zip(order, prepared, strict=True):
                 if isinstance(found, Exception):
-                    raise found
+                    raise found from None
                 note_known(known)
                 if isinstance(found, Path):
                     paths.add(found)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import InputError, collect_errors, explain_errors, keep_going
+from common.cli import InputError, collect_errors, concerns_run, explain_errors, find_cause, keep_going, root_cause
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,3 +193,13 @@ def test_a_collected_error_is_the_cause_and_not_what_wrapped_it():
         except InputError as error:
             raise RuntimeError("Failed to instantiate") from error
     assert errors == ["seed must be 1"]
+
+
+def test_an_error_that_is_among_its_own_causes_is_looked_at_once():
+    """One that a worker hands over and that is raised again; the search for its cause never ended."""
+    first, second = InputError("a must be 1, got 2; pass 1"), RuntimeError("component")
+    first.__context__, second.__cause__ = second, first
+    first.__suppress_context__ = False
+    assert find_cause(second) is first and find_cause(first) is first and not concerns_run(second)
+    first.__cause__ = second
+    assert root_cause(second) is first and root_cause(first) is second

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigExpression, ConfigParser
 
-from common.cli import MissingFileError, Option, collect_errors, keep_going
+from common.cli import MissingFileError, Option, collect_errors, keep_going, root_cause
 from common.cli.command_line import check_command_line
 from common.cli.texts import text_expression
 from common.data import Cases, Record, case_id, free_memory
@@ -143,9 +143,7 @@ def _noting(problems: list[str]) -> Iterator[None]:
         with keep_going():
             yield
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = root_cause(error)
         problems.append(f"config must be evaluated, got {type(cause).__name__}: {cause}; look at the options above")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
+from common.cli import root_cause
 from tools.verify.config_ids import walk
 
 __all__ = ["METADATA", "SCRIPTS", "Bundle", "check_files", "check_metadata", "read_bundle", "summary"]
@@ -88,8 +89,7 @@ class Bundle:
 
 def summary(error: BaseException) -> str:
     """Return what was wrong at the bottom of a chain of errors, in one short line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
