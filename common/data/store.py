@@ -40,7 +40,7 @@ _BLOCK, _CHUNK = 32, 128  # voxels along each of the last three axes: what is re
 _SMALL = 4096  # numbers, up to which an array is kept beside the description of a scan
 _SIZE, _SUM = struct.Struct("<Q"), struct.Struct("<I")  # at the end of a file: of the description, and of all before
 _READ = 2**24  # bytes, of a file at once
-_PACKAGES = ("collections", "common", "monai", "numpy", "torch")  # of what a description is made of
+_PACKAGES = ("collections", "monai", "numpy", "torch", __name__.partition(".")[0])  # of what a description is made of
 _PARTS = (
     ("collections", "OrderedDict"),
     ("numpy", "dtype"),
