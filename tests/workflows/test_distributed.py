@@ -153,6 +153,8 @@ def test_several_processes_write_the_tables_and_segmentations_of_one(bundle, pha
     reports = [json.loads(content.pop("report.json")) for content in (files, same)]  # with their commands and times
     assert reports[0]["cases"] == reports[1]["cases"] and len(reports[0]["cases"]) == 2
     assert all(b"data:image/png" in content.pop("report.html") for content in (files, same))
+    origins = [sorted(content.pop("origins.jsonl").splitlines()) for content in (files, same)]  # in no order
+    assert origins[0] == origins[1] and len(origins[0]) == 2
     assert files == same
 
 
