@@ -12,4 +12,4 @@ bash tools/setup.sh
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 # one thread for each of the parallel test processes; the slow ones lie together, so that idle processes take over some
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n "${TEST_PROCESSES:-$(nproc)}" --dist worksteal "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n "${TEST_PROCESSES:-$(env -u OMP_NUM_THREADS nproc)}" --dist worksteal "$@"
