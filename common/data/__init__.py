@@ -6,7 +6,7 @@ from .datalist import Cases, read_cases, read_images, without_labels, write_data
 from .dataset_file import Item, image_files, list_channels, read_dataset_file, read_names
 from .device_cache import DeviceCacheDataset
 from .dicom_objects import is_whole_object, write_dicom_seg, write_rtstruct
-from .files import is_main_process, name_full_disk, write_atomically, write_folder, write_together
+from .files import hash_file, is_main_process, name_full_disk, write_atomically, write_folder, write_together
 from .grid import corner_distance
 from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from common.cli import InputError
 
 __all__ = [
+    "hash_file",
     "is_main_process",
     "name_full_disk",
     "process_rank",
@@ -101,6 +103,12 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
         write(root)
         root.replace(folder)
     return folder
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def process_rank() -> tuple[int, int]:

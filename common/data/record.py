@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -18,7 +17,7 @@ from monai.utils import ensure_tuple
 
 from common.cli import CONFIG, InputError, MissingFileError, has_weights
 
-from .files import write_atomically
+from .files import hash_file, write_atomically
 from .header import check_header, warn_once
 from .reader import Paths, case_id, fingerprint
 from .volumes import volume_ranges
@@ -95,7 +94,7 @@ class Record:
         path = weights.with_name(_FILE)
         content["weights"] = _weights_of_same(content, path)
         if weights.is_file():
-            content["weights"][weights.name] = _checksum(weights)
+            content["weights"][weights.name] = hash_file(weights)
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))
         for name in _FORMER_FILES:  # of weights that were replaced
@@ -127,16 +126,11 @@ def check_weights(weights: str | Path) -> None:
         path = sums
         lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines())
         known = [sum for sum, name in lines if name == f"{weights.parent.name}/{weights.name}"]
-    if known and _checksum(weights) not in known:
+    if known and hash_file(weights) not in known:
         raise InputError(
             f"{weights}: weights must be those that {path} belongs to, got others or altered ones; copy both files "
             "again, or train again"
         )
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_record(

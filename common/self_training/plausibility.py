@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.stats import median_abs_deviation
 
 __all__ = ["Segmentation", "describe_segmentation", "find_implausible"]
 
-_CONSISTENT = 1.4826  # of the median absolute deviation, with the standard deviation of a normal distribution
 _SMALLEST = {"volume": 0.15, "place": 5.0, "agreement": 0.05}  # spreads in log ml, mm and Dice, below which none counts
 
 
@@ -96,5 +96,5 @@ def find_implausible(
 def _is_far(value: float | Sequence[float], values: Sequence[float | Sequence[float]], kind: str, limit: float) -> bool:
     """Tell whether a number, or any of a few, is farther from its median than `limit` robust standard deviations."""
     median = np.median(values, axis=0)
-    spread = np.maximum(_CONSISTENT * np.median(np.abs(values - median), axis=0), _SMALLEST[kind])
+    spread = np.maximum(median_abs_deviation(values, axis=0, scale="normal"), _SMALLEST[kind])
     return bool((np.abs(value - median) > limit * spread).any())

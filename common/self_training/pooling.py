@@ -14,13 +14,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import median_abs_deviation
 
 from common.cli import InputError
 
 __all__ = ["class_thresholds", "pool_probabilities", "steadiness_weights"]
 
 _FLOOR = 1e-3  # below which a probability says no more than that: no teacher alone can rule out a class
-_CONSISTENT = 1.4826  # of the median absolute deviation, with the standard deviation of a normal distribution
 _LEAST_SPREAD = 0.05  # of the logarithm of a volume; patients differ by more
 _NOTHING = 0.05  # of the usual volume, as which a class counts that was not found
 
@@ -48,8 +48,7 @@ def steadiness_weights(
     found = np.array([[[scan.get(value, 0.0) for value in classes] for scan in teacher] for teacher in volumes])
     usual = [np.median(part[part > 0]) if (part > 0).any() else 1.0 for part in np.moveaxis(found, -1, 0)]
     logarithms = np.log(found + _NOTHING * np.array(usual))
-    deviations = np.abs(logarithms - np.median(logarithms, axis=1, keepdims=True))
-    spreads = np.maximum(_CONSISTENT * np.median(deviations, axis=1), _LEAST_SPREAD)
+    spreads = np.maximum(median_abs_deviation(logarithms, axis=1, scale="normal"), _LEAST_SPREAD)
     spreads[np.median(found, axis=1) == 0] = -math.log(_NOTHING)  # to find nothing in most scans is not steady
     weights = spreads**-power / (spreads**-power).sum(axis=0)
     return np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)

@@ -17,13 +17,12 @@ from monai.utils import string_list_all_gather
 
 from common.cli import package_versions
 from common.cli.command_line import written_command
-from common.data import KEPT, Record, case_name, is_main_process, write_atomically
+from common.data import KEPT, Record, case_name, hash_file, is_main_process, write_atomically
 
 from .measures import LabelMeasures, measure_labels
 from .original import original_image, source_of
 from .pictures import intensity_unit
 from .report_page import make_report_page
-from .whole_outputs import hash_file
 
 __all__ = ["InferenceReport"]
 

@@ -12,10 +12,21 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from common.cli import find_cause
-from common.data import KEPT, Item, case_id, case_name, check_header, image_files, is_whole_object, read_volume
+from common.data import (
+    KEPT,
+    Item,
+    case_id,
+    case_name,
+    check_header,
+    hash_file,
+    image_files,
+    is_whole_object,
+    name_full_disk,
+    read_volume,
+)
 from common.data.container import PICTURE_SUFFIX, SUFFIXES
 
-__all__ = ["NoteOrigins", "are_whole", "hash_file", "keep_whole_cases"]
+__all__ = ["NoteOrigins", "are_whole", "keep_whole_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +71,9 @@ class NoteOrigins:
         return origins
 
     def _note(self, engine: Engine) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with name_full_disk(self.path), self.path.open("a", encoding="utf-8") as file:
             for output in engine.state.output:
                 file.write(json.dumps({"case": case_name(output["pred"].meta), "origin": self.origin}) + "\n")
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep_whole_cases(

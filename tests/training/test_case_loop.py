@@ -226,6 +226,19 @@ def test_the_exit_status_is_0_where_all_are_done_or_kept(make_evaluator):
 # ---- scores --------------------------------------------------------------------------------------
 
 
+def make_scorer(cases, load, **options) -> SegmentationEvaluator:
+    """Return an evaluator that finds exactly what is labeled."""
+    one_hot = Lambda(lambda data: {**data, **{key: _one_hot(data[key]) for key in ("pred", "label")}})
+    return SegmentationEvaluator(
+        num_classes=2,
+        device=torch.device("cpu"),
+        val_data_loader=CaseLoader(Dataset(cases, load)),
+        network=nn.Identity(),
+        postprocessing=one_hot,
+        **options,
+    )
+
+
 @pytest.mark.parametrize("bad", [(1,), (0, 1, 2)], ids=["one", "all"])
 def test_a_case_without_a_score_leaves_the_scores_of_the_others_as_they_are(bad):
     cases = [{"image": f"case_{i}.nii", "case_id": f"case_{i}"} for i in range(3)]
@@ -237,14 +250,7 @@ def test_a_case_without_a_score_leaves_the_scores_of_the_others_as_they_are(bad)
         label[:, :2] = 1
         return {name: MetaTensor(label.clone(), meta={"filename_or_obj": case["image"]}) for name in ("image", "label")}
 
-    one_hot = Lambda(lambda data: {**data, **{key: _one_hot(data[key]) for key in ("pred", "label")}})
-    evaluator = SegmentationEvaluator(
-        num_classes=2,
-        device=torch.device("cpu"),
-        val_data_loader=CaseLoader(Dataset(cases, load)),
-        network=nn.Identity(),
-        postprocessing=one_hot,
-    )
+    evaluator = make_scorer(cases, load)
     evaluator.run()
     assert [row["case"] for row in evaluator.state.refused] == [f"case_{i}" for i in bad]
     scores = evaluator.state.metric_details["mean_dice"]
@@ -268,7 +274,6 @@ def test_a_case_whose_score_fails_has_no_row_but_that_of_a_refused_one(place, tm
             raise ZeroDivisionError("division by zero")
         return from_engine(["pred", "label"])(output)
 
-    one_hot = Lambda(lambda data: {**data, **{key: _one_hot(data[key]) for key in ("pred", "label")}})
     save = SaveScores(tmp_path, "mean_dice", {0: "background", 1: "organ"})
     names = ["mean_dice", "other"]
     metrics = {
@@ -278,12 +283,9 @@ def test_a_case_whose_score_fails_has_no_row_but_that_of_a_refused_one(place, tm
         for name in (names if place != "a metric" else ["mean_dice", "a metric"])
     }
     first, second = metrics
-    evaluator = SegmentationEvaluator(
-        num_classes=2,
-        device=torch.device("cpu"),
-        val_data_loader=CaseLoader(Dataset(cases, load)),
-        network=nn.Identity(),
-        postprocessing=one_hot,
+    evaluator = make_scorer(
+        cases,
+        load,
         key_val_metric={first: metrics[first]},
         additional_metrics={second: metrics[second]},
         val_handlers=[save],
