@@ -95,6 +95,8 @@ def keep_whole_cases(
     Returns:
         The number of these cases.
     """
+    if not notes.weights.is_file():  # which is refused when they are loaded
+        return 0
     kept, others = 0, 0
     origins = notes.read()
     for case in cases:

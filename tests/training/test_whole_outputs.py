@@ -119,3 +119,10 @@ def test_a_line_that_an_interruption_has_cut_is_passed_over(outputs, notes):
     notes.path.write_text(notes.path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     assert notes.read() == {"scan": notes.origin}
     assert keep(files, scan, notes) == 1
+
+
+def test_without_weights_nothing_is_kept_and_who_loads_them_tells(outputs, notes):
+    scan, files = outputs
+    note(notes, "scan")
+    notes.weights.unlink()
+    assert keep(files, scan, notes) == 0
