@@ -21,6 +21,7 @@ from common.training import check_pretrained_channels, copy_weights, load_weight
 from .cubes import sample_cubes
 from .networks import CubicDescriptor, PlanarDescriptor
 from .pairs import Lattice, sample_patches
+from .shared_slabs import describe_slabs
 from .slabs import sample_slabs
 
 __all__ = [
@@ -68,6 +69,14 @@ class VoxelDescriptor(nn.Module):
         """
         raise NotImplementedError
 
+    def describe(self, volume: torch.Tensor, centers: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Describe places batch by batch, with the arguments and the result of `forward`."""
+        output = torch.empty((len(centers), self.out_channels), device=volume.device)
+        for rows, places in zip(output.split(batch_size), centers.split(batch_size), strict=True):
+            if len(places):
+                rows.copy_(self(volume, places))
+        return output
+
 
 class LearnedDescriptor(VoxelDescriptor):
     """Learned descriptor of the slabs around a place: a planar network for each normal axis, side by side.
@@ -105,6 +114,17 @@ class LearnedDescriptor(VoxelDescriptor):
             descriptor(sample_slabs(volume, centers, axis, *self.slab)).flatten(1)
             for axis, descriptor in enumerate(self.descriptors)
         ]
+        return torch.cat(parts, dim=1)
+
+    def describe(self, volume: torch.Tensor, centers: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Describe places batch by batch; where slabs are plain slices, overlapping ones share work."""
+        parts = []
+        networks: list[PlanarDescriptor] = list(self.descriptors)  # type: ignore[arg-type]
+        for axis, network in enumerate(networks):
+            part = describe_slabs(network, volume, centers, axis, self.slab, batch_size)
+            if part is None:
+                return super().describe(volume, centers, batch_size)
+            parts.append(part)
         return torch.cat(parts, dim=1)
 
 
@@ -212,6 +232,9 @@ class JointDescriptor(VoxelDescriptor):
     def forward(self, volume: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         return torch.cat([part(volume, centers) for part in self.parts], dim=1)
 
+    def describe(self, volume: torch.Tensor, centers: torch.Tensor, batch_size: int) -> torch.Tensor:
+        return torch.cat([part.describe(volume, centers, batch_size) for part in self.parts], dim=1)
+
 
 def extract_descriptors(
     volume: torch.Tensor, descriptor: VoxelDescriptor, centers: torch.Tensor, batch_size: int | None = None
@@ -232,12 +255,8 @@ def extract_descriptors(
     """
     if batch_size is None:
         batch_size = _CPU_BATCH_SIZE if volume.device.type == "cpu" else _GPU_BATCH_SIZE
-    output = torch.empty((len(centers), descriptor.out_channels), device=volume.device)
     with torch.no_grad():
-        for rows, places in zip(output.split(batch_size), centers.split(batch_size), strict=True):
-            if len(places):
-                rows.copy_(descriptor(volume, places))
-    return output
+        return descriptor.describe(volume, centers, batch_size)
 
 
 def load_descriptors(

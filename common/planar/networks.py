@@ -45,6 +45,7 @@ class PlanarDescriptor(nn.Sequential):
     """
 
     size = 42
+    pooled_size = 20
     num_planes = 3  # of a slab, in each channel of a scan
 
     def __init__(self, in_channels: int = num_planes, out_channels: int = 64, features: int = 32) -> None:
@@ -55,15 +56,34 @@ class PlanarDescriptor(nn.Sequential):
                 for index, pair in enumerate(itertools.pairwise(widths))
             )
         )
+        self.out_channels = out_channels
         _initialize(self)
 
     def forward(self, slabs: torch.Tensor) -> torch.Tensor:
         """Return the descriptors of slabs of shape `(B, in_channels, 42, 42)`, of shape `(B, out_channels, 1, 1)`."""
         if slabs.shape[2:] != (self.size, self.size):
             raise InputError(f"slabs must have {self.size} x {self.size} samples, got {tuple(slabs.shape[2:])}")
-        if slabs.device.type == "cpu":  # several times as fast there
-            slabs = slabs.contiguous(memory_format=torch.channels_last)
-        return super().forward(slabs)
+        return self.describe_pooled(self.pool(slabs))
+
+    def pool(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the first convolution and pooling make of slabs, or of larger images.
+
+        Neither looks beyond its window, so that overlapping slabs may share the work: of an image of shape
+        `(B, in_channels, H, W)`, the windows of 20 x 20 of the result, `(B, features, H // 2 - 1, W // 2 - 1)`, are
+        those of the slabs that begin at even pixels.
+        """
+        if images.device.type == "cpu":  # several times as fast there
+            images = images.contiguous(memory_format=torch.channels_last)
+        first: Any = self[0]
+        return first.pool(first.conv(images))
+
+    def describe_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the descriptors of slabs, given what `pool` makes of each, of shape `(B, features, 20, 20)`."""
+        first: Any = self[0]
+        output = first.relu(first.norm(pooled))
+        for block in itertools.islice(self, 1, None):
+            output = block(output)
+        return output
 
 
 class CubicDescriptor(nn.Sequential):

@@ -19,7 +19,7 @@ from common.cli.options import POSITIVE_INT
 from common.data import DeviceCacheDataset, VolumeLoader
 from common.training import PretextTask
 
-__all__ = ["Lattice", "PairLoader", "PairTask", "RandPatchPair", "sample_patches"]
+__all__ = ["Lattice", "PairLoader", "PairTask", "RandPatchPair", "sample_patches", "slice_starts"]
 
 _HALFWAY = 1e-5  # to the right of halfway between voxels, far more than the rounding of a coordinate
 
@@ -230,12 +230,30 @@ def _can_slice(volume: torch.Tensor, lattice: Lattice) -> bool:
     return volume.device.type == "cpu" and max(drifts) < 1e-3
 
 
+def slice_starts(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice) -> torch.Tensor | None:
+    """Return the first voxels of the patches of nearest voxels where they are plain slices, or None where they are not.
+
+    Args:
+        volume: tensor of shape `(C, H, W, D)`.
+        centers: as `sample_patches` takes them, of shape `(K, 3)`.
+        lattice: points of a patch.
+
+    Returns:
+        Whole numbers of shape `(K, 3)`, which may lie outside of the volume.
+    """
+    return _starts(volume, centers + _HALFWAY, lattice) if _can_slice(volume, lattice) else None
+
+
+def _starts(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+    corners = centers.double() - torch.tensor(lattice.half_widths, dtype=torch.float64)
+    return ((corners + 1) / 2 * (torch.tensor(volume.shape[1:]) - 1)).round().long()
+
+
 def _slice_patches(volume: torch.Tensor, centers: torch.Tensor, lattice: Lattice, padding_mode: str) -> torch.Tensor:
     """Return patches around centers of shape `(K, 3)`, whose points are whole numbers of voxels apart."""
     spatial_size = volume.shape[1:]
     steps = [round(step) for step in lattice.steps(spatial_size)]
-    corners = centers.double() - torch.tensor(lattice.half_widths, dtype=torch.float64)
-    starts = ((corners + 1) / 2 * (torch.tensor(spatial_size) - 1)).round().long().tolist()
+    starts = _starts(volume, centers, lattice).tolist()
     patches = volume.new_zeros((len(centers), len(volume), *lattice.num_points))
     for patch, corner in zip(patches, starts, strict=True):
         inside: list[slice] = []

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers import GaussianFilter
 
+from .smoothing import smooth
 from .voxels import VoxelGrid
 
 __all__ = ["LEVELS", "Level", "carry_label", "fuse_shares", "principal_components", "register_points"]
@@ -171,8 +171,7 @@ def _spread(values: torch.Tensor, points: torch.Tensor, size: Sequence[int], sig
     box = values.new_zeros((len(values) + 1, *edges))
     x, y, z = (points - points.amin(dim=0)).unbind(1)
     box[:, x, y, z] = torch.cat((values, torch.ones_like(values[:1])))
-    smooth = GaussianFilter(3, box.new_tensor(sigma), approx="sampled")
-    total = smooth(box.unsqueeze(1)).squeeze(1)
+    total = smooth(box, sigma)
     total = total[:-1] / total[-1:].clamp(min=1e-6)
     around = [(first, whole - first - edge) for first, edge, whole in zip(low, edges, size, strict=True)]
     return F.pad(total, [number for pair in reversed(around) for number in pair])

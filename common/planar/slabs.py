@@ -23,7 +23,7 @@ from common.cli import InputError, check_choice
 from .networks import HeatmapDecoder, PlanarDescriptor
 from .pairs import Lattice, RandPatchPair, sample_patches
 
-__all__ = ["RandSlabPair", "displacement_heatmap", "sample_slabs"]
+__all__ = ["RandSlabPair", "displacement_heatmap", "sample_slabs", "slab_lattice"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def sample_slabs(
         Tensor of shape `(N, 3 * C, 42, 42)`, the planes of one channel after the other; rows and columns run along the
         axes in the plane, in the order of the volume.
     """
-    lattice = _slab_lattice(axis, half_width, half_depth)
+    lattice = slab_lattice(axis, half_width, half_depth)
     _check_evenness([volume], lattice, mode)
     patches = sample_patches([volume], centers.unsqueeze(0), lattice, mode, padding_mode).squeeze(0)
     return patches.movedim(axis + 2, 2).flatten(1, 2)
@@ -129,7 +129,7 @@ class RandSlabPair(RandPatchPair):
                 "it, or lower half_depth"
             )
         self.target = target
-        self.lattices = [_slab_lattice(axis, half_width, half_depth) for axis in range(3)]
+        self.lattices = [slab_lattice(axis, half_width, half_depth) for axis in range(3)]
         self.gap = tuple(gap)
 
     def randomize(self, num_pairs: int, progress: float = 1.0) -> None:  # type: ignore[override]
@@ -157,7 +157,8 @@ class RandSlabPair(RandPatchPair):
         return displacement_heatmap(target) if self.target == "heatmap" else target
 
 
-def _slab_lattice(axis: int, half_width: float, half_depth: float) -> Lattice:
+def slab_lattice(axis: int, half_width: float, half_depth: float) -> Lattice:
+    """Return the points of the slabs that are perpendicular to an axis, see `sample_slabs`."""
     widths, numbers = [half_width] * 3, [PlanarDescriptor.size] * 3
     widths[axis], numbers[axis] = half_depth, PlanarDescriptor.num_planes
     return Lattice((widths[0], widths[1], widths[2]), (numbers[0], numbers[1], numbers[2]))

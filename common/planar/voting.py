@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import torch
-from monai.networks.layers import GaussianFilter
 
+from .smoothing import smooth
 from .voxels import VoxelGrid
 
 __all__ = ["WEIGHTINGS", "vote", "vote_image", "weight_background"]
@@ -60,7 +60,6 @@ def vote_image(shares: torch.Tensor, points: torch.Tensor, grid: VoxelGrid, smoo
     votes[points] = shares
     image = grid.upsample(votes)
     if smoothing:
-        smooth = GaussianFilter(3, image.new_tensor(smoothing), approx="sampled")
-        total = smooth(torch.cat((image, torch.ones_like(image[:1]))).unsqueeze(0)).squeeze(0)
+        total = smooth(torch.cat((image, torch.ones_like(image[:1]))), smoothing)
         image = total[:-1] / total[-1:]
     return image
