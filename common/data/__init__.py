@@ -18,6 +18,7 @@ from .partial_labels import (
     IGNORED,
     MAX_DOUBT,
     class_set,
+    exchange_classes,
     find_pseudo_labeled,
     is_known,
     is_partial,
@@ -53,6 +54,7 @@ from .segmentation import (
     label_xml,
     segmentation_files,
 )
+from .sides import mirrored_classes
 from .store import StoredArray, Strided
 from .threads import map_threads
 from .volumes import join_ranges, label_volumes, note_label, volume_ranges

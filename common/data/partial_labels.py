@@ -21,6 +21,7 @@ __all__ = [
     "IGNORED",
     "MAX_DOUBT",
     "class_set",
+    "exchange_classes",
     "is_known",
     "find_pseudo_labeled",
     "is_partial",
@@ -108,6 +109,23 @@ def find_pseudo_labeled(data: Sequence[Mapping[str, Any]]) -> list[int]:
 def with_doubt(label: torch.Tensor) -> torch.Tensor:
     """Return a label of shape `(2, *spatial_size)`, without doubt where it had no second channel."""
     return label if len(label) > 1 else torch.cat((label, torch.zeros_like(label)))
+
+
+def exchange_classes(label: torch.Tensor, others: Mapping[int, int]) -> torch.Tensor:
+    """Return a label of shape `(1 or 2, *spatial_size)` in which classes have become others.
+
+    Args:
+        label: whole numbers.
+        others: what a class becomes, where it does not stay what it is.
+    """
+    classes = label[:1].int()
+    exchanged = classes.clone()
+    for value, other in others.items():
+        exchanged[classes == value] = other
+    for value in classes[classes < IGNORED].unique().tolist():
+        members = [label for label in range(_MAX_CLASSES + 1) if -value >> label & 1]
+        exchanged[classes == value] = class_set([others.get(member, member) for member in members])
+    return torch.cat((exchanged.to(label.dtype), label[1:]))
 
 
 def is_partial(label: torch.Tensor) -> bool:

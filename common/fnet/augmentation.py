@@ -1,17 +1,19 @@
-"""Random shifts, rotations and scalings of a patch, at all resolutions alike.
+"""Random shifts, rotations, scalings and mirroring of a patch, at all resolutions alike.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923)
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), which has no mirroring.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.transforms import create_rotate
+
+from common.data import exchange_classes, mirrored_classes
 
 from .network import FNetGeometry
 from .pyramid import Pyramid
@@ -29,9 +31,19 @@ class RandAffineGrid:
         shift_range: largest shift along each axis in voxels.
         rotate_range: largest angle about each axis in degrees.
         log_scale_range: largest logarithm of the scale.
+        mirror: names of the classes by their value: where they tell sides, half of the patches show left and right in
+            each other's place, and the classes follow (see `common.data.mirrored_classes`). The first axis of a volume
+            runs from side to side. None: no patch is mirrored.
     """
 
-    def __init__(self, shift_range: float = 10.0, rotate_range: float = 15.0, log_scale_range: float = 0.2) -> None:
+    def __init__(
+        self,
+        shift_range: float = 10.0,
+        rotate_range: float = 15.0,
+        log_scale_range: float = 0.2,
+        mirror: Mapping[int, str] | None = None,
+    ) -> None:
+        self.mirrored = mirrored_classes(mirror) if mirror is not None else {}
         self.shift_range = shift_range
         self.rotate_range = rotate_range
         self.log_scale_range = log_scale_range
@@ -56,6 +68,9 @@ class RandAffineGrid:
             rng: source of all chance.
         """
         matrix = self._draw_matrix(rng)
+        is_mirrored = bool(self.mirrored) and rng.random() < 0.5
+        if is_mirrored:
+            matrix = matrix * torch.tensor((-1.0, 1.0, 1.0))
         center = torch.tensor([first + (edge - 1) / 2 for first, edge in zip(start, patch_size, strict=True)])
         moved = center + torch.as_tensor(rng.uniform(-self.shift_range, self.shift_range, 3), dtype=torch.float32)
         patches = []
@@ -69,7 +84,8 @@ class RandAffineGrid:
         if label is None:
             return patches, None
         points = (_grid(start, patch_size, 1) - center) @ matrix.T + moved
-        return patches, _read(label[...].float(), points, "nearest").to(label.dtype)
+        read = _read(label[...].float(), points, "nearest").to(label.dtype)
+        return patches, exchange_classes(read, self.mirrored) if is_mirrored else read
 
     def _draw_matrix(self, rng: np.random.Generator) -> torch.Tensor:
         limit = math.radians(self.rotate_range)

@@ -80,3 +80,31 @@ def test_beyond_the_border_is_air():
     item = moved[PatchRequest(0, 0, False)]
     assert item["context"][1][0, 0, 0, 0] == -3.0
     assert min(patch.min() for patch in [item["image"], *item["context"]]) >= -3.0
+
+
+def test_left_and_right_change_places_with_their_classes():
+    """What a mirrored patch shows is what the patch of a mirrored volume shows; about half are mirrored."""
+    names = {0: "background", 1: "right kidney", 2: "left kidney", 3: "spine"}
+    size = 40
+    image = torch.randn(1, size, size, size, generator=torch.Generator().manual_seed(0))
+    label = torch.randint(0, 4, (1, size, size, size), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    other = torch.tensor([0, 2, 1, 3], dtype=torch.uint8)[label.flip(1).long()]
+    augmentation = RandAffineGrid(0, 0, 0, mirror=names)
+    start, patch = (16, 16, 16), (8, 8, 8)  # in the middle, where a mirrored patch shows the place itself
+    found = []
+    for seed in range(20):
+        drawn = augmentation(Pyramid(image, 3), label, start, patch, GEOMETRY, np.random.default_rng(seed))
+        plain, mirrored = (
+            RandAffineGrid(0, 0, 0)(Pyramid(a, 3), b, start, patch, GEOMETRY, np.random.default_rng(0))
+            for a, b in ((image, label), (image.flip(1), other))
+        )
+        found.append(torch.equal(drawn[1], mirrored[1]))
+        expected = mirrored if found[-1] else plain
+        assert torch.equal(drawn[1], expected[1])
+        for patches in zip(drawn[0], expected[0], strict=True):
+            torch.testing.assert_close(*patches, atol=1e-4, rtol=0)
+    assert 4 < sum(found) < 16
+
+
+def test_where_no_name_tells_a_side_no_patch_is_mirrored():
+    assert RandAffineGrid(mirror={0: "background", 1: "liver"}).mirrored == {}

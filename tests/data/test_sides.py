@@ -1,0 +1,43 @@
+"""Laws of classes that change places in a mirror."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.cli import InputError
+from common.data import IGNORED, class_set, exchange_classes, mirrored_classes
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["background", "left kidney", "right kidney", "liver"], {1: 2, 2: 1}),
+        (["background", "Parotid_L", "Parotid_R"], {1: 2, 2: 1}),
+        (["background", "kidneyRight", "liver", "kidneyLeft"], {1: 3, 3: 1}),
+        (
+            ["background", "LT-lung", "RT-lung", "lung_upper_lobe_left", "lung_upper_lobe_right"],
+            {1: 2, 2: 1, 3: 4, 4: 3},
+        ),
+        (["background", "liver", "spleen", "bright spot", "cleft", "lr"], {}),
+    ],
+    ids=str,
+)
+def test_names_tell_the_sides(names, expected):
+    assert mirrored_classes(dict(enumerate(names))) == expected
+
+
+def test_a_side_without_the_other_is_refused():
+    with pytest.raises(InputError, match=r"got 'left kidney' and no 'right kidney'; set mirror"):
+        mirrored_classes({0: "background", 1: "left kidney", 2: "liver"})
+
+
+def test_classes_become_others_and_twice_themselves():
+    others = {1: 3, 3: 1}
+    label = torch.tensor(
+        [[0, 1, 2, 3, IGNORED, class_set([0, 1]), class_set([0, 2]), class_set([1, 2, 3])], [9, *7 * [4]]]
+    )
+    expected = torch.tensor([0, 3, 2, 1, IGNORED, class_set([0, 3]), class_set([0, 2]), class_set([1, 2, 3])])
+    exchanged = exchange_classes(label, others)
+    assert torch.equal(exchanged[0], expected) and torch.equal(exchanged[1], label[1])
+    assert torch.equal(exchange_classes(exchanged, others), label)
