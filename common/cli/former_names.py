@@ -22,6 +22,7 @@ _RENAMED = {
     "InvertLabelMapd": "RestoreLabelMapd",
     "InvertProbabilitiesd": "RestoreProbabilitiesd",
     "MetricsLogger": "TrainingRecord",
+    "PatchAugmentation": "RandAffineGrid",
 }
 _NEW = {old: new for new, old in _RENAMED.items()}
 

@@ -1,4 +1,4 @@
-from .augmentation import RandAffineGrid
+from .augmentation import PatchAugmentation
 from .autoencoder import SparseDecoder, WTAAutoencoder, WTAAutoencoders, winner_take_all
 from .ensemble import FNetEnsemble
 from .inferer import FNetInferer

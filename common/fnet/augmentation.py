@@ -1,6 +1,6 @@
-"""Random shifts, rotations, scalings and mirroring of a patch, at all resolutions alike.
+"""Random shifts, rotations, scalings, mirroring and contrasts of a patch, at all resolutions alike.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), which has no mirroring.
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), which has neither mirroring nor contrasts.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from common.data import exchange_classes, mirrored_classes
 from .network import FNetGeometry
 from .pyramid import Pyramid
 
-__all__ = ["RandAffineGrid"]
+__all__ = ["PatchAugmentation"]
 
 
-class RandAffineGrid:
-    """Random affine sampling grid, through which the patches of all levels and the label are read alike.
+class PatchAugmentation:
+    """Random affine sampling grid, through which the patches of all levels and the label are read alike; and contrast.
 
     Each level is read from its own means, so a coarse patch shows what lies around the fine one. Image values are
     interpolated linearly, labels take the nearest voxel.
@@ -34,6 +34,8 @@ class RandAffineGrid:
         mirror: names of the classes by their value: where they tell sides, half of the patches show left and right in
             each other's place, and the classes follow (see `common.data.mirrored_classes`). The first axis of a volume
             runs from side to side. None: no patch is mirrored.
+        log_contrast_range: largest logarithm of the factor of the intensities, of each channel its own.
+        brightness_range: largest number that is added to them, those of a normalized scan, likewise.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class RandAffineGrid:
         rotate_range: float = 15.0,
         log_scale_range: float = 0.2,
         mirror: Mapping[int, str] | None = None,
+        log_contrast_range: float = 0.2,
+        brightness_range: float = 0.2,
     ) -> None:
         self.mirrored = mirrored_classes(mirror) if mirror is not None else {}
         self.shift_range = shift_range
         self.rotate_range = rotate_range
         self.log_scale_range = log_scale_range
+        self.log_contrast_range = log_contrast_range
+        self.brightness_range = brightness_range
 
     def __call__(
         self,
@@ -81,6 +87,9 @@ class RandAffineGrid:
             points = (points - center) @ matrix.T + moved - middle - pyramid.origins[level]
             fill = pyramid.fill
             patches.append(_read(pyramid.levels[level][...] - fill, points, "bilinear") + fill)
+        ranges = np.array([(self.log_contrast_range,), (self.brightness_range,)])
+        log_contrast, brightness = torch.as_tensor(rng.uniform(-ranges, ranges, (2, len(patches[0])))).float()
+        patches = [log_contrast.exp().view(-1, 1, 1, 1) * patch + brightness.view(-1, 1, 1, 1) for patch in patches]
         if label is None:
             return patches, None
         points = (_grid(start, patch_size, 1) - center) @ matrix.T + moved

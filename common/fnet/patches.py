@@ -92,7 +92,7 @@ class PatchDataset(ScanDataset):
         patch_size: output patch in voxels.
         centers: where patches without a demand lie: `uniform` over the volume, or `gaussian` around its center with a
             standard deviation of a quarter of its size.
-        augmentation: changes the sampling grid of a patch; see `RandAffineGrid`.
+        augmentation: changes the sampling grid of a patch; see `PatchAugmentation`.
         labels: names of the classes; one that no label has is warned of, see `check_classes`.
         cache: of the volumes; None: they stay in memory.
     """

@@ -17,7 +17,8 @@ BUNDLE = str(Path(__file__).resolve().parents[2] / "bundles" / "context_restorat
     ("former", "present"),
     [
         ("common.networks.FNet", "common.fnet.FNet"),
-        ("common.data.RandAffineGrid", "common.fnet.RandAffineGrid"),
+        ("common.data.RandAffineGrid", "common.fnet.PatchAugmentation"),
+        ("common.fnet.RandAffineGrid", "common.fnet.PatchAugmentation"),
         ("common.transforms.CTWindowsd", "common.context.CTWindowsd"),
         ("common.atlas.GreyValueDifference", "common.planar.GrayValueDifference"),
         ("common.handlers.TrainingRecord", "common.training.MetricsLogger"),
