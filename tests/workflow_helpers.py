@@ -34,7 +34,7 @@ TABLES = {  # of an evaluation
 
 def workflow(bundle: Path, *names: str, kind: str = "train", **options) -> ConfigWorkflow:
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
-    options = {**COARSE.get(bundle.name, {}), **options}
+    options = {**({} if "pretrain.yaml" in names else COARSE.get(bundle.name, {})), **options}
     return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(bundle), **options)
 
 

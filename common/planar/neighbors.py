@@ -16,7 +16,9 @@ __all__ = ["NORMALIZATIONS", "FeatureSpace", "nearest_neighbors"]
 
 NORMALIZATIONS = ("none", "l2", "standardize")
 
-_NUM_QUERIES = {"cpu": 256, "cuda": 2048}  # whose candidates are sought at once
+_CPU_QUERIES = 256  # whose candidates are sought at once
+
+_GPU_QUERIES = 2048
 
 _NUM_RANKED = 64  # queries whose candidates are ranked at once: what a cache holds
 
@@ -88,7 +90,9 @@ def nearest_neighbors(
             raise InputError(f"{name} must be finite, got NaN or Inf")
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         search = _Search(references.detach().float().contiguous(), num_neighbors)
-        parts = queries.detach().float().contiguous().split(_NUM_QUERIES[queries.device.type])
+        parts = (
+            queries.detach().float().contiguous().split(_CPU_QUERIES if queries.device.type == "cpu" else _GPU_QUERIES)
+        )
         found = [search(part) for part in parts if len(part)]
         if not found:
             empty = queries.new_empty((0, num_neighbors))

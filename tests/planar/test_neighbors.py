@@ -16,7 +16,7 @@ def brute_force(queries, references, num_neighbors):
 
 
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(neighbors, "_NUM_QUERIES", {"cpu": 7})
+    monkeypatch.setattr(neighbors, "_CPU_QUERIES", 7)
     for name, size in (("_NUM_RANKED", 3), ("_NUM_REFERENCES", 16), ("_NUM_PRODUCTS", 112)):
         monkeypatch.setattr(neighbors, name, size)
 
