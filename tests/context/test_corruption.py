@@ -216,7 +216,7 @@ def test_a_batch_of_any_layout_is_corrupted_alike(corruption):
     assert torch.equal(corruption(4).corrupt_batch(images.double(), [0, 1]), out.double())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @every_corruption
 def test_a_batch_is_corrupted_where_it_is(corruption):
     images = unique_image(2, 3, 32, 40)

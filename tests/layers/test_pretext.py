@@ -164,7 +164,7 @@ def test_simulations_beside_other_classes_are_refused():
         JointSegmentation(simulation(), {0: "background", 1: "liver", 2: "tumor"})
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @every_task
 def test_a_task_is_made_on_the_device(task, batch):
     image, target = PrepareTask(TASKS[task]())(batch, "cuda")

@@ -222,7 +222,7 @@ def test_options_out_of_range_are_refused(options, error, match):
         RandStarShape(**options)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @every_spacing
 def test_a_gpu_draws_the_same_body(spacing):
     shape, mask = draw(0, spacing)
@@ -316,7 +316,7 @@ def test_octaves_keep_the_range(octaves):
     assert noise.shape == (50, 100) and noise.abs().max() <= 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_returns_the_same_values():
     where = points(2000, 3.0, torch.float32)
     noise = fractal_noise(where.cuda(), permutation().cuda(), 7)

@@ -448,7 +448,7 @@ def test_patches_of_other_precision_are_taken(scans):
     assert torch.equal(layers[0], image[0].half().float())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @every_target
 @pytest.mark.parametrize("options", KINDS[:2], ids=["one", "soft edge"])
 def test_a_gpu_simulates_the_same_tumors_where_the_scans_are(scans, target, options):
