@@ -1,4 +1,4 @@
-"""No step mixes devices, and each waits for the device as rarely as it may: on an emulated accelerator, and on a GPU."""
+"""No step mixes devices, and each waits as rarely as it may: on an emulated accelerator, and on a GPU."""
 
 from __future__ import annotations
 
