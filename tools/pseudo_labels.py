@@ -57,7 +57,7 @@ def make_pseudo_labels(
     num_folds: int = 5,
     num_validation: int | None = None,
     weights: list[float] | None = None,
-    keep: float = 0.8,
+    keep: float = 1.0,
     limit: float = 3.5,
 ) -> None:
     """Combine the probabilities of teachers into pseudo-labels.
@@ -72,7 +72,7 @@ def make_pseudo_labels(
         num_validation: likewise.
         weights: how much each teacher counts; if not given, in each class the more, the more alike the volumes are that
             it finds, see `steadiness_weights`.
-        keep: share of the voxels of each class that are learned from, the surest ones.
+        keep: share of the voxels of each class that are learned from, the surest ones; all of them if not given.
         limit: robust standard deviations, beyond which a scan is implausible and left out.
     """
     teachers = [teachers] if isinstance(teachers, str) else [str(teacher) for teacher in teachers]

@@ -97,7 +97,7 @@ def class_thresholds(
         keep: share of the voxels of each class that are learned from.
 
     Returns:
-        Array of shape `(num_classes,)`; 0 for a class that no scan has.
+        Array of shape `(num_classes,)`; 0 for a class that no scan has, and where all voxels are learned from.
     """
     if not 0 <= keep <= 1:
         raise InputError(f"keep must be from 0 to 1, got {keep}")
@@ -105,6 +105,6 @@ def class_thresholds(
     thresholds = np.zeros(num_classes)
     for label in range(num_classes):
         values = sure[found == label]
-        if values.size:
+        if values.size and keep < 1:  # of a sample, the smallest is not that of all
             thresholds[label] = np.quantile(values, 1 - keep)
     return thresholds

@@ -98,6 +98,10 @@ def test_each_class_keeps_its_share_however_sure_it_is(keep):
     assert thresholds[3] == 0  # of which there is none
 
 
+def test_all_of_them_are_kept_also_those_below_the_sample():
+    assert class_thresholds([np.full(5, 0.4)], [np.ones(5)], 2, 1.0).tolist() == [0, 0]
+
+
 def test_a_share_beyond_one_is_refused():
     with pytest.raises(ValueError, match="keep must be from 0 to 1, got 80"):
         class_thresholds([np.ones(1)], [np.ones(1)], 2, 80)

@@ -150,7 +150,9 @@ def _prepare(job: Job, resume: bool) -> int:
     """
     started_path = job.folder / "started.json"
     started = read_record(started_path) if started_path.is_file() else None
-    if started is not None and (not resume or job.done_path.is_file() or started["options"] != _plain(job.settings)):
+    if started is not None and (
+        not resume or job.done_path.is_file() or _plain(started["options"]) != _plain(job.settings)
+    ):
         number = 1
         while (aside := job.folder.with_name(f"{job.folder.name}.old{number}")).exists():
             number += 1
@@ -163,7 +165,7 @@ def _prepare(job: Job, resume: bool) -> int:
 
 
 def _check_unchanged(job: Job) -> None:
-    before, now = read_record(job.done_path)["options"], _plain(job.settings)
+    before, now = _plain(read_record(job.done_path)["options"]), _plain(job.settings)
     changed = [key for key in {**before, **now} if (key in before, before.get(key)) != (key in now, now.get(key))]
     if changed:
         listed = ", ".join(f"{key}: {before.get(key, 'not given')} -> {now.get(key, 'not given')}" for key in changed)
@@ -174,7 +176,11 @@ def _check_unchanged(job: Job) -> None:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings))
+    """Return settings as JSON has them, the folder of the data being the same in whatever way it is named."""
+    plain = json.loads(json.dumps(settings))
+    if isinstance(plain.get("dataset_dir"), str):
+        plain["dataset_dir"] = str(Path(plain["dataset_dir"]).resolve())
+    return plain
 
 
 def _last_line(path: Path, num_bytes: int = 65536) -> str:

@@ -65,6 +65,13 @@ def test_a_finished_run_with_other_options_is_refused(content):
         run(content, FakeRunner())
 
 
+def test_the_folder_of_the_data_may_be_named_otherwise(content):
+    run(content, FakeRunner())
+    runner = FakeRunner()
+    assert run(content | {"dataset_dir": str(Path(content["dataset_dir"]).resolve())}, runner) == []
+    assert runner.calls == []
+
+
 def test_a_failed_run_with_other_options_starts_anew(content):
     run(content, FakeRunner(failing=["stl_n2"]))
     content["arms"]["stl"]["options"]["phi"] = 2.0
