@@ -29,3 +29,9 @@ def test_each_erratum_names_a_test_that_is_there():
     for file, test in named:
         content = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert not test or f"def {test}(" in content, test
+
+
+def test_pages_stay_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+    for card in ROOT.glob("bundles/*/docs/README.md"):
+        assert len(card.read_text(encoding="utf-8").splitlines()) <= 120, card
