@@ -21,6 +21,7 @@ from torch import nn
 
 from common.cli import InputError, check_choice
 
+from .folding import FusingConvolution, FusingHead, JoiningConv3d
 from .pyramid import Pyramid, average_whole, filter_weights
 
 __all__ = ["FNet", "FNetGeometry", "extraction_pathway", "initialize_convolutions"]
@@ -186,7 +187,7 @@ class FNet(nn.Module):
             self.integration.append(
                 _head(fused, width, out_channels, kernel_size, num_head_convs)
                 if level == 0
-                else _conv_block(fused, width, kernel_size)
+                else _conv_block(fused, width, kernel_size, FusingConvolution)
             )
         initialize_convolutions(self, gain)
 
@@ -229,13 +230,16 @@ class FNet(nn.Module):
                 "geometry.windows"
             )
         level = len(patches) - 1
-        fused = self._integrate(level, self._extract(level, patches[level]))
+        fused = self._integrate(level, [self._extract(level, patches[level])])
         while level > 0:
             level -= 1
             features = self._extract(level, patches[level])
-            upsampled = F.interpolate(fused, scale_factor=2.0, mode=self.upsample_mode)
-            features = features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
-            fused = self._integrate(level, features)
+            if self.fusion == "concat" and self.upsample_mode == "nearest":
+                fused = self._integrate(level, [features, fused])
+            else:
+                upsampled = F.interpolate(fused, scale_factor=2.0, mode=self.upsample_mode)
+                joined = features + upsampled if self.fusion == "sum" else torch.cat((features, upsampled), dim=1)
+                fused = self._integrate(level, [joined])
         return fused
 
     def _extract(self, level: int, patch: torch.Tensor) -> torch.Tensor:
@@ -244,11 +248,12 @@ class FNet(nn.Module):
                 patch = pathway(patch)
         return patch
 
-    def _integrate(self, level: int, features: torch.Tensor) -> torch.Tensor:
+    def _integrate(self, level: int, features: list[torch.Tensor]) -> torch.Tensor:
+        fused = features[0]
         for index, block in enumerate(self.integration):
             if index == level:
-                features = block(features)
-        return features
+                fused = block(features)
+        return fused
 
 
 def extraction_pathway(in_channels: int, features: int, kernel_size: int) -> nn.Sequential:
@@ -266,17 +271,19 @@ def initialize_convolutions(network: nn.Module, gain: float) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+def _conv_block(
+    in_channels: int, out_channels: int, kernel_size: int, kind: type[Convolution] = Convolution
+) -> nn.Module:
     norm = ("batch", {"eps": 1e-5})  # small weights give variances near eps: it must not change unnoticed
-    return Convolution(
+    return kind(
         3, in_channels, out_channels, kernel_size=kernel_size, padding=0, adn_ordering="NA", norm=norm, act="relu"
     )
 
 
 def _head(in_channels: int, features: int, out_channels: int, kernel_size: int, num_convs: int) -> nn.Sequential:
     if num_convs == 0:
-        return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1))
-    return nn.Sequential(
-        _conv_block(in_channels, features, kernel_size),
+        return FusingHead(JoiningConv3d(in_channels, out_channels, 1))
+    return FusingHead(
+        _conv_block(in_channels, features, kernel_size, FusingConvolution),
         nn.Conv3d(features, out_channels, kernel_size if num_convs == 2 else 1),
     )
