@@ -1,3 +1,4 @@
+from .augmentation import SliceAugmentation
 from .clinical import SaveClinicalMetrics, compare_classes, measure_class
 from .corruption import (
     InpaintingTask,
