@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from common.transforms import RandAffine, read_points, regular_grid
+from common.transforms import AffineAugmentation, read_points, regular_grid
 
 __all__ = ["SliceAugmentation"]
 
 
-class SliceAugmentation(RandAffine):
+class SliceAugmentation(AffineAugmentation):
     """Random affine grid in the plane of a slice, through which a crop and its label are read; and contrast.
 
     A crop is read from its whole slice, so that what lies around it comes into it. Intensities are interpolated
-    linearly, labels take the nearest pixel. For the arguments, see `RandAffine`: a pixel is a voxel, and slices turn in
+    linearly, labels take the nearest pixel. For the arguments, see `AffineAugmentation`: a pixel is a voxel, and slices turn in
     their plane.
     """
 

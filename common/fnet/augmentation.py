@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from common.transforms import RandAffine, read_points, regular_grid
+from common.transforms import AffineAugmentation, read_points, regular_grid
 
 from .network import FNetGeometry
 from .pyramid import Pyramid
@@ -18,11 +18,11 @@ from .pyramid import Pyramid
 __all__ = ["PatchAugmentation"]
 
 
-class PatchAugmentation(RandAffine):
+class PatchAugmentation(AffineAugmentation):
     """Random affine sampling grid, through which the patches of all levels and the label are read alike; and contrast.
 
     Each level is read from its own means, so a coarse patch shows what lies around the fine one. Image values are
-    interpolated linearly, labels take the nearest voxel. For the arguments, see `RandAffine`.
+    interpolated linearly, labels take the nearest voxel. For the arguments, see `AffineAugmentation`.
     """
 
     def __call__(

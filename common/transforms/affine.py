@@ -13,7 +13,7 @@ from monai.transforms import create_rotate
 
 from common.data import exchange_classes, mirrored_classes
 
-__all__ = ["Movement", "RandAffine", "read_points", "regular_grid"]
+__all__ = ["Movement", "AffineAugmentation", "read_points", "regular_grid"]
 
 
 class Movement(NamedTuple):
@@ -36,7 +36,7 @@ class Movement(NamedTuple):
         return (points - self.center) @ self.matrix.T + self.moved
 
 
-class RandAffine:
+class AffineAugmentation:
     """Base of random augmentations that read a patch through an affine movement, and change its contrast.
 
     Args:
