@@ -19,8 +19,8 @@ class SliceAugmentation(AffineAugmentation):
     """Random affine grid in the plane of a slice, through which a crop and its label are read; and contrast.
 
     A crop is read from its whole slice, so that what lies around it comes into it. Intensities are interpolated
-    linearly, labels take the nearest pixel. For the arguments, see `AffineAugmentation`: a pixel is a voxel, and slices turn in
-    their plane.
+    linearly, labels take the nearest pixel. For the arguments, see `AffineAugmentation`: a pixel is a voxel, and slices
+    turn in their plane.
     """
 
     def __call__(
