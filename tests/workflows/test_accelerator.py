@@ -38,6 +38,13 @@ STEPS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _meta_data() -> Iterator[None]:
+    """Tensors have meta data again after a test."""
+    yield
+    set_track_meta(True)
+
+
 @pytest.fixture
 def waits(monkeypatch) -> Iterator[dict[str, int]]:
     """An emulated device that the options accept; tensors on it have no meta data, which another subclass keeps."""
@@ -53,7 +60,6 @@ def waits(monkeypatch) -> Iterator[dict[str, int]]:
     monkeypatch.setattr(MetaTensor, "to", move)
     with emulated_device() as counted:
         yield counted
-    set_track_meta(True)
 
 
 @pytest.fixture(params=[DEVICE, pytest.param("cuda:0", marks=pytest.mark.gpu)])
