@@ -100,7 +100,8 @@ def self_training(
     if lost:
         sys.exit(f"error: {len(lost)} jobs failed or were skipped: {', '.join(lost)}")
     if is_scored:
-        write_report(plan, runs, _repeat(plan_file, dataset_dir, output_dir))
+        command = ["python", "-m", "tools.self_training", plan_file or str(plan_path(output_dir))]
+        write_report(plan, runs, shlex.join(command))
     _tell(plan, student)
 
 
@@ -151,11 +152,6 @@ def _is_scored(plan: Study) -> bool:
     cases = read_cases(plan.dataset_dir, plan.folds[0], num_labeled=plan.num_labeled[0])
     scored = cases.test if plan.split == "test" else cases.validation
     return any("label" in case and case not in cases.training for case in scored)
-
-
-def _repeat(plan_file: str, dataset_dir: str, output_dir: str) -> str:
-    words = [plan_file] if plan_file else ["--dataset_dir", dataset_dir, "--output_dir", output_dir]
-    return shlex.join(["python", "-m", "tools.self_training", *words])
 
 
 def _tell(plan: Study, student: Run) -> None:

@@ -93,5 +93,6 @@ def test_one_label_and_three_scans_without_one_give_a_student_that_segments(data
     assert "| self_training |" in out
     assert (tmp_path / "out/runs/self_training_n1_fold0_seed0/model.pt").is_file()
     assert "run inference" in out
+    assert f"Repeat with `python -m tools.self_training {tmp_path / 'out' / 'study.yaml'}`" in out
     made = json.loads((tmp_path / "out/pseudo_labels/self_training_n1_fold0_seed0/pseudo_labels.json").read_text())
     assert len(made["cases"]) == 3
