@@ -1,4 +1,3 @@
-from .augmentation import SliceAugmentation
 from .clinical import SaveClinicalMetrics, compare_classes, measure_class
 from .corruption import (
     InpaintingTask,

@@ -138,7 +138,6 @@ class SliceDataset(ScanDataset):
             label always stay.
         labels: names of the classes; one that no label has is warned of, see `check_classes`.
         cache: of the volumes; None: they stay in memory.
-        augmentation: reads a crop otherwise; see `SliceAugmentation`.
 
     Raises:
         ValueError: when there are no slices, slices of several sizes without a `slice_size`, or labels without any
@@ -155,7 +154,6 @@ class SliceDataset(ScanDataset):
         body_contrast: float | None = None,
         labels: Mapping[int, str] | None = None,
         cache: ScanCache | None = None,
-        augmentation: Callable | None = None,
     ) -> None:
         check_choice("axis", axis, (0, 1, 2))
         check_choice("placement", placement, ("random", "center"))
@@ -173,7 +171,6 @@ class SliceDataset(ScanDataset):
         self.placement = placement
         self.body_contrast = body_contrast
         self.preprocessing = transform
-        self.augmentation = augmentation
         sourced = Compose([transform, SliceSourced(axis, body_contrast)]).flatten()
         super().__init__(data, sourced, cache or ScanCache())
         self.slices = self._survey(labels or {})
@@ -188,28 +185,12 @@ class SliceDataset(ScanDataset):
         image = source["image"][request.slice]
         size = image.shape[1:] if self.slice_size is None else self.slice_size
         start = self._start(image.shape[1:], size, request.seed)
-        known = source["label"][request.slice] if "label" in source else None
-        crop, label = self._crop(image, known, start, size, source["fill"], request.seed)
-        item = {"image": crop, "seed": request.seed, "case": source["case"]}
+        item = {"image": padded_crop(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
         if self.has_labels:
-            label = torch.full((1, *size), IGNORED) if label is None else label
+            known = source.get("label")
+            label = torch.full((1, *size), IGNORED) if known is None else padded_crop(known[request.slice], start, size)
             item["label"] = (with_doubt(label) if self.pseudo_labeled else label).int()  # of one type and shape in all
         return item
-
-    def _crop(
-        self,
-        image: torch.Tensor,
-        label: torch.Tensor | None,
-        start: Sequence[int],
-        size: Sequence[int],
-        fill: torch.Tensor,
-        seed: int,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return a crop of a slice and of its label, augmented where that is wanted."""
-        if self.augmentation is not None:
-            rng = np.random.default_rng((seed, 1))  # the crop has drawn its place from the seed alone
-            return self.augmentation(image, label, start, size, fill, self.axis != 0, rng)
-        return padded_crop(image, start, size, fill), None if label is None else padded_crop(label, start, size)
 
     def _survey(self, labels: Mapping[int, str]) -> list[np.ndarray]:
         """Return the slices of every case that may be requested, and check them and their labels."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 
-from common.cli import InputError
-
 __all__ = ["mirrored_classes"]
+
+logger = logging.getLogger(__name__)
 
 _SIDES = {"left": "right", "lt": "rt", "l": "r"}
 _OTHERS = _SIDES | {right: left for left, right in _SIDES.items()}
@@ -18,13 +19,11 @@ def mirrored_classes(labels: Mapping[int, str]) -> dict[int, int]:
     """Return the class that each one becomes in a mirror of left and right; none where no name tells a side.
 
     Sides are `left` and `right`, `lt` and `rt` or `l` and `r`, as words of names like `left kidney`, `Parotid_L` or
-    `kidneyRight`.
+    `kidneyRight`. A single letter without a counterpart, as in `L1`, is no side. Where the name of a side has none, as
+    `left atrium` alone, nothing can be mirrored, which is warned of.
 
     Args:
         labels: names of the classes by their value.
-
-    Raises:
-        ValueError: when a side has no counterpart.
     """
     names = {name.lower(): value for value, name in labels.items()}
     mirrored = {}
@@ -33,10 +32,9 @@ def mirrored_classes(labels: Mapping[int, str]) -> dict[int, int]:
         other = "".join(_OTHERS.get(word, word) for word in words)
         if other == name.lower():
             continue
-        if other not in names:
-            raise InputError(
-                f"labels must name both sides to be mirrored, got {name!r} and no {other!r}; set mirror of the "
-                "augmentation to null, or name the other one in dataset.json"
-            )
-        mirrored[value] = names[other]
+        if other in names:
+            mirrored[value] = names[other]
+        elif any(len(word) > 1 and word in _OTHERS for word in words):
+            logger.warning("labels have %r and no %r: patches are not mirrored", name, other)
+            return {}
     return mirrored

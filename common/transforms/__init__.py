@@ -1,4 +1,3 @@
-from .affine import AffineAugmentation, Movement, read_points, regular_grid
 from .crop import CropBodyd, padded_crop
 from .ignore import IgnoreUnlabeledd
 from .invert import InvertLabelMapd, InvertProbabilitiesd

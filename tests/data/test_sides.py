@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.cli import InputError
 from common.data import IGNORED, class_set, exchange_classes, mirrored_classes
 
 
@@ -20,6 +19,7 @@ from common.data import IGNORED, class_set, exchange_classes, mirrored_classes
             {1: 2, 2: 1, 3: 4, 4: 3},
         ),
         (["background", "liver", "spleen", "bright spot", "cleft", "lr"], {}),
+        (["background", "L1", "L2", "left kidney", "right kidney"], {3: 4, 4: 3}),
     ],
     ids=str,
 )
@@ -27,9 +27,10 @@ def test_names_tell_the_sides(names, expected):
     assert mirrored_classes(dict(enumerate(names))) == expected
 
 
-def test_a_side_without_the_other_is_refused():
-    with pytest.raises(InputError, match=r"got 'left kidney' and no 'right kidney'; set mirror"):
-        mirrored_classes({0: "background", 1: "left kidney", 2: "liver"})
+def test_a_side_without_the_other_is_warned_of_and_nothing_is_mirrored(caplog):
+    labels = {0: "background", 1: "left kidney", 2: "right kidney", 3: "left atrium"}
+    assert mirrored_classes(labels) == {}
+    assert caplog.messages == ["labels have 'left atrium' and no 'right atrium': patches are not mirrored"]
 
 
 def test_classes_become_others_and_twice_themselves():

@@ -100,22 +100,31 @@ def test_what_waits_for_the_device_is_counted(waits):
         assert sum(waits.values()) == before + 1
 
 
+@pytest.fixture
+def make_training(phantoms, lesions, tmp_path, quiet_hooks):
+    """Return a function that makes a short training of a bundle on a device."""
+
+    def _make_training(name, configs, device):
+        return workflow(
+            FOLDER[name],
+            *configs,
+            dataset_dir=str(lesions if name == "layer_decomp_tumor" else phantoms),
+            ckpt_dir=str(tmp_path),
+            device=device,
+            max_epochs=1,
+            iterations_per_epoch=NUM_STEPS,
+            num_workers=0,
+            amp=device != DEVICE,  # casts cannot be emulated
+            **({} if "pretrain.yaml" in configs else {**scratch(FOLDER[name]), "num_validation": 1}),
+        )
+
+    return _make_training
+
+
 @pytest.mark.parametrize("files", STEPS, ids=" ".join)
-def test_steps_of_a_training_stay_on_the_device(files, phantoms, lesions, tmp_path, device, request, quiet_hooks):
+def test_steps_of_a_training_stay_on_the_device(files, make_training, device, request):
     name, *configs = files
-    scans = lesions if name == "layer_decomp_tumor" else phantoms
-    made = workflow(
-        FOLDER[name],
-        *configs,
-        dataset_dir=str(scans),
-        ckpt_dir=str(tmp_path),
-        device=device,
-        max_epochs=1,
-        iterations_per_epoch=NUM_STEPS,
-        num_workers=0,
-        amp=device != DEVICE,  # casts cannot be emulated
-        **({} if "pretrain.yaml" in configs else {**scratch(FOLDER[name]), "num_validation": 1}),
-    )
+    made = make_training(name, configs, device)
     made.initialize()
     network = made.parser.get_parsed_content("network")
     before = [parameter.detach().cpu().clone() for parameter in network.parameters()]
@@ -159,22 +168,9 @@ def test_a_volume_is_segmented_on_the_device_as_on_the_cpu(name, phantoms, weigh
 
 
 @pytest.mark.parametrize("name", sorted({files[0] for files in STEPS}))
-def test_a_tensor_that_is_made_on_the_cpu_is_found(name, phantoms, lesions, tmp_path, waits, quiet_hooks, monkeypatch):
+def test_a_tensor_that_is_made_on_the_cpu_is_found(name, make_training, waits, monkeypatch):
     """Broken on purpose: what a network returns is multiplied by numbers on the CPU."""
-    scans = lesions if name == "layer_decomp_tumor" else phantoms
-    configs = ["pretrain.yaml"] if name == "planar_heatmap_descriptor" else ["train.yaml"]
-    made = workflow(
-        FOLDER[name],
-        *configs,
-        dataset_dir=str(scans),
-        ckpt_dir=str(tmp_path),
-        device=DEVICE,
-        max_epochs=1,
-        iterations_per_epoch=1,
-        num_workers=0,
-        amp=False,
-        **({} if "pretrain.yaml" in configs else {**scratch(FOLDER[name]), "num_validation": 1}),
-    )
+    made = make_training(name, ["pretrain.yaml" if name == "planar_heatmap_descriptor" else "train.yaml"], DEVICE)
     made.initialize()
     convolution = nn.Conv2d if name in ("context_restoration_unet", "planar_heatmap_descriptor") else nn.Conv3d
     forward = convolution.forward
