@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Spacingd
 
 from common.cli import InputError
+from common.data import IGNORED
 
 __all__ = ["IsotropicSpacingd", "VoxelSpacingd"]
 
@@ -19,6 +20,9 @@ _MOST_VOXELS = 4e9  # 16 GB
 
 class VoxelSpacingd(Spacingd):
     """Resample to a voxel size.
+
+    No labeled slice or stroke falls between larger voxels: where the nearest voxel of a label is not labeled, the
+    nearest one counts that is, and whose center lies within the new voxel.
 
     Entries such as `image_path`, which MONAI Label adds, are held back: MONAI 1.6's `Spacingd` takes every key that
     begins with `image_` for the image's metadata and fails on text.
@@ -45,7 +49,11 @@ class VoxelSpacingd(Spacingd):
         images = {key: data[key] for key in self.key_iterator(dict(data))}
         for image in images.values():
             self._check_size(image)
-        return {**data, **super().__call__(images, lazy)}
+        resampled = super().__call__(images, lazy)
+        for key, mode in self.key_iterator(resampled, self.mode):
+            if mode == "nearest":
+                resampled[key] = _keep_labeled(resampled[key], images[key])
+        return {**data, **resampled}
 
     def _check_size(self, image: MetaTensor) -> None:
         """Refuse a grid that no memory holds before it is made."""
@@ -58,6 +66,32 @@ class VoxelSpacingd(Spacingd):
                 f"{image.meta.get('filename_or_obj', 'image')}: resampled scan must have at most {_MOST_VOXELS:.0e} "
                 f"voxels, got {grid} for a field of view of {extent} mm; look at its voxel size, or at spacing"
             )
+
+
+def _keep_labeled(label: MetaTensor, source: MetaTensor) -> MetaTensor:
+    """Return a resampled label, of shape `(1 or 2, *spatial_size)`, with what fell between its voxels in the source."""
+    is_open = label[0].numpy() == IGNORED
+    if not is_open.any():
+        return label
+    to_label = np.linalg.inv(label.affine.numpy()) @ source.affine.numpy()  # their axes are parallel
+    centers = [to_label[axis, axis] * np.arange(size) + to_label[axis, 3] for axis, size in enumerate(source.shape[1:])]
+    places = [_round_up(axis).clip(0, size - 1) for axis, size in zip(centers, is_open.shape, strict=True)]
+    lost = np.nonzero(is_open[np.ix_(*places)] & (source[0].numpy() != IGNORED))
+    offsets = [
+        (center - place)[index] * edge
+        for center, place, index, edge in zip(centers, places, lost, label.pixdim.tolist(), strict=True)
+    ]
+    farthest_first = np.argsort(-np.square(offsets).sum(axis=0), kind="stable")  # of a voxel's, the last one stays
+    chosen = [index[farthest_first] for index in lost]
+    target = [place[index] for place, index in zip(places, chosen, strict=True)]
+    kept = label.clone()
+    kept.numpy()[:, *target] = source.numpy()[:, *chosen]
+    return kept
+
+
+def _round_up(values: np.ndarray) -> np.ndarray:
+    """Return the nearest whole numbers, of halves the next: not the even one, which would be that of two of them."""
+    return np.floor(values + (0.5 + 1e-6)).astype(int)
 
 
 class IsotropicSpacingd(VoxelSpacingd):
