@@ -45,6 +45,8 @@ _SAMPLED = 500_000  # voxels, for a window
 _MARGIN = 0.02  # of the volume, around the body
 _LEAST_BODY = 0.02  # of a slice that is cropped to it
 _ASPECTS = 0.4, 1.8  # of a panel, narrowest and widest
+_DPI = 110
+_LAYOUT_DIGITS = 6  # of a part of the figure
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume that a plane is perpendicular to
 
@@ -302,8 +304,23 @@ def channel_names(modality: Sequence[str]) -> list[str]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG that is the same in each process: the last digits of a solved layout are not.
+
+    Args:
+        figure: with or without a layout engine, which is taken from it.
+        path: PNG file.
+    """
     FigureCanvasAgg(figure)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
+    figure.set_dpi(_DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = np.round(axes.get_position(original=True).bounds, _LAYOUT_DIGITS)
+        axes.set_position((left, bottom, width, height))
+    for text in figure.texts:  # its title is one of them
+        x, y = np.round(text.get_position(), _LAYOUT_DIGITS)
+        text.set_position((x, y))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI))
 
 
 class OutputPicture:

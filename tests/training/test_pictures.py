@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from monai.data import MetaTensor
 from picture_checks import assert_seen_as_by_a_radiologist, is_picture
 from PIL import Image
@@ -262,3 +263,23 @@ def test_the_dice_stands_in_the_picture_where_there_is_a_label(tmp_path, write_s
     state = engine.run([[{"pred": pred, "label": label}]])
     assert said == [("case, mean Dice 0.667", {1: "liver 0.667", 2: "spleen"})]
     assert state.pictures == {"case": tmp_path / "case.png"}
+
+
+def test_the_last_digits_of_a_layout_leave_no_trace_in_a_picture(tmp_path, monkeypatch):
+    """They differ from process to process, and would move a border from one pixel to the next."""
+    torch.manual_seed(0)
+    image, segmentation = MetaTensor(torch.randn(1, 39, 33, 30)), torch.zeros(1, 39, 33, 30)
+    segmentation[:, 10:30, 8:20, 5:15] = 1
+    execute, written = ConstrainedLayoutEngine.execute, []
+    for noise in (0.0, 1e-9, -1e-9):
+
+        def solve(engine, figure, noise=noise):
+            grids = execute(engine, figure)
+            for axes in figure.axes:
+                axes._set_position((np.array(axes.get_position(original=True).bounds) + noise).tolist())
+            return grids
+
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", solve)
+        save_overlay(image, {"segmentation": segmentation}, tmp_path / f"{noise}.png", labels={1: "organ"})
+        written.append((tmp_path / f"{noise}.png").read_bytes())
+    assert written[1:] == written[:-1]
