@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -136,7 +137,7 @@ class RayRunner(Runner):
         handler = signal.getsignal(signal.SIGTERM)
         try:
             _check_connection(address)
-            ray.init(address, log_to_driver=False, logging_level="WARNING")
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (OSError, RuntimeError) as error:  # the latter where this machine has not joined
             raise InputError(
                 f"--engine ray must find a Ray cluster that this machine has joined, got none at {address!r}; "
