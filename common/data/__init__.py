@@ -54,7 +54,7 @@ from .segmentation import (
     label_xml,
     segmentation_files,
 )
-from .sides import mirrored_classes
+from .sides import lopsided_classes, mirrored_classes
 from .store import StoredArray, Strided
 from .threads import map_threads
 from .volumes import join_ranges, label_volumes, note_label, volume_ranges

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
-__all__ = ["mirrored_classes"]
+__all__ = ["lopsided_classes", "mirrored_classes"]
 
 logger = logging.getLogger(__name__)
 
 _SIDES = {"left": "right", "lt": "rt", "l": "r"}
 _OTHERS = _SIDES | {right: left for left, right in _SIDES.items()}
+_MIDDLE = 0.3  # of the way from the middle to one of a pair; organs of the middle lie within 0.03, a liver at 0.8
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^A-Za-z\d]+")
 
 
@@ -38,3 +40,25 @@ def mirrored_classes(labels: Mapping[int, str]) -> dict[int, int]:
             logger.warning("labels have %r and no %r: patches are not mirrored", name, other)
             return {}
     return mirrored
+
+
+def lopsided_classes(places: Sequence[Mapping[int, float]], mirrored: Mapping[int, int]) -> list[int]:
+    """Return the classes without a side in their names that lie on one side all the same, such as a liver.
+
+    The middle of a scan is that of its pairs. In a mirror image such a class would lie where no patient has it.
+
+    Args:
+        places: of each labeled scan, where the centers of its classes lie from side to side, in any unit.
+        mirrored: see `mirrored_classes`.
+    """
+    offsets: dict[int, list[float]] = {}
+    for found in places:
+        pairs = [(found[one], found[two]) for one, two in mirrored.items() if one < two and {one, two} <= found.keys()]
+        if not pairs:
+            continue
+        middle = statistics.fmean((one + two) / 2 for one, two in pairs)
+        reach = statistics.fmean(abs(one - two) / 2 for one, two in pairs)
+        for value, place in found.items():
+            if value not in mirrored and reach > 0:
+                offsets.setdefault(value, []).append(abs(place - middle) / reach)
+    return sorted(value for value, found in offsets.items() if statistics.median(found) > _MIDDLE)

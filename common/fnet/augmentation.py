@@ -5,6 +5,7 @@ Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), which ha
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import create_rotate
 
-from common.data import exchange_classes, mirrored_classes
+from common.data import exchange_classes, lopsided_classes, mirrored_classes
 
 from .network import FNetGeometry
 from .pyramid import Pyramid
 
 __all__ = ["PatchAugmentation"]
+
+logger = logging.getLogger(__name__)
 
 
 class PatchAugmentation:
@@ -32,8 +35,8 @@ class PatchAugmentation:
         rotate_range: largest angle about each axis in degrees.
         log_scale_range: largest logarithm of the scale.
         mirror: names of the classes by their value: where they tell sides, half of the patches show left and right in
-            each other's place, and the classes follow (see `common.data.mirrored_classes`). The first axis of a volume
-            runs from side to side. None: no patch is mirrored.
+            each other's place, and the classes follow (see `common.data.mirrored_classes`), unless another class lies
+            on one side, as a liver does. The first axis of a volume runs from side to side. None: no patch is mirrored.
         log_contrast_range: largest logarithm of the factor of the intensities, of each channel its own.
         brightness_range: largest number that is added to them, those of a normalized scan, likewise.
     """
@@ -53,6 +56,19 @@ class PatchAugmentation:
         self.mirrored = mirrored_classes(mirror) if mirror is not None else {}
         self.log_contrast_range = log_contrast_range
         self.brightness_range = brightness_range
+
+    def look_at(self, places: Sequence[Mapping[int, float]], labels: Mapping[int, str]) -> None:
+        """Mirror nothing where a class whose name tells no side lies on one all the same.
+
+        Args:
+            places: of each labeled scan, the centers of its classes along the first axis.
+            labels: names of the classes by their value.
+        """
+        lopsided = lopsided_classes(places, self.mirrored)
+        if lopsided:
+            names = " and ".join(labels[value] for value in lopsided)
+            logger.info("%s on one side of the middle: patches are not mirrored", names)
+            self.mirrored = {}
 
     def __call__(
         self,

@@ -31,6 +31,7 @@ from common.data import (
 )
 from common.transforms import padded_crop
 
+from .augmentation import PatchAugmentation
 from .network import FNetGeometry
 
 __all__ = [
@@ -104,7 +105,7 @@ class PatchDataset(ScanDataset):
         geometry: FNetGeometry,
         patch_size: int | Sequence[int],
         centers: str = "uniform",
-        augmentation: Callable | None = None,
+        augmentation: PatchAugmentation | None = None,
         labels: Mapping[int, str] | None = None,
         cache: ScanCache | None = None,
     ) -> None:
@@ -123,8 +124,10 @@ class PatchDataset(ScanDataset):
         self.preprocessing = transform
         super().__init__(data, Compose([transform, PatchSourced(geometry)]).flatten(), cache or ScanCache())
         if labels is not None:
-            found = [self._transform(index).get("foreground", ()) for index in range(len(self))]
-            check_classes(set().union(*found), labels, len(self))
+            places = [_places(self._transform(index)) for index in range(len(self))]
+            check_classes(set().union(*places), labels, len(self))
+            if augmentation is not None:
+                augmentation.look_at(places, labels)
 
     @staticmethod
     def bytes_per_voxel(num_channels: int, has_label: bool, geometry: FNetGeometry) -> float:
@@ -172,6 +175,12 @@ class PatchDataset(ScanDataset):
         else:
             center = rng.uniform(0, size)
         return (center.astype(int) - patch // 2).tolist()
+
+
+def _places(source: Mapping[str, Any]) -> dict[int, float]:
+    """Return where the centers of the classes of a case lie along its first axis, in voxels."""
+    row = math.prod(source["pyramid"].spatial_size[1:])
+    return {value: float((voxels // row).float().mean()) for value, voxels in source.get("foreground", {}).items()}
 
 
 class PatchBatchSampler(EpochBatchSampler[PatchRequest]):

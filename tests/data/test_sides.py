@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.data import IGNORED, class_set, exchange_classes, mirrored_classes
+from common.data import IGNORED, class_set, exchange_classes, lopsided_classes, mirrored_classes
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,22 @@ def test_classes_become_others_and_twice_themselves():
     exchanged = exchange_classes(label, others)
     assert torch.equal(exchanged[0], expected) and torch.equal(exchanged[1], label[1])
     assert torch.equal(exchange_classes(exchanged, others), label)
+
+
+PLACES = {1: 30.0, 2: 10.0, 3: 20.5, 4: 24.0}  # left and right kidney, spinal cord, liver
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([PLACES], [4]),
+        ([{value: -place for value, place in PLACES.items()}], [4]),
+        ([PLACES, PLACES, {**PLACES, 3: 31.0, 4: 20.0}], [4]),  # the median of all scans tells
+        ([{1: 30.0, 3: 29.0, 4: 24.0}], []),  # without a pair nothing is known of the middle
+        ([{1: 30.0, 2: 10.0}, {}], []),
+        ([], []),
+    ],
+)
+def test_a_class_on_one_side_is_found_by_where_the_pairs_are(places, expected):
+    assert lopsided_classes(places, {1: 2, 2: 1}) == expected
+    assert lopsided_classes(places, {}) == []

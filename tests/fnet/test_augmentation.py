@@ -128,3 +128,21 @@ def test_contrast_and_brightness_are_those_of_all_levels_alike():
         factors.append(abs(np.log(contrast)))
         shifts.append(abs(brightness))
     assert 0.1 < max(factors) <= 0.2 + 1e-5 and 0.15 < max(shifts) <= 0.3 + 1e-5
+
+
+@pytest.mark.parametrize(("place", "is_mirrored"), [(18, True), (30, False)])
+def test_a_scan_with_an_organ_on_one_side_has_no_mirror_image(place, is_mirrored, caplog):
+    """In a mirror image the liver would lie on the left, where the spleen is."""
+    caplog.set_level("INFO")
+    label = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    for value, start in ((1, 4), (2, 32), (3, place)):
+        label[:, start : start + 4, 10:20, 8:24] = value
+    labels = {0: "background", 1: "right kidney", 2: "left kidney", 3: "organ"}
+    augmentation = PatchAugmentation(**AT_REST, mirror=labels)
+    case = {"image": torch.randn(1, *SIZE), "label": label}
+    dataset = PatchDataset([case], Compose([]), GEOMETRY, 8, augmentation=augmentation, labels=labels)
+    plain = PatchDataset([case], Compose([]), GEOMETRY, 8)
+    requests = [PatchRequest(0, seed, True) for seed in range(12)]
+    same = [torch.equal(dataset[request]["label"], plain[request]["label"]) for request in requests]
+    assert all(same) != is_mirrored
+    assert (caplog.messages == []) == is_mirrored
