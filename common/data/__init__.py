@@ -30,7 +30,7 @@ from .partial_labels import (
     with_doubt,
 )
 from .phantom import PHANTOM_LABELS, make_phantom, write_phantoms
-from .preprocessing import fit_preprocessing
+from .preprocessing import fit_preprocessing, intensity_range
 from .pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from .reader import LoadVolume, Paths, case_id, case_name, fingerprint, read_volume
 from .record import (

@@ -1,6 +1,8 @@
 """Preprocessing whose voxel size and intensity range are fitted to the training cases.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 2".
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 2", for CT; intensities of other scans
+have no unit that they share, so each is clipped to its own percentiles (F. Isensee et al., *nnU-Net*, Nature Methods
+2021, supplement, treats them alike).
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from common.cli import InputError, has_weights
 from .reader import LoadVolume
 from .record import Record, body_channel, check_channels, check_same, load_record, make_record
 
-__all__ = ["fit_preprocessing"]
+__all__ = ["fit_preprocessing", "intensity_range"]
 
 logger = logging.getLogger(__name__)
 
+_PERCENTILES = (0.5, 99.5)
+_VOXELS_PER_SCAN = 1_000_000  # for its own percentiles
 _VOXELS_PER_CASE = 200_000  # enough for percentiles
 _VOXELS = 50_000_000  # of all cases, so that the memory of a large training set is bounded
 
@@ -32,7 +36,7 @@ def fit_preprocessing(
     data: Sequence[Mapping[str, str]],
     from_weights: str | Path | None = None,
     air: float | None = None,
-    percentiles: tuple[float, float] = (0.5, 99.5),
+    percentiles: tuple[float, float] = _PERCENTILES,
     spacing: float | None = None,
     clip: Sequence[Any] | None = None,
     normalization: str = "zscore",
@@ -42,8 +46,10 @@ def fit_preprocessing(
 ) -> Record:
     """Find the voxel size and the intensity range of the training cases, for the record of the weights.
 
-    The voxels become isotropic, with the largest of the three median spacings. Intensities are clipped to percentiles
-    of those inside the labels or, for cases without labels, inside the body, each channel to its own.
+    The voxels become isotropic, with the largest of the three median spacings. Intensities of a CT are clipped to
+    percentiles of those inside the labels or, for cases without labels, inside the body, each channel to its own; other
+    channels have None, and each scan is clipped to its own percentiles. A channel without a name is a CT where `air` is
+    given.
 
     Args:
         data: training cases, each with `image` and perhaps `label`.
@@ -88,32 +94,53 @@ def _fit(
             "data must hold at least one case, got none; look at training, unlabeled and folds in dataset.json"
         )
     spacings, percentile_values = _survey(data, air, percentiles, modality)
-    pairs = _clip(percentile_values if clip is None else clip, modality)
+    if clip is None:
+        clip = [pair if _is_ct(name, air) else None for pair, name in zip(percentile_values, modality, strict=True)]
+    pairs = _clip(clip, modality)
     edge = np.median(spacings, axis=0).max() if spacing is None else spacing
     return {"spacing": _round(edge), "clip": pairs}
+
+
+def intensity_range(channel: np.ndarray) -> tuple[float, float]:
+    """Return the 0.5 and 99.5 percentiles of a channel of a scan; where they are equal, its extremes.
+
+    Args:
+        channel: of any shape; what is not finite does not count, and of a large one evenly spread voxels do.
+    """
+    flat = channel.reshape(-1)
+    flat = flat[np.isfinite(flat)]
+    if not flat.size:
+        return 0.0, 1.0
+    low, high = np.percentile(flat[:: max(flat.size // _VOXELS_PER_SCAN, 1)], _PERCENTILES).tolist()
+    return (low, high) if low < high else (float(flat.min()), float(flat.max()))
+
+
+def _is_ct(name: str, air: float | None) -> bool:
+    """Tell whether intensities of a channel mean the same in every scan; one without a name is a CT if it has `air`."""
+    return name.upper().startswith("CT") or (not name and air is not None)
 
 
 def _clip(clip: Sequence[Any] | None, modality: Sequence[str]) -> list[Any] | None:
     """Return the lower and upper intensity of the only channel, or such a pair for each of several.
 
     Args:
-        clip: a pair for all channels, or a list of one for each.
+        clip: a pair for all channels, or a list of one for each; None in place of a pair: each scan has its own.
         modality: name of each channel.
     """
-    if clip is None:
+    if clip is None or all(pair is None for pair in clip):
         return None
-    pairs = [*clip] if clip and isinstance(clip[0], Sequence) else [clip] * len(modality)
+    pairs = [*clip] if clip and isinstance(clip[0], Sequence | None) else [clip] * len(modality)
     if len(pairs) != len(modality):
         raise InputError(
             f"clip must be one pair of intensities, or one for each of {len(modality)} channels, got {clip}"
         )
     for pair, name in zip(pairs, modality, strict=True):
-        if len(pair) != 2 or not pair[0] < pair[1]:
+        if pair is not None and (len(pair) != 2 or not pair[0] < pair[1]):
             channel = f" of {name}" if len(pairs) > 1 and name else ""
             raise InputError(
                 f"clip{channel} must be two increasing intensities, got {[*pair]}; are the images constant?"
             )
-    rounded = [[_round(value) for value in pair] for pair in pairs]
+    rounded = [None if pair is None else [_round(value) for value in pair] for pair in pairs]
     return rounded if len(rounded) > 1 else rounded[0]
 
 

@@ -52,7 +52,8 @@ class Record:
         labels: names of the classes by their value, background (0) included; empty after a pretraining.
         modality: name of each channel of an image, such as CT or FLAIR.
         spacing: edge of a voxel in mm, or the edges along the three axes, of which 0 keeps the scan's.
-        clip: lower and upper intensity, in the units of the scan; of several channels a list of such pairs.
+        clip: lower and upper intensity, in the units of the scan; of several channels a list of such pairs. None in
+            place of a pair, or of all: percentiles of each scan.
         air: intensity at or below which a voxel lies outside the body, in the channel of `body_channel`.
         normalization: see `ClipAndNormalize`.
         organ: how the organ is found where no mask is given, such as `brain`.
@@ -67,7 +68,7 @@ class Record:
     labels: dict[int, str] = field(default_factory=dict)
     modality: list[str] = field(default_factory=lambda: [""])
     spacing: float | list[float] | None = None
-    clip: list[float] | list[list[float]] | None = None
+    clip: list[float] | list[list[float] | None] | None = None
     air: float | None = None
     normalization: str | None = None
     organ: str | None = None
@@ -283,10 +284,10 @@ def find_record(folder: str | Path) -> Path | None:
 
 def _check_numbers(record: Record) -> None:
     if record.clip is not None:
-        pairs: list[Any] = record.clip if record.clip and isinstance(record.clip[0], list) else [record.clip]
+        pairs: list[Any] = record.clip if record.clip and isinstance(record.clip[0], list | None) else [record.clip]
         if len(pairs) not in (1, len(record.modality)):
             raise ValueError(f"{len(pairs)} pairs in clip for {_count_channels(record.modality)}")
-        for low, high in pairs:
+        for low, high in (pair for pair in pairs if pair is not None):
             if not low < high:
                 raise ValueError(f"clip {low} to {high}")
     spacing = record.spacing if isinstance(record.spacing, list) else [record.spacing]

@@ -28,7 +28,7 @@ from scipy.ndimage import center_of_mass, uniform_filter
 from scipy.signal import correlate
 
 from common.cli import InputError, MissingFileError, has_weights
-from common.data import LoadVolume, write_atomically
+from common.data import LoadVolume, intensity_range, write_atomically
 
 __all__ = ["CropFieldOfViewd", "FieldOfView", "Place", "fit_field_of_view", "load_field_of_view"]
 
@@ -67,14 +67,15 @@ class FieldOfView:
 
     Attributes:
         size: of the box in mm along each axis; `None`: scans are taken whole, and there is nothing else.
-        clip: intensities to which the first channel of scans is clipped before its edges are found.
+        clip: intensities to which the first channel of scans is clipped before its edges are found; None: percentiles
+            of each scan.
         step: size of a voxel of the template in mm.
         similarity: median correlation of scans with the template.
         template: edges on a coarse grid that fills the box, of shape `(H, W, D)`.
     """
 
     size: tuple[float, ...] | None
-    clip: tuple[float, float] = (0.0, 1.0)
+    clip: tuple[float, float] | None = (0.0, 1.0)
     step: float = 1.0
     similarity: float = 1.0
     template: np.ndarray | None = None
@@ -104,7 +105,7 @@ class FieldOfView:
 def fit_field_of_view(
     data: Sequence[Mapping[str, Any]],
     size: float | Sequence[float] | None,
-    clip: Sequence[float] | Sequence[Sequence[float]],
+    clip: Sequence[float] | Sequence[Sequence[float] | None] | None,
     step: float = 8.0,
     from_weights: str | Path | None = None,
 ) -> FieldOfView:
@@ -119,7 +120,8 @@ def fit_field_of_view(
         data: cases, each with `image`, one file or one for each channel.
         size: of the box in mm, one number or one for each axis; `None`: scans are taken whole, as suits those that were
             cropped alike.
-        clip: lower and upper intensity, in the units of the scans, or such a pair for each channel.
+        clip: lower and upper intensity, in the units of the scans, or such a pair for each channel; None: percentiles
+            of each scan.
         step: size of a voxel of the template in mm.
         from_weights: file of pretrained weights, beside which a field of view is stored: it is taken over. `None`,
             `null` or `random`: fit.
@@ -141,8 +143,9 @@ def fit_field_of_view(
         raise InputError("data must hold at least one case, got none; look at dataset.json")
     if size is None:
         return FieldOfView(None)
-    first: Any = clip[0] if isinstance(clip[0], Sequence) else clip
-    return _align([_first_file(case["image"]) for case in data], _check_size(size, step), step, tuple(first))
+    first: Any = clip[0] if clip and isinstance(clip[0], Sequence | None) else clip
+    images = [_first_file(case["image"]) for case in data]
+    return _align(images, _check_size(size, step), step, None if first is None else tuple(first))
 
 
 def load_field_of_view(weights: str | Path) -> FieldOfView:
@@ -162,11 +165,13 @@ def load_field_of_view(weights: str | Path) -> FieldOfView:
             return FieldOfView(None)
         *size, low, high, similarity = map(float, bytes(image.header["descrip"].item()).decode().split())
         step = float(image.header.get_zooms()[0])
-        if template.ndim != 3 or len(size) != 3 or not (np.isfinite(template).all() and low < high and step > 0):
+        is_clipped = not (math.isnan(low) and math.isnan(high))
+        is_range = low < high or not is_clipped
+        if template.ndim != 3 or len(size) != 3 or not (np.isfinite(template).all() and is_range and step > 0):
             raise InputError(f"shape {template.shape}, size {size}, clip {low} to {high}, step {step}")
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{path}: must hold the field of view, got {error!r:.80}; train again") from None
-    return FieldOfView(tuple(size), (low, high), step, similarity, template)
+    return FieldOfView(tuple(size), (low, high) if is_clipped else None, step, similarity, template)
 
 
 def _to_nifti(field: FieldOfView) -> nib.Nifti1Image:
@@ -176,7 +181,7 @@ def _to_nifti(field: FieldOfView) -> nib.Nifti1Image:
     affine[:3, 3] = -field.step * (np.array(template.shape) - 1) / 2
     image = nib.Nifti1Image(template, affine)
     image.header.set_xyzt_units("mm")
-    numbers = (*(field.size or ()), *field.clip, field.similarity)
+    numbers = (*(field.size or ()), *(field.clip or (math.nan, math.nan)), field.similarity)
     image.header["descrip"] = " ".join(f"{number:.7g}" for number in numbers)
     return image
 
@@ -195,7 +200,9 @@ def _first_file(image: str | Sequence[str]) -> str:
     return image if isinstance(image, str) else image[0]
 
 
-def _align(images: Sequence[str], size: tuple[float, ...], step: float, clip: tuple[float, float]) -> FieldOfView:
+def _align(
+    images: Sequence[str], size: tuple[float, ...], step: float, clip: tuple[float, float] | None
+) -> FieldOfView:
     num_voxels = [round(edge / step) for edge in size]
     load = Compose([LoadVolume(), Orientation(axcodes="RAS", labels=None)])
     scans, steps = [], []
@@ -203,10 +210,8 @@ def _align(images: Sequence[str], size: tuple[float, ...], step: float, clip: tu
         image = load(path)
         edges, coarse = _edges(image, image.pixdim.tolist(), step, clip)
         if edges.max() < _LEAST_EDGE:
-            raise InputError(
-                f"{path}: image must have edges between {clip[0]:g} and {clip[1]:g}, got none; is it "
-                "in other units? look at clip"
-            )
+            between = f" between {clip[0]:g} and {clip[1]:g}" if clip else ""
+            raise InputError(f"{path}: image must have edges{between}, got none; is it in other units? look at clip")
         scans.append(_Scan(edges, num_voxels))
         steps.append(coarse)
     middles = np.array([center_of_mass(scan.edges) for scan in scans]) + 0.5
@@ -254,12 +259,13 @@ def _align_with_one(scans: Sequence[_Scan], middles: np.ndarray) -> np.ndarray:
 
 
 def _edges(
-    image: torch.Tensor, spacing: Sequence[float], step: float, clip: tuple[float, float]
+    image: torch.Tensor, spacing: Sequence[float], step: float, clip: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the length of the gradient of the first channel, 0 to 1 when clipped, on a coarse grid, and its steps."""
     volume = torch.as_tensor(np.asarray(image[:1]), dtype=torch.float32)
-    volume = volume.nan_to_num(clip[0])  # refused or replaced when the case is loaded
-    volume = (volume.clamp(*clip) - clip[0]) / (clip[1] - clip[0])
+    low, high = intensity_range(volume.numpy()) if clip is None else clip
+    volume = volume.nan_to_num(low)  # refused or replaced when the case is loaded
+    volume = (volume.clamp(low, high) - low) / max(high - low, 1e-30)
     fine = np.array(volume.shape[1:])
     coarse = np.maximum(np.round(fine * np.array(spacing) / step), 1).astype(int)
     pooled = F.adaptive_avg_pool3d(volume[None], coarse.tolist())[0, 0].numpy()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from common.data import fit_preprocessing
+from common.data import fit_preprocessing, intensity_range
+from common.transforms import ClipAndNormalize
+
+CT = ["CT"]
 
 
 @pytest.fixture
@@ -42,23 +46,38 @@ def test_the_spacing_follows_the_axes_of_the_patient_not_of_the_file(write_scan,
 
 
 def test_the_clip_values_are_percentiles_of_the_intensities_inside_the_labels(cases, tmp_path):
-    fitted = fit_preprocessing(cases, percentiles=(0, 100))
+    fitted = fit_preprocessing(cases, percentiles=(0, 100), modality=CT)
     assert fitted.clip == [1.0, 7.0]
-    assert fit_preprocessing(cases, percentiles=(25, 75)).clip == [2.5, 5.5]
-    assert fit_preprocessing(cases).clip == pytest.approx([1.03, 6.97])
+    assert fit_preprocessing(cases, percentiles=(25, 75), modality=CT).clip == [2.5, 5.5]
+    assert fit_preprocessing(cases, modality=CT).clip == pytest.approx([1.03, 6.97])
     assert fit_preprocessing(cases, clip=[-155, 295], normalization="range").clip == [-155.0, 295.0]
 
 
 def test_without_labels_they_are_percentiles_inside_the_body(cases, tmp_path):
     images = [{"image": case["image"]} for case in cases]
-    assert fit_preprocessing(images, percentiles=(0, 100)).clip == [1.0, 1000.0]
-    assert fit_preprocessing(images, air=3, percentiles=(0, 100)).clip == [4.0, 1000.0]
+    assert fit_preprocessing(images, percentiles=(0, 100), modality=CT).clip == [1.0, 1000.0]
+    assert fit_preprocessing(images, air=3, percentiles=(0, 100), modality=CT).clip == [4.0, 1000.0]
+
+
+def test_what_has_no_unit_is_clipped_to_percentiles_of_each_scan(cases):
+    """The clip values of one MR scan left nothing of others, whose intensities were a hundredth or a hundredfold."""
+    assert fit_preprocessing(cases, modality=["T1w"]).clip is None
+    assert fit_preprocessing(cases).clip is None
+    assert fit_preprocessing(cases, air=-500).clip is not None  # without a name, what has air is a CT
+    assert fit_preprocessing(cases, modality=["T1w"], clip=[1, 2]).clip == [1.0, 2.0]
+    scan = torch.randn(1, 9, 8, 7, generator=torch.Generator().manual_seed(0))
+    scan[0, 0, 0, 0] = 1e4  # beyond a percentile of each
+    normalize = ClipAndNormalize(None)
+    for scale, offset in ((0.01, 0.0), (100.0, 7.0), (1e4, -300.0)):
+        torch.testing.assert_close(normalize(scale * scan + offset), normalize(scan), atol=1e-3, rtol=0)
+    assert intensity_range(np.r_[np.zeros(9999), 5.0]) == (0.0, 5.0)  # little is left to see beside the background
+    assert intensity_range(np.full(9, np.nan)) == (0.0, 1.0)
 
 
 def test_small_intensities_keep_their_digits(write_scan, tmp_path):
     """Clip values of 0.0012 and 0.0034 became 0.0 and 0.0."""
     image = np.linspace(0.0012, 0.0034, 60).reshape(3, 4, 5)
-    fitted = fit_preprocessing([{"image": write_scan("image.nii.gz", image)}], percentiles=(0, 100))
+    fitted = fit_preprocessing([{"image": write_scan("image.nii.gz", image)}], percentiles=(0, 100), modality=CT)
     assert fitted.clip == pytest.approx([0.0012, 0.0034], rel=1e-4)
 
 
@@ -103,7 +122,11 @@ def test_what_cannot_be_fitted_is_refused(cases, tmp_path, write_scan):
         ([], {}, "data must hold at least one case, got none; look at .* dataset.json"),
         (empty, {}, "data must hold voxels inside a label or above air .* got none; are the labels empty?"),
         (constant, {"air": 5}, r"data must hold voxels inside a label or above air \(5\), got none"),
-        (constant, {}, r"clip must be two increasing intensities, got \[1.0, 1.0\]; are the images constant"),
+        (
+            constant,
+            {"modality": CT},
+            r"clip must be two increasing intensities, got \[1.0, 1.0\]; are the images constant",
+        ),
         (cases, {"clip": [3, -3]}, r"clip must be two increasing intensities, got \[3, -3\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -151,20 +174,26 @@ def channels(write_scan):
 @pytest.mark.parametrize("has_labels", [True, False])
 def test_each_channel_is_fitted_as_it_would_be_alone(channels, has_labels):
     cases = channels if has_labels else [{"image": case["image"]} for case in channels]
-    clip = fit_preprocessing(cases, modality=["T1w", "T2w"]).clip
+    clip = fit_preprocessing(cases, modality=["CT", "CT late"]).clip
     alone = [
-        fit_preprocessing([{**case, "image": case["image"][channel]} for case in cases]).clip for channel in (0, 1)
+        fit_preprocessing([{**case, "image": case["image"][channel]} for case in cases], modality=CT).clip
+        for channel in (0, 1)
     ]
     assert clip == alone
     swapped = [{**case, "image": case["image"][::-1]} for case in cases]
-    assert fit_preprocessing(swapped, modality=["T2w", "T1w"]).clip == alone[::-1]
+    assert fit_preprocessing(swapped, modality=["CT late", "CT"]).clip == alone[::-1]
+    assert fit_preprocessing(cases, modality=["CT", "T2w"]).clip == [alone[0], None]
 
 
 def test_air_is_told_in_the_ct_and_holds_for_all_channels(write_scan):
     uptake = np.arange(1.0, 211).reshape(5, 6, 7)
     files = [write_scan("pet.nii.gz", uptake), write_scan("ct.nii.gz", -10 * uptake)]
     fitted = fit_preprocessing([{"image": files}], air=-500, modality=["PET", "CT"], percentiles=(0, 100))
-    assert fitted.clip == [[1, 49], [-490, -10]]
+    assert fitted.clip == [None, [-490, -10]]
+    scan = torch.stack([torch.as_tensor(uptake), torch.as_tensor(-10 * uptake)]).float()
+    for channel, clip in enumerate(fitted.clip):
+        alone = ClipAndNormalize(clip)(scan[channel : channel + 1])
+        assert torch.equal(ClipAndNormalize(fitted.clip)(scan)[channel : channel + 1], alone)
 
 
 def test_given_clip_values_hold_for_all_channels_or_for_each(channels, tmp_path):

@@ -258,3 +258,21 @@ def test_all_channels_of_a_file_share_the_field_of_view(cases, write_scan):
         scan = np.asarray(nib.load(case["image"]).dataobj)
         stacked.append({"image": write_scan(f"both_{index}.nii.gz", np.stack((scan, 1 - scan), -1), SPACING)})
     np.testing.assert_array_equal(fit_field_of_view(stacked, 48.0, CLIP, step=STEP).template, field.template)
+
+
+def test_scans_in_units_of_their_own_have_one_field_of_view(cases, anatomy, write_scan, tmp_path):
+    """What an MR scanner calls 100 is 10,000 to another, and no one range shows the edges of both."""
+    scans = [nib.load(case["image"]) for case in cases]
+    scaled = [
+        {"image": write_scan(f"scaled_{index}.nii.gz", scan.get_fdata() * 10.0**index, affine=scan.affine)}
+        for index, scan in enumerate(scans)
+    ]
+    fields = [fit_field_of_view(listed, 48.0, None, step=STEP) for listed in (cases, scaled)]
+    np.testing.assert_allclose(fields[0].template, fields[1].template, atol=1e-4)
+    fields[1].save_beside(tmp_path / "weights.pt")
+    read = load_field_of_view(tmp_path / "weights.pt")
+    assert read.clip is None
+    scan = torch.from_numpy(scan_of(anatomy, *BORDERS[0]))[None]
+    np.testing.assert_allclose(
+        read.locate(300 * scan, SPACING).center, fields[0].locate(scan, SPACING).center, atol=1e-3
+    )
