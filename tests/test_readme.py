@@ -1,4 +1,4 @@
-"""Commands of README.md, run as they are printed."""
+"""Commands of README.md and of the bundles' cards, run as they are printed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from common.data import write_phantoms
+from common.data import write_lesion_phantoms, write_phantoms
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
+CARDS = sorted(ROOT.glob("bundles/*/docs/README.md"))
 
 
 def commands(heading: str) -> str:
@@ -23,6 +24,24 @@ def commands(heading: str) -> str:
     block = re.search(rf"^## {heading}$.*?^```bash$(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert block is not None
     return block[1]
+
+
+def copy_configs(bundle: str, folder: Path, length: int) -> None:
+    """Copy the configs of a bundle to where its commands are run, with a demo.yaml of so many epochs and iterations."""
+    configs = folder / "bundles" / bundle / "configs"
+    shutil.copytree(ROOT / "bundles" / bundle / "configs", configs)
+    demo = (configs / "demo.yaml").read_text(encoding="utf-8")
+    short = re.sub(r"^(max_epochs|iterations_per_epoch): .*$", rf"\1: {length}", demo, flags=re.MULTILINE)
+    (configs / "demo.yaml").write_text(short, encoding="utf-8")
+
+
+def run(script: str, folder: Path) -> None:
+    """Run a script with bash, until a command fails, in the environment of this repository."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def append(script: str, name: str) -> str:
@@ -43,25 +62,26 @@ def test_your_own_data_leads_from_folders_to_segmentations(tmp_path):
     (data / "ct" / "dataset.json").unlink()
     (data / "ct" / "imagesTs").rename(data / "new")
     shutil.rmtree(data / "ct" / "labelsTs")
-    configs = tmp_path / "bundles" / "fnet_wtacae_stl" / "configs"
-    shutil.copytree(ROOT / "bundles" / "fnet_wtacae_stl" / "configs", configs)
-    demo = (configs / "demo.yaml").read_text(encoding="utf-8")
-    short = re.sub(r"^(max_epochs|iterations_per_epoch): .*$", r"\1: 2", demo, flags=re.MULTILINE)
-    (configs / "demo.yaml").write_text(short, encoding="utf-8")
+    copy_configs("fnet_wtacae_stl", tmp_path, 2)
 
     script = append(commands("Your own data"), "demo.yaml").replace("/data/", f"{data}/")
     assert script.count("configs/demo.yaml") == 4
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(script, tmp_path)
     assert [file.name for file in (data / "segmented").glob("*.nii.gz")] == ["phantom_003_seg.nii.gz"]
     (scores,) = (tmp_path / "bundles").rglob("mean_dice_raw.csv")
     assert scores.read_text(encoding="utf-8").startswith("filename,liver,spleen,right kidney,left kidney,mean")
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parents[1].name)
+def test_the_commands_of_a_card_run_one_after_the_other(card, tmp_path):
+    bundle, data, out = card.parents[1].name, tmp_path / "data", tmp_path / "out"
+    write = write_lesion_phantoms if bundle == "layer_decomp_tumor" else write_phantoms
+    write(data, num_training=10, num_test=2, num_unlabeled=2, size=32)
+    copy_configs(bundle, tmp_path, 1)
+    blocks = re.findall(r"^```bash\n(cd bundles/.*?)^```$", card.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        script = append(block, "demo.yaml").replace("FILE_OR_FOLDER", f"{data}/imagesTs")
+        script = re.sub(r"\bDIR\b", str(data), re.sub(r"\bOUT\b", str(out), script))
+        run(script, tmp_path)
+    assert len([*out.glob("*_seg.nii.gz")]) == 2
