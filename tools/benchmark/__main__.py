@@ -2,7 +2,7 @@
 
     python -m tools.benchmark METHOD [--device cpu] [--json rows.json] [--repeats 5] [--threads 1] [--quick]
 
-METHOD is fnet, context, planar, layers or reading. The two sides of a row take turns, so that both meet the same load;
+METHOD is fnet, context, planar, layers or reading, or all of them as one table of a machine. The two sides of a row take turns, so that both meet the same load;
 the ratio is that of their medians.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json as json_format
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def benchmark(
     """Benchmark the parts of a method, and print a row for each.
 
     Args:
-        method: `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
+        method: `all`, or one of these. `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
             `context`: drawing masks, corruption against a training step, loader, inference;
             `planar`: pretraining, extraction, the search of neighbors, a whole volume;
             `layers`: simulated samples against the published way, their stages, a training step;
@@ -48,7 +49,7 @@ def benchmark(
     from common.cli.options import POSITIVE_INT
     from tools.benchmark.measure import Timer, format_table, to_json
 
-    check_choice("method", method, _METHODS)
+    check_choice("method", method, ("all", *_METHODS))
     check_choice("device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device must be one that PyTorch finds, got cuda on a machine without it; pass --device cpu")
@@ -60,7 +61,10 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)
-    rows = import_module(f"tools.benchmark.{method}").all_rows(Timer(device, repeats), quick)
+    rows = []
+    for name in _METHODS if method == "all" else (method,):
+        found = import_module(f"tools.benchmark.{name}").all_rows(Timer(device, repeats), quick)
+        rows += [replace(row, name=f"{name}: {row.name}") for row in found] if method == "all" else found
     result = to_json(rows, device)
     print(format_table(rows))
     print("; ".join(f"{name} {value}" for name, value in result["machine"].items()))

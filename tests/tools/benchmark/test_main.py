@@ -23,10 +23,19 @@ def test_command_writes_the_rows_and_the_machine(method, tmp_path, monkeypatch, 
     assert "100x" in capsys.readouterr().out
 
 
+def test_all_of_them_are_one_table(tmp_path, monkeypatch, capsys):
+    for method in METHODS:
+        row = compare(f"a part of {method}", ("ours", "theirs"), ([0.5], [50.0]))
+        monkeypatch.setattr(f"tools.benchmark.{method}.all_rows", lambda *arguments, row=row: [row])
+    benchmark("all", json=str(tmp_path / "rows.json"))
+    content = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in content["rows"]] == [f"{method}: a part of {method}" for method in METHODS]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "unet"}, "method must be one of fnet, context, planar, layers, reading, got 'unet'"),
+        ({"method": "unet"}, "method must be one of all, fnet, context, planar, layers, reading, got 'unet'"),
         ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
         ({"repeats": 0}, "repeats must be a whole number from 1, got 0"),
         ({"threads": 0}, "threads must be a whole number from 1, or null .*, got 0"),
