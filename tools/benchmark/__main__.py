@@ -2,8 +2,8 @@
 
     python -m tools.benchmark METHOD [--device cpu] [--json rows.json] [--repeats 5] [--threads 1] [--quick]
 
-METHOD is fnet, context, planar, layers or reading, or all of them as one table of a machine. The two sides of a row take turns, so that both meet the same load;
-the ratio is that of their medians.
+METHOD is fnet, context, planar, layers or reading, or all of them as one table of a machine. The two sides of a row take
+turns, so that both meet the same load; the ratio is that of their medians.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def benchmark(
     """Benchmark the parts of a method, and print a row for each.
 
     Args:
-        method: `all`, or one of these. `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
+        method: `all`, or one of these;
+            `fnet`: training against U-Nets and with autoencoders, inference, the sparse decoder, the patch sampler;
             `context`: drawing masks, corruption against a training step, loader, inference;
             `planar`: pretraining, extraction, the search of neighbors, a whole volume;
             `layers`: simulated samples against the published way, their stages, a training step;
@@ -47,7 +48,7 @@ def benchmark(
 
     from common.cli import check_choice, check_flags
     from common.cli.options import POSITIVE_INT
-    from tools.benchmark.measure import Timer, format_table, to_json
+    from tools.benchmark.measure import Row, Timer, format_table, to_json
 
     check_choice("method", method, ("all", *_METHODS))
     check_choice("device", device, ("cpu", "cuda"))
@@ -61,7 +62,7 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"measuring on {device}; this takes minutes", file=sys.stderr)
-    rows = []
+    rows: list[Row] = []
     for name in _METHODS if method == "all" else (method,):
         found = import_module(f"tools.benchmark.{name}").all_rows(Timer(device, repeats), quick)
         rows += [replace(row, name=f"{name}: {row.name}") for row in found] if method == "all" else found
