@@ -2,8 +2,8 @@
 
     python -m tools.benchmark METHOD [--device cpu] [--json rows.json] [--repeats 5] [--threads 1] [--quick]
 
-METHOD is fnet, context, planar, layers or reading, or all of them as one table of a machine. The two sides of a row take
-turns, so that both meet the same load; the ratio is that of their medians.
+METHOD is fnet, context, planar, layers or reading, or all of them as one table of a machine. The two sides of a row
+take turns, so that both meet the same load; the ratio is that of their medians.
 """
 
 from __future__ import annotations
