@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -22,13 +22,14 @@ __all__ = ["WholeSliceInferer"]
 class WholeSliceInferer(Inferer):
     """Inference of a 2D network that sees whole slices of a volume, several at a time.
 
-    MONAI's `SliceInferer` cuts slices into windows of a given size; here a slice of any size is one input. It is padded
-    at its far sides with the smallest intensity of its volume, in each channel, and the output is cropped.
+    MONAI's `SliceInferer` cuts slices into windows of a given size; here a slice of any size is one input, padded as it
+    is in a training (see `SliceDataset`), and the output is cropped.
 
     Args:
         axis: of the volume, to which the slices are perpendicular; see `SliceDataset`.
         batch_size: slices in a minibatch.
-        divisor: the sides of the network's input are multiples of this, in pixels.
+        slice_size: height and width in pixels, up to which smaller slices are padded, at their far sides, with the
+            smallest intensity of their volume in each channel; those of the training's crops. None: nothing is padded.
         sigmoid: turn the network's output into a probability for each class; otherwise it is left as it is.
         output_dtype: of the probabilities; that of the network's output if not given.
     """
@@ -37,15 +38,16 @@ class WholeSliceInferer(Inferer):
         self,
         axis: int = 2,
         batch_size: int = 8,
-        divisor: int = 16,
+        slice_size: Sequence[int] | None = None,
         sigmoid: bool = True,
         output_dtype: torch.dtype | None = None,
     ) -> None:
         check_choice("axis", axis, (0, 1, 2))
-        check_each(POSITIVE_INT, batch_size=batch_size, divisor=divisor)
+        check_each(POSITIVE_INT, batch_size=batch_size)
+        check_each(POSITIVE_INT.times(2).or_null, slice_size=slice_size)
         self.axis = axis
         self.batch_size = batch_size
-        self.divisor = divisor
+        self.slice_size = slice_size or (1, 1)
         self.sigmoid = sigmoid
         self.output_dtype = output_dtype
 
@@ -69,7 +71,7 @@ class WholeSliceInferer(Inferer):
         fill = volumes.flatten(2).amin(2)[:, None, :, None, None].expand(-1, slices.shape[1], -1, 1, 1)
         slices, fill = slices.flatten(0, 1), fill.flatten(0, 1)
         height, width = slices.shape[2:]
-        padding = (0, -width % self.divisor, 0, -height % self.divisor)
+        padding = (0, max(self.slice_size[1] - width, 0), 0, max(self.slice_size[0] - height, 0))
         outputs = []
         for part, value in zip(slices.split(self.batch_size), fill.split(self.batch_size), strict=True):
             if any(padding):
