@@ -40,7 +40,7 @@ CONTEXT_OPTIONS: Mapping[str, Option] = {
     "transferred_parts": Option(
         one_of("encoder", "encoder_decoder", "statistics"), "of the weights", "encoder_decoder"
     ),
-    "freeze_epochs": Option(INT, "epochs in which transferred weights do not change", 10),
+    "freeze_epochs": Option(INT, "epochs in which transferred weights do not change, at most", 10),
     "softmax": Option(FLAG, "classes and background exclude one another", True),
     "cross_entropy_weight": Option(NON_NEGATIVE, "of the cross entropy beside the Dice loss", 10.0),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -123,6 +123,9 @@ class StopOnPlateau:
         threshold: what counts as a fall of the moving average, in units of the loss.
         stop_lr: learning rate at or below which the training may end.
         coefficient: weight of the past in the moving average.
+
+    Attributes:
+        postpone: called before the training ends; where it returns True, it goes on, and the count begins anew.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class StopOnPlateau:
         self.best = math.inf
         self.waited = 0
         self.engine: Engine | None = None
+        self.postpone: Callable[[], bool] = lambda: False
 
     def attach(self, engine: Engine) -> None:
         self.engine = engine
@@ -154,7 +158,8 @@ class StopOnPlateau:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.average.value, self.best, self.waited = state["average"], state["best"], state["waited"]
-        self._stop()  # a training that was ended between its last epoch and its end has no further one
+        if self._has_ended():  # a training that was ended between its last epoch and its end has no further one
+            self._end()
 
     def _check(self, engine: Engine) -> None:
         average = self.average.update(float(self.validator.state.metrics["val_loss"]))
@@ -162,11 +167,18 @@ class StopOnPlateau:
             self.best, self.waited = average, 0
         else:
             self.waited += 1
-        self._stop()
+        if self._has_ended():
+            if self.postpone():
+                self.best, self.waited = math.inf, 0
+            else:
+                self._end()
 
-    def _stop(self) -> None:
+    def _has_ended(self) -> bool:
         learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
-        if self.waited > self.patience and learning_rate <= self.stop_lr and self.engine is not None:
+        return self.waited > self.patience and learning_rate <= self.stop_lr
+
+    def _end(self) -> None:
+        if self.engine is not None:
             logger.info("validation loss has not fallen for %d epochs: stopped", self.waited)
             self.engine.terminate()
 

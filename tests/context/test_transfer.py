@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.context import ContextUNet, UnfreezeAfter, transfer_context
-from common.training import ResumableCheckpoint
+from common.training import ResumableCheckpoint, StopOnPlateau
 
 FEATURES = (4, 8, 16)
 
@@ -180,6 +181,52 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, stop):
     second.run([0, 1], max_epochs=5)
     assert len(seen) == 1 + 5 - stop
     assert all(torch.equal(*pair) for pair in zip(seen[1:], expected[1 + stop :], strict=True))
+
+
+class Plateau:
+    """Validator whose loss never falls."""
+
+    state = SimpleNamespace(metrics={"val_loss": 1.0})
+
+
+def make_stopping_trainer(path=None):
+    """Return a trainer of a frozen layer that a plateau of two epochs ends, and whether it was frozen in each epoch."""
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    network[0].requires_grad_(False)
+    optimizer, seen = torch.optim.Adam(network.parameters(), lr=1e-3), []
+    stop = StopOnPlateau(Plateau(), optimizer, patience=1, stop_lr=1.0, coefficient=0.0)
+    trainer = Engine(lambda engine, batch: None)
+    UnfreezeAfter(network, 100, stop).attach(trainer)
+    stop.attach(trainer)
+    if path is not None:
+        ResumableCheckpoint(path, {"network": network, "optimizer": optimizer}).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(not network[0].weight.requires_grad))
+    return trainer, seen
+
+
+FROZEN_UNTIL_CONVERGENCE = 3 * [True] + 3 * [False]  # each time one epoch that is the best, and two that are not better
+
+
+def test_a_plateau_unfreezes_and_the_next_one_ends_the_training():
+    """It ended with the encoder frozen."""
+    trainer, seen = make_stopping_trainer()
+    trainer.run([0], max_epochs=50)
+    assert seen == FROZEN_UNTIL_CONVERGENCE
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+def test_what_a_plateau_unfroze_is_not_frozen_again_when_the_training_is_resumed(last, tmp_path):
+    def interrupt(engine):
+        if engine.state.epoch == last:
+            raise KeyboardInterrupt
+
+    first, seen = make_stopping_trainer(tmp_path / "checkpoint.pt")
+    first.add_event_handler(Events.EPOCH_COMPLETED, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.run([0], max_epochs=50)
+    second, others = make_stopping_trainer(tmp_path / "checkpoint.pt")
+    second.run([0], max_epochs=50)
+    assert seen + others == FROZEN_UNTIL_CONVERGENCE
 
 
 def test_a_negative_number_of_epochs_is_refused():
