@@ -72,6 +72,13 @@ def test_your_own_data_leads_from_folders_to_segmentations(tmp_path):
     assert scores.read_text(encoding="utf-8").startswith("filename,liver,spleen,right kidney,left kidney,mean")
 
 
+def test_a_scan_is_segmented_without_any_training(tmp_path):
+    write_phantoms(tmp_path / "phantoms", num_training=0, num_test=1, num_unlabeled=0, size=48)
+    (tmp_path / "phantoms" / "imagesTs").rename(tmp_path / "new")
+    run(commands("Without any training").replace("/data/", f"{tmp_path}/"), ROOT)
+    assert [file.name for file in (tmp_path / "segmented").glob("*.nii.gz")] == ["phantom_000_seg.nii.gz"]
+
+
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parents[1].name)
 def test_the_commands_of_a_card_run_one_after_the_other(card, tmp_path):
     bundle, data, out = card.parents[1].name, tmp_path / "data", tmp_path / "out"

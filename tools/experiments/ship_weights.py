@@ -34,7 +34,8 @@ def ship_weights(study_dir: str, *, data_license: str, commit: str | None = None
     """Put the networks of a study into their bundles.
 
     Args:
-        study_dir: the `output_dir` of a finished study, whose arms have the names of bundles, each with one run.
+        study_dir: the `output_dir` of a study whose arms have the names of bundles, each with one run; one that is not
+            scored yet is left out.
         data_license: text file, the licence of the data.
         commit: with which the study was run; the one that is checked out if not given.
 
@@ -45,7 +46,8 @@ def ship_weights(study_dir: str, *, data_license: str, commit: str | None = None
     commit = commit or _git("rev-parse", "HEAD")
     written = []
     for bundle in all_bundles():
-        runs = sorted(Path(study_dir).glob(f"runs/{bundle.name}_n*"))
+        scored = Path(study_dir).glob(f"runs/{bundle.name}_n*/evaluation/done.json")
+        runs = sorted(path.parents[1] for path in scored)
         if len(runs) > 1:
             raise InputError(f"{study_dir}: must have one run of {bundle.name}, got {len(runs)}; leave one draw")
         written += [str(_ship(run, bundle, text, commit)) for run in runs]
@@ -83,6 +85,7 @@ def _describe(run: Path, done: Mapping[str, Any], dataset: Mapping[str, Any], co
         for job in jobs
         if job["options"]["bundle_root"] == done["options"]["bundle_root"]
     )
+    minutes = math.ceil(done["seconds"] / 60)
     seed, num_learned = done["options"]["seed"], len(record["learned_from"])
     return f"""# Weights trained on {name}
 
@@ -95,7 +98,7 @@ training has seen:
 |{"---|" * len(scores)}
 | {" | ".join(f"{score:.3f}" for score in scores.values())} |
 
-Made by commit {commit[:12]}, from the folder of the repository, in {done["seconds"] / 60:.0f} minutes of one CPU core:
+Made by commit {commit[:12]}, from the folder of the repository, in {minutes} min of one CPU core:
 
 ```bash
 {commands}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -57,7 +58,9 @@ def test_a_network_that_is_too_large_is_refused_and_nothing_is_left(study):
 
 def test_a_study_of_several_draws_or_of_no_bundle_is_refused(study, monkeypatch):
     runs = study / "study" / "runs"
-    (runs / "some_bundle_n4_fold1_seed0").mkdir()
+    (runs / "some_bundle_n4_fold1_seed0").mkdir()  # not scored
+    assert len(ship(study).splitlines()) == 1
+    shutil.copytree(runs / "some_bundle_n4_fold0_seed0", runs / "some_bundle_n4_fold2_seed0")
     with pytest.raises(ValueError, match="must have one run of some_bundle, got 2"):
         ship(study)
     monkeypatch.setattr(module, "all_bundles", lambda: [])
