@@ -1,15 +1,16 @@
-"""Cut blocks of slices without a tumor from labeled scans, and write a data set that lists them as normal.
+"""Cut blocks of slices without a tumor from scans, and write a data set that lists them as normal.
 
 python -m tools.normals DATASET_DIR --output_dir DIR [--min_slices 4] [--axis 2]
-    [--tumor_labels 2 [--organ_labels 1,2]] [--organ brain] [--extent 240,240,140]
+    [--tumor_slices TABLE.csv] [--tumor_labels 2 [--organ_labels 1,2]] [--organ brain] [--extent 240,240,140]
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from common.cli import InputError, check_choice
+from common.cli import InputError, MissingFileError, check_choice
 from common.cli.options import POSITIVE, POSITIVE_INT
 from common.data import Item, case_id, check_gzip, check_label, read_cases, write_datalist, write_folder
 from common.layers import ORGAN_FINDERS
@@ -36,12 +37,13 @@ def normals(
     *,
     min_slices: int = 4,
     axis: int = 2,
+    tumor_slices: str | None = None,
     tumor_labels: int | Sequence[int] | None = None,
     organ_labels: int | Sequence[int] | None = None,
     organ: str | None = None,
     extent: Sequence[float] | None = None,
 ) -> str:
-    """Write a copy of a data set whose normal scans are blocks of slices of its training scans.
+    """Write a copy of a data set whose normal scans are blocks of slices of its labeled scans, or of those in a table.
 
     A block is a run of slices without a tumor; where the scan has an organ, `min_slices` of them must hold a part of
     it. Slices with voxels that are not labeled (`ignore` of dataset.json) count as slices with a tumor. A scan and its
@@ -54,6 +56,9 @@ def normals(
         output_dir: folder to make; it may exist when it is empty.
         min_slices: of a block.
         axis: of the voxel array of the files, to which the slices are perpendicular.
+        tumor_slices: CSV file with the columns `image`, `first` and `last`, a row for each run of slices with a tumor,
+            from 0, both ends included: no label is needed then. `image` is a file of dataset.json, or its name without
+            suffix. A scan without any tumor has a row without numbers. Only scans with a row are cut.
         tumor_labels: values that are a tumor, separated by commas: these become 1 in the labels, and all else 0. All
             values above 0 are, and the labels stay as they are, if not given.
         organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a
@@ -78,7 +83,8 @@ def normals(
         POSITIVE.list.check("extent", extent)
         if len(extent) != 3:
             raise InputError(f"extent must be three lengths in mm, got {extent!r}")
-    content = _read(Path(dataset_dir), tumors + organs)
+    content = _read(Path(dataset_dir), tumors + organs, tumor_slices is None)
+    table = None if tumor_slices is None else _read_table(Path(tumor_slices), content)
     if organs and any("organ" in case for name in _LISTS[:3] for case in content[name]):
         raise InputError("organ_labels must not be given for a data set that lists organs, got both; leave it out")
     for key, value in [item for name in _LISTS for case in content[name] for item in case.items()]:
@@ -95,21 +101,28 @@ def normals(
         content["unlabeled"] = [_take_case(source, root, case, (), (), extent) for case in content["unlabeled"]]
         for case in [case for name in _LISTS for case in content[name] if organ and "organ" not in case]:
             case["organ"] = _find_organ(root, _files(case["image"])[0], str(organ))
-        ids = Counter(case_id(case["image"]) for case in content["training"])
-        for case in content["training"]:
+        scans = [*content["training"], *(content["unlabeled"] if table else [])]
+        ids = Counter(case_id(case["image"]) for case in scans)
+        for case in scans:
             name = case_id(case["image"])
             case.setdefault("patient", name if ids[name] == 1 else _files(case["image"])[0])
-            blocks.extend(_cut(root, case, min_slices, axis))
+            if table is None:
+                has_tumor = _slices_with_label(root, case["label"], axis)
+            elif name in table:
+                has_tumor = _slices_in(table[name], _open(root / _files(case["image"])[0]).shape[axis], name)
+            else:
+                continue
+            blocks.extend(_cut(root, case, has_tumor, min_slices, axis))
         if not blocks:
             raise InputError(
-                f"{source}: a training scan must have {min_slices} slices without a tumor in a row, got none; "
-                "lower min_slices"
+                f"{source}: a scan must have {min_slices} slices without a tumor in a row, got none; lower min_slices"
             )
         labels = {"0": "background", "1": "tumor"} if tumors else content["labels"]
         write_datalist(root, {**content, "labels": labels, "normal": blocks})
 
     folder = write_folder(output_dir, write)
-    return f"{folder}: {len(blocks)} blocks without a tumor, of {len(content['training'])} training scans"
+    origin = f"{len(content['training'])} training scans" if table is None else f"{len(table)} scans of {tumor_slices}"
+    return f"{folder}: {len(blocks)} blocks without a tumor, of {origin}"
 
 
 def _read_values(name: str, values: Any) -> tuple[int, ...]:
@@ -119,7 +132,43 @@ def _read_values(name: str, values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
+def _read_table(path: Path, content: Mapping[str, Any]) -> dict[str, list[tuple[int, int]]]:
+    """Return the runs of slices with a tumor, first and last, of each scan of a table, by its name."""
+    if not path.is_file():
+        raise MissingFileError(f"{path}: tumor_slices must be a file, got none; write a table image,first,last")
+    known = [case_id(case["image"]) for name in ("training", "unlabeled") for case in content[name]]
+    twice = sorted(name for name, count in Counter(known).items() if count > 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [*csv.DictReader(file, skipinitialspace=True)]
+    if not rows or not {"image", "first", "last"} <= rows[0].keys():
+        raise InputError(f"{path}: must have the columns image, first and last and a row, got {[*(rows or [{}])[0]]}")
+    table: dict[str, list[tuple[int, int]]] = {}
+    for number, row in enumerate(rows, start=2):
+        name, ends = case_id(str(row["image"]).strip()), [str(row[end] or "").strip() for end in ("first", "last")]
+        if name not in known or name in twice:
+            kind = "the name of one scan" if name in twice else "a training or an unlabeled scan"
+            raise InputError(f"{path}, line {number}: image must be {kind} of dataset.json, got {row['image']!r}")
+        if any(ends) and not all(end.isdecimal() for end in ends):
+            raise InputError(f"{path}, line {number}: first and last must be whole numbers from 0, got {ends}")
+        runs = table.setdefault(name, [])
+        if any(ends):
+            runs.append((int(ends[0]), int(ends[1])))
+    return table
+
+
+def _slices_in(runs: Sequence[tuple[int, int]], num_slices: int, name: str) -> np.ndarray:
+    """Return which slices lie in runs of them."""
+    has_tumor = np.zeros(num_slices, bool)
+    for first, last in runs:
+        if not first <= last < num_slices:
+            raise InputError(
+                f"{name}: tumor_slices must be runs within 0 to {num_slices - 1}, got {first} to {last}; look at axis"
+            )
+        has_tumor[first : last + 1] = True
+    return has_tumor
+
+
+def _read(dataset_dir: Path, values: Sequence[int], needs_labels: bool) -> dict[str, Any]:
     """Return what `dataset.json` says, each case as a dictionary, once `read_cases` has found it right."""
     path = dataset_dir / "dataset.json"
     cases = read_cases(dataset_dir, is_pretraining=True)
@@ -132,10 +181,10 @@ def _read(dataset_dir: Path, values: Sequence[int]) -> dict[str, Any]:
             f"{path}: labels must be whole, so that no tumor is missed, got {open_keys[0]}; list the scans that are "
             "labeled whole"
         )
-    if not raw.get("training"):
+    if needs_labels and not raw.get("training"):
         raise InputError(
             f"{path}: training must list at least 1 labeled scan, got none; `python -m tools.datalist` lists "
-            "those of folders"
+            "those of folders, or pass --tumor_slices"
         )
     if "testing" in raw:
         raw["test"] = raw.pop("testing")
@@ -226,10 +275,15 @@ def _write_mask(source: Path, target: Path, values: Sequence[int]) -> None:
     _save(nib.Nifti1Image(mask, label.affine, label.header), np.uint8, target)
 
 
-def _cut(root: Path, case: Item, min_slices: int, axis: int) -> Iterator[Item]:
+def _slices_with_label(root: Path, name: str, axis: int) -> np.ndarray:
+    """Return which slices of a label have a value above 0."""
+    others = tuple(other for other in range(3) if other != axis)
+    return np.asarray((_read_label(_open(root / name), name) > 0).any(axis=others))
+
+
+def _cut(root: Path, case: Item, has_tumor: np.ndarray, min_slices: int, axis: int) -> Iterator[Item]:
     """Write the blocks of a scan, and yield what `dataset.json` says of each."""
     others = tuple(other for other in range(3) if other != axis)
-    has_tumor: Any = (_read_label(_open(root / case["label"]), case["label"]) > 0).any(axis=others)
     images = _files(case["image"])
     has_organ: Any = np.full(len(has_tumor), True)
     if "organ" in case:

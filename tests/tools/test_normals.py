@@ -406,3 +406,57 @@ def test_slices_that_are_not_labeled_are_in_no_block(source):
     _, cases = cut(source, tumor_labels=None, organ_labels=None)
     (block,) = cases.normal  # in the other scans, each slice has the organ
     assert np.array_equal(voxels(block["image"]), voxels(source / "imagesTr" / "c.nii.gz")[..., :10])
+
+
+# ---- a table in place of labels ------------------------------------------------------------------
+
+
+def write_table(source, *rows):
+    path = source.parent / "tumors.csv"
+    path.write_text("\n".join(("image,first,last", *rows)) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def without_labels(source):
+    """List all scans without their labels."""
+    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    images = [f"imagesTr/{name}.nii.gz" for name in "abc"] + content["unlabeled"]
+    write_datalist(source, {**content, "folds": [], "training": [], "test": [], "unlabeled": images})
+
+
+def test_a_table_of_slices_gives_the_blocks_that_the_labels_give(source):
+    rows = [f"imagesTr/{name}.nii.gz,{first},{last - 1}" for name, runs in TUMORS.items() for first, last in runs]
+    expected = {case_id(case["image"]): voxels(case["image"]) for case in cut(source)[1].normal}
+    (source.parent / "target").rename(source.parent / "labeled")
+    without_labels(source)
+    target, cases = cut(source, tumor_slices=write_table(source, *rows, "c,,"), tumor_labels=None, organ_labels=None)
+    found = {case_id(case["image"]): voxels(case["image"]) for case in cases.normal}
+    assert found.keys() == expected.keys()  # none of u, which has no row
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    blocks = json.loads((target / "dataset.json").read_text(encoding="utf-8"))["normal"]
+    assert all(block["patient"] == case_id(block["image"]).split("_")[0] for block in blocks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([], r"tumors.csv: must have the columns image, first and last and a row"),
+        (["z,1,2"], r"line 2: image must be a training or an unlabeled scan of dataset.json, got 'z'"),
+        (["t,1,2"], r"line 2: image must be a training or an unlabeled scan"),  # a test scan
+        (["a,1,2", "b,one,2"], r"line 3: first and last must be whole numbers from 0, got \['one', '2'\]"),
+        (["a,3,"], r"line 2: first and last must be whole numbers from 0, got \['3', ''\]"),
+        (["a,1.5,2"], r"line 2: first and last must be whole numbers from 0"),
+        (["a,4,2"], r"a: tumor_slices must be runs within 0 to 19, got 4 to 2; look at axis"),
+        (["a,4,20"], r"a: tumor_slices must be runs within 0 to 19, got 4 to 20; look at axis"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_and_nothing_is_left(rows, match, source):
+    table = write_table(source, *rows)
+    with pytest.raises(ValueError, match=match):
+        cut(source, tumor_slices=table)
+    assert not (source.parent / "target").exists()
+
+
+def test_a_table_that_is_not_there_is_refused(source):
+    with pytest.raises(FileNotFoundError, match="tumor_slices must be a file, got none"):
+        cut(source, tumor_slices=str(source.parent / "nothing.csv"))
