@@ -143,7 +143,8 @@ class RayRunner(Runner):
                 f"--engine ray must find a Ray cluster that this machine has joined, got none at {address!r}; "
                 "start one with `ray start` on each machine, as docs/many_gpus.md tells"
             ) from error
-        signal.signal(signal.SIGTERM, handler)  # Ray has set one of its own
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray has set one of its own
         self.ray = ray
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cores, workers = share(machines, workers, _wanted_threads())

@@ -116,6 +116,13 @@ def scores(path):
         return [{key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(file)]
 
 
+@pytest.fixture(autouse=True)
+def _handler_of_sigterm():
+    """Ray takes over SIGTERM where a cluster is started or joined, and tests of signals come after these."""
+    yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def machines():
     with pytest.MonkeyPatch.context() as patch:
@@ -245,3 +252,17 @@ def test_a_cluster_that_is_not_there_is_told_of(content, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(ValueError, match=r"must find a Ray cluster .*, got none at '127.0.0.1:9'; start one"):
         study("study.yaml", engine="ray")
+
+
+def test_sigterm_is_left_as_it_was_with_and_without_a_cluster(monkeypatch, machines):
+    def own(number, frame):
+        raise AssertionError
+
+    signal.signal(signal.SIGTERM, own)
+    for address in (machines.address, "127.0.0.1:1"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        try:
+            RayRunner().close()
+        except ValueError as error:
+            assert address == "127.0.0.1:1", error
+        assert signal.getsignal(signal.SIGTERM) is own
