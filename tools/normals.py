@@ -58,7 +58,8 @@ def normals(
         axis: of the voxel array of the files, to which the slices are perpendicular.
         tumor_slices: CSV file with the columns `image`, `first` and `last`, a row for each run of slices with a tumor,
             from 0, both ends included: no label is needed then. `image` is a file of dataset.json, or its name without
-            suffix. A scan without any tumor has a row without numbers. Only scans with a row are cut.
+            suffix. A scan without any tumor has a row without numbers. Only scans with a row are cut, whatever their
+            labels.
         tumor_labels: values that are a tumor, separated by commas: these become 1 in the labels, and all else 0. All
             values above 0 are, and the labels stay as they are, if not given.
         organ_labels: with `tumor_labels`, values that are inside the organ, tumors included, separated by commas: a

@@ -1,8 +1,7 @@
 """Preprocessing whose voxel size and intensity range are fitted to the training cases.
 
-Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 2", for CT; intensities of other scans
-have no unit that they share, so each is clipped to its own percentiles (F. Isensee et al., *nnU-Net*, Nature Methods
-2021, supplement, treats them alike).
+Source: C. Sital et al., arXiv 2020 (https://arxiv.org/abs/2003.07923), "method 2", for CT. Intensities of other scans
+have no unit that they share, so each is clipped to its own percentiles.
 """
 
 from __future__ import annotations

@@ -99,3 +99,14 @@ def test_a_stroke_and_its_doubt_are_kept_and_what_is_labeled_already_stays():
     plain["label"] = MetaTensor(torch.where(label == IGNORED, 1.0, label), label.affine)  # nothing is open
     is_large = spacing(plain)["label"][0] == 2
     assert torch.equal(is_large & (found[0] == 2), is_large)
+
+
+@pytest.mark.parametrize("labeled", [[2, 3], [3, 2], [5, 3, 2], [2, 5]])
+def test_of_several_labeled_slices_in_a_voxel_the_nearest_counts(labeled):
+    scan = _sparse(2, 24, (1.0, 1.0, 1.0))
+    scan["label"][..., 1] = IGNORED
+    for index in labeled:
+        scan["label"][..., index] = index
+    found = IsotropicSpacingd(["image", "label"], 4.0, ["bilinear", "nearest"])(scan)["label"]
+    (value,) = found[..., 1].unique().tolist()  # whose center lies at slice 4
+    assert abs(value - 4) == min(abs(index - 4) for index in labeled)
