@@ -31,9 +31,9 @@ _MASKS = ("organ", "label")
 class VolumeSourced(MapTransform):
     """Turn a preprocessed case into what is kept of it: a volume of shape `(C, H, W, D)` and what belongs to it.
 
-    Its `organ` and `label`, where it has them, are kept as whole numbers, the flat indices of their voxels of a known
-    class as `voxels`, their classes as `classes`, and the edges of a voxel in mm as `spacing`. The intensities must be
-    finite in the precision in which they are kept.
+    Its `organ` and `label`, where it has them, are kept as whole numbers, the flat indices of their voxels as `voxels`,
+    those of each known class by its value, the classes of the label as `classes`, and the edges of a voxel in mm as
+    `spacing`. The intensities must be finite in the precision in which they are kept.
     """
 
     def __init__(self, keys: str, half: bool = False) -> None:
@@ -67,7 +67,7 @@ class VolumeSourced(MapTransform):
         out: dict[str, Any] = {key: smallest_type(mask) for key, mask in masks.items()}
         if "label" in out:
             out["classes"] = find_classes(out["label"])
-        voxels = {key: known_classes(out[key]).flatten().nonzero().flatten().int() for key in masks}
+        voxels = {key: _find_voxels(out[key]) for key in masks}
         return {self.keys[0]: volume, **out, "voxels": voxels, "spacing": spacing, "case": case}
 
 
@@ -75,9 +75,9 @@ class DeviceCacheDataset(ScanDataset):
     """Data set of volumes that are preprocessed once and stay on a device while it has room; their sizes may differ.
 
     An item has `image`, of shape `(C, H, W, D)`; `organ` and `label` of shape `(1, H, W, D)`, where the case has them,
-    the label with a second channel where it is a pseudo-label, see `common.data.partial_labels`; `voxels`, the flat
-    indices of the voxels of each that are of a known class; `spacing`, the edges of a voxel in mm; and `case`, its
-    file. Beyond the room of the cache, arrays come as `StoredArray`.
+    the label with a second channel where it is a pseudo-label, see `common.data.partial_labels`; `voxels`, for each of
+    them the flat indices of the voxels of each known class, by its value; `spacing`, the edges of a voxel in mm; and
+    `case`, its file. Beyond the room of the cache, arrays come as `StoredArray`.
 
     Args:
         data: cases, each with `image`, and with `confidence` where the label is a pseudo-label.
@@ -112,3 +112,9 @@ class DeviceCacheDataset(ScanDataset):
     def bytes_per_voxel(num_channels: int, has_label: bool, half: bool = False) -> float:
         """Return the memory that a voxel of a preprocessed volume takes."""
         return (2 if half else 4) * num_channels + has_label
+
+
+def _find_voxels(mask: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Return the flat indices of the voxels of each known class of a mask or label, by its value."""
+    classes = known_classes(mask).flatten()
+    return {value: (classes == value).nonzero().flatten().int() for value in sorted(find_classes(mask))}

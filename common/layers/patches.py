@@ -35,7 +35,8 @@ class PatchLoader(VolumeLoader):
         patch_size: edges of a patch in voxels.
         batch_size: patches in a minibatch.
         num_batches: minibatches in an epoch.
-        foreground_fraction: probability that a labeled voxel, instead of any of the organ, lies in the patch.
+        foreground_fraction: probability that a voxel of a class, each of the case's as likely, instead of any of the
+            organ, lies in the patch.
         labeled_fraction: see `VolumeLoader`.
         with_donor: add a patch of another volume, around a random voxel of its organ.
         augmentation: random transforms of MONAI for the dictionary of one patch, without `donor`.
@@ -111,14 +112,15 @@ class PatchLoader(VolumeLoader):
         return donor, self._draw_voxel(donor, "organ", R)
 
     def _draw_voxel(self, case: int, key: str, R: np.random.RandomState) -> list[int]:
-        """Draw a voxel of a mask, or of the known classes of a label.
+        """Draw a voxel of a mask, or of the known classes of a label, each as likely, however small it is.
 
         Where there is none, it is one of the organ and, without an organ, of all voxels.
         """
         item = self.volumes[case]
         size = item["image"].shape[1:]
-        voxels = item["voxels"].get(key, ())
-        if len(voxels):
+        classes = [*item["voxels"].get(key, {}).values()]
+        if classes:
+            voxels = classes[R.randint(len(classes))] if len(classes) > 1 else classes[0]
             chosen = int(voxels[R.randint(len(voxels))])
             return [int(index) for index in np.unravel_index(chosen, tuple(size))]
         if key == "label":

@@ -124,6 +124,15 @@ def test_labeled_voxels_are_in_a_share_of_the_patches_of_a_volume_that_has_some(
     assert all(patch["organ"].any() for patch in drawn if patch["case"] != "scan_1")  # nothing is labeled there
 
 
+def test_each_class_is_drawn_as_often_however_small_it_is():
+    case = make_case(1, SIZES[1])
+    case["label"][..., :4] = 2
+    volumes = DeviceCacheDataset([case], Compose([]))
+    drawn = [*patches(loader(volumes, (1, 1, 1), num_batches=100, foreground_fraction=1.0))]
+    shares = np.bincount([int(patch["label"]) for patch in drawn]) / len(drawn)
+    assert shares[0] == 0 and abs(shares[1] - shares[2]) < 0.2
+
+
 def test_every_volume_is_drawn_as_often_as_any_other(volumes):
     counts = Counter(patch["case"] for patch in patches(loader(volumes, num_batches=12)))
     assert counts == {f"scan_{index}": 8 for index in range(3)}
