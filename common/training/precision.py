@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
+from torch.overrides import TorchFunctionMode
 
 from common.cli import check_flags
 
@@ -39,8 +41,23 @@ class MixedPrecisionInferer(SimpleInferer):
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the output of the network, one tensor or a list of them, in the precision of `inputs`."""
         enabled = self.enabled and has_bfloat16(inputs.device)
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=enabled):
+        guard = _ThinConvolutions() if enabled and inputs.device.type == "cpu" else nullcontext()
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=enabled), guard:
             output = network(inputs, *args, **kwargs)
         if isinstance(output, torch.Tensor):
             return output.to(inputs.dtype)
         return [tensor.to(inputs.dtype) for tensor in output]
+
+
+class _ThinConvolutions(TorchFunctionMode):
+    """Have convolutions in full precision whose input has fewer voxels along its first axis than the kernel.
+
+    On CPUs PyTorch (2.13) leaves a part of the gradient of their weights as it finds it in memory, in bfloat16 alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.conv3d and args[0].shape[2] < args[1].shape[2]:
+            with torch.autocast("cpu", enabled=False):
+                args = tuple(arg.float() if torch.is_tensor(arg) else arg for arg in args)
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

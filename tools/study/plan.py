@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(["options", "arms", "pretrainings"], dict),
     "per_fold": bool,
     "teachers": list,
+    "teacher_seeds": list,
     "num_unlabeled": int,
     "pooling": dict,
 }
@@ -74,6 +76,7 @@ class Arm(Training):
             evaluated without any label.
         evaluation_files: configs that the evaluation is given after `evaluate.yaml`, relative to the bundle.
         teachers: arms that stand above this one and segment unlabeled scans, from which this one learns, too.
+        teacher_seeds: of these arms' trainings, each of which is a teacher of its own; the draw's seed if empty.
         num_unlabeled: of these scans, at most.
         pooling: options of `tools.pseudo_labels`, which makes one of what the teachers think.
     """
@@ -83,6 +86,7 @@ class Arm(Training):
     workflow: str = "training"
     evaluation_files: Sequence[str] = ()
     teachers: Sequence[str] = ()
+    teacher_seeds: Sequence[int] = ()
     num_unlabeled: int = 40
     pooling: Mapping[str, Any] = field(default_factory=dict)
 
@@ -227,34 +231,33 @@ def plan_runs(study: Study) -> list[Run]:
     Without labels (`num_labeled` of 0), only the arms are run that need none.
     """
     output_dir = Path(study.output_dir)
-    pretrainings: dict[tuple[str, int | None], Job] = {}
 
+    @cache
     def pretrain(name: str, fold: int | None) -> Job:
-        if (name, fold) not in pretrainings:
-            pretrainings[name, fold] = _plan_pretraining(study, name, fold, output_dir / "pretraining" / name)
-        return pretrainings[name, fold]
+        return _plan_pretraining(study, name, fold, output_dir / "pretraining" / name)
 
-    runs: list[Run] = []
-    for fold, seed in [(fold, seed) for seed in study.seeds for fold in study.folds]:
-        for num_labeled in study.num_labeled:
-            planned: dict[str, Run] = {}
-            for name, arm in study.arms.items():
-                if num_labeled == 0 and _needs_labels(arm, planned):
-                    continue
-                pretraining = None
-                if arm.pretraining is not None:
-                    per_fold = study.pretrainings[arm.pretraining].per_fold
-                    pretraining = pretrain(arm.pretraining, fold if per_fold else None)
-                draw = (fold, seed)
-                pool = _plan_pool(study, name, num_labeled, draw, planned) if arm.teachers else None
-                planned[name] = _plan_run(study, name, num_labeled, draw, pretraining, pool)
-            runs += planned.values()
-    return runs
+    @cache
+    def plan(name: str, num_labeled: int, draw: tuple[int, int]) -> Run:
+        arm, pretraining = study.arms[name], None
+        if arm.pretraining is not None:
+            per_fold = study.pretrainings[arm.pretraining].per_fold
+            pretraining = pretrain(arm.pretraining, draw[0] if per_fold else None)
+        pool = _plan_pool(study, name, num_labeled, draw, plan) if arm.teachers else None
+        return _plan_run(study, name, num_labeled, draw, pretraining, pool)
+
+    return [
+        plan(name, num_labeled, (fold, seed))
+        for seed, fold, num_labeled in itertools.product(study.seeds, study.folds, study.num_labeled)
+        for name in study.arms
+        if num_labeled > 0 or not _needs_labels(study, name)
+    ]
 
 
-def _needs_labels(arm: Arm, planned: Mapping[str, Run]) -> bool:
+def _needs_labels(study: Study, name: str) -> bool:
     """Tell whether an arm needs a label: all do but pretrainings, and students of teachers that need none."""
-    return arm.workflow == "training" and not (arm.teachers and planned.keys() >= {*arm.teachers})
+    arm = study.arms[name]
+    taught = bool(arm.teachers) and not any(_needs_labels(study, teacher) for teacher in arm.teachers)
+    return arm.workflow == "training" and not taught
 
 
 def _plan_pretraining(study: Study, name: str, fold: int | None, folder: Path) -> Job:
@@ -325,19 +328,23 @@ def _plan_run(
     return Run(name, num_labeled, draw, training, evaluation, pretraining)
 
 
-def _plan_pool(study: Study, name: str, num_labeled: int, draw: tuple[int, int], planned: Mapping[str, Run]) -> Job:
+def _plan_pool(
+    study: Study, name: str, num_labeled: int, draw: tuple[int, int], plan: Callable[[str, int, tuple[int, int]], Run]
+) -> Job:
     """Plan what comes before a training on pseudo-labels: the teachers segment, and what they think is made one."""
     arm, output_dir = study.arms[name], Path(study.output_dir)
-    own = {"num_labeled": num_labeled, "fold": draw[0]}
+    fold, seed = draw
+    own = {"num_labeled": num_labeled, "fold": fold}
     own |= {key: study.options[key] for key in ("num_folds", "num_validation") if key in study.options}
-    label = f"{_label('unlabeled', num_labeled, draw)}_{arm.num_unlabeled}"
-    folder = output_dir / "unlabeled" / label
-    options = {"dataset_dir": study.dataset_dir, "output_dir": str(folder), "num_unlabeled": arm.num_unlabeled, **own}
-    scans = Job(label, "tools.unlabeled", folder, (), options, folder / "scans.json")
-    segmentations = [
-        _plan_segmentation(study, planned[teacher].training, study.arms[teacher], scans, arm.num_unlabeled)
-        for teacher in arm.teachers
-    ]
+    segmentations = []
+    for teacher, teacher_seed in itertools.product(arm.teachers, arm.teacher_seeds or [seed]):
+        taught = (fold, teacher_seed)
+        label = f"{_label('unlabeled', num_labeled, taught)}_{arm.num_unlabeled}"
+        folder = output_dir / "unlabeled" / label
+        options = {"dataset_dir": study.dataset_dir, "output_dir": str(folder), "num_unlabeled": arm.num_unlabeled}
+        scans = Job(label, "tools.unlabeled", folder, (), {**options, **own}, folder / "scans.json")
+        training = plan(teacher, num_labeled, taught).training
+        segmentations.append(_plan_segmentation(study, training, study.arms[teacher], scans, arm.num_unlabeled))
     label = _label(name, num_labeled, draw)
     folder = output_dir / "pseudo_labels" / label
     options = {
@@ -519,6 +526,12 @@ def _check_teachers(study: Study) -> None:
                 raise InputError(f"arms.{name}.teachers must be bundles, got the program {teacher}; leave it out")
         if len({*arm.teachers}) < len(arm.teachers):
             raise InputError(f"arms.{name}.teachers must name each arm once, got {arm.teachers}; remove one")
+        if arm.teacher_seeds:
+            if not arm.teachers:
+                raise InputError(
+                    f"arms.{name}.teacher_seeds must come with teachers, got none; name them, or leave it out"
+                )
+            _check_counts(arm.teacher_seeds, f"arms.{name}.teacher_seeds", minimum=0)
         _check_counts([arm.num_unlabeled], f"arms.{name}.num_unlabeled", minimum=1)
         _check_values(arm.pooling, f"arms.{name}.pooling")
         wrong = {*arm.pooling} - {"weights", "keep", "limit"}

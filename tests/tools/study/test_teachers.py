@@ -72,6 +72,28 @@ def test_two_students_of_one_teacher_share_its_segmentations(taught):
     assert sum(name.endswith("pseudo-labels") for name in names) == 2
 
 
+def test_the_trainings_of_several_seeds_teach_each_student(taught):
+    taught |= {"seeds": [0, 1]}
+    taught["arms"]["student"]["teacher_seeds"] = [0, 1, 2]
+    jobs = jobs_of(plan_runs(plan(taught)))
+    names = [job.name for job in jobs]
+    assert len(names) == len({*names})
+    places = {name: place for place, name in enumerate(names)}
+    assert all(places[need.name] < places[job.name] for job in jobs for need in job.needs)
+    pools = [job for job in jobs if job.run_id == "tools.pseudo_labels"]
+    teachers = [f"out/runs/{name}_n2_fold0_seed{seed}/unlabeled_7" for name in ("atlas", "scratch") for seed in range(3)]
+    assert [pool.options["teachers"] for pool in pools] == [teachers, teachers]
+    trained = [job for job in jobs if job.name == "scratch_n2_fold0_seed2 training"]
+    assert [job.options["seed"] for job in trained] == [2]  # of a seed that is no draw of the study
+    assert "scratch_n2_fold0_seed2 evaluation" not in names
+
+
+def test_the_seed_of_the_draw_is_the_teacher_s_where_none_is_named(taught):
+    own = plan_runs(plan(taught))
+    taught["arms"]["student"]["teacher_seeds"] = [0]
+    assert plan_runs(plan(taught)) == own
+
+
 def test_a_student_may_teach_the_next_one(taught):
     taught["arms"]["second"] = {"teachers": ["student", "atlas"], "num_unlabeled": 7}
     names = [job.name for job in jobs_of(plan_runs(plan(taught)))]
@@ -86,6 +108,8 @@ def test_a_student_may_teach_the_next_one(taught):
         ({"teachers": ["atlas", "atlas"]}, "must name each arm once"),
         ({"teachers": ["atlas"], "num_unlabeled": 0}, "num_unlabeled must be a list of whole numbers from 1"),
         ({"teachers": ["atlas"], "pooling": {"kept": 0.5}}, "must have the keys weights, keep and limit, got 'kept'"),
+        ({"teacher_seeds": [0]}, "teacher_seeds must come with teachers, got none"),
+        ({"teachers": ["atlas"], "teacher_seeds": [0, 0]}, "teacher_seeds must hold each number once"),
         ({"teachers": "atlas"}, "teachers of arms.student must be a list"),
     ],
 )

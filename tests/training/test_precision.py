@@ -1,0 +1,47 @@
+"""Laws of mixed precision: its gradients are those of full precision, but for rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from common.training import MixedPrecisionInferer, has_bfloat16
+
+HAS_BFLOAT16 = has_bfloat16(torch.device("cpu"))
+
+
+def weight_gradient(conv, image, weights, enabled):
+    conv.zero_grad()
+    soil_memory()
+    (MixedPrecisionInferer(enabled)(image, conv) * weights).sum().backward()
+    return conv.weight.grad.clone()
+
+
+def soil_memory():
+    """Free memory that is full of NaN, which is what a kernel finds that forgets to write."""
+    del [torch.full((37_000 * (index + 1),), torch.nan) for index in range(20)][:]
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("depth", range(1, 7))
+def test_gradients_are_those_of_full_precision_however_thin_the_patch_is(kernel_size, depth):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(16, 16, kernel_size, padding=kernel_size // 2)
+    image = torch.randn(2, 16, depth, 4, 4)
+    weights = torch.randn(2, 16, depth, 4, 4)
+    expected = weight_gradient(conv, image, weights, enabled=False)
+    for _ in range(4):
+        found = weight_gradient(conv, image, weights, enabled=True)
+        assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
+def test_convolutions_are_in_bfloat16_where_there_is_room():
+    seen = []
+    conv = nn.Conv3d(1, 1, 3, padding=1)
+    conv.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    for depth in (4, 2):
+        assert MixedPrecisionInferer()(torch.rand(1, 1, depth, 4, 4), conv).dtype == torch.float32
+    assert seen == [torch.bfloat16, torch.float32]
