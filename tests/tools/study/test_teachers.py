@@ -81,7 +81,8 @@ def test_the_trainings_of_several_seeds_teach_each_student(taught):
     places = {name: place for place, name in enumerate(names)}
     assert all(places[need.name] < places[job.name] for job in jobs for need in job.needs)
     pools = [job for job in jobs if job.run_id == "tools.pseudo_labels"]
-    teachers = [f"out/runs/{name}_n2_fold0_seed{seed}/unlabeled_7" for name in ("atlas", "scratch") for seed in range(3)]
+    taught_by = [f"{name}_n2_fold0_seed{seed}" for name in ("atlas", "scratch") for seed in range(3)]
+    teachers = [f"out/runs/{teacher}/unlabeled_7" for teacher in taught_by]
     assert [pool.options["teachers"] for pool in pools] == [teachers, teachers]
     trained = [job for job in jobs if job.name == "scratch_n2_fold0_seed2 training"]
     assert [job.options["seed"] for job in trained] == [2]  # of a seed that is no draw of the study
