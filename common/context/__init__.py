@@ -13,5 +13,5 @@ from .network import ContextUNet, StandardizedConv2d
 from .options import CONTEXT_OPTIONS, check_options
 from .pictures import RestorationPicture
 from .slices import SliceBatchSampler, SliceDataset, SliceLoader, SliceRequest, SliceSegmentation, slice_axis
-from .transfer import UnfreezeAfter, transfer_context
+from .transfer import transfer_context
 from .windows import CTWindowsd

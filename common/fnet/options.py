@@ -29,6 +29,7 @@ FNET_OPTIONS: Mapping[str, Option] = {
     "transferred_learning_rate": Option(NON_NEGATIVE, "of transferred convolutions that are not frozen", 8.0e-5),
     "phi": Option(_FACTOR, "factor of the transferred weights", "match_init"),
     "frozen_convs": Option(INT.list, "indices of those frozen in each transferred pathway", [0, 1]),
+    "freeze_epochs": Option(INT.or_null, "epochs in which transferred weights do not change, at most; null: all", 10),
     "transfer_levels": Option(INT.list.or_null, "levels to transfer; null: all", [0, 1, 2]),
     # multi-task learning (S-MTL)
     "unlabeled_batch_size": Option(POSITIVE_INT, "patches to reconstruct, of each process", 6),

@@ -105,6 +105,7 @@ def parameter_groups(
     learning_rate: float,
     transferred_learning_rate: float,
     levels: Sequence[int] | None = None,
+    unfreezes: bool = False,
 ) -> list[dict]:
     """Return the groups of an optimizer, in which the transferred convolutions have a learning rate of their own.
 
@@ -114,13 +115,15 @@ def parameter_groups(
         learning_rate: of everything that was not transferred, batch norms included.
         transferred_learning_rate: of the transferred convolutions that are not frozen.
         levels: those that were transferred; all if not given.
+        unfreezes: what is frozen will learn later, see `UnfreezeAfter`, and so belongs to the optimizer from the start.
     """
     transferred: list[nn.Parameter] = []
     for level in [] if is_scratch(pretrained) else _existing_levels(network, levels):
         for block in network.pathway(level):
-            transferred.extend(parameter for parameter in block.conv.parameters() if parameter.requires_grad)
+            transferred.extend(part for part in block.conv.parameters() if unfreezes or part.requires_grad)
     slow = {id(parameter) for parameter in transferred}
-    rest = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in slow]
+    learning = (parameter for parameter in network.parameters() if unfreezes or parameter.requires_grad)
+    rest = [parameter for parameter in learning if id(parameter) not in slow]
     groups = [
         {"params": rest, "lr": learning_rate, "name": "rest"},
         {"params": transferred, "lr": transferred_learning_rate, "name": "transferred"},

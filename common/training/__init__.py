@@ -32,6 +32,7 @@ from .segmentation_loss import (
 )
 from .signals import StopOnSignal
 from .task import PrepareTask, PretextTask
+from .unfreezing import UnfreezeAfter
 from .unseen import RefuseLearnedCases
 from .weights import (
     LoadWeights,

@@ -80,7 +80,7 @@ def process_device() -> torch.device:
     return torch.device("cuda", rank) if torch.cuda.device_count() >= processes else torch.device("cpu")
 
 
-def parallelize(module: nn.Module, **options: Any) -> nn.Module:
+def parallelize(module: nn.Module, unfreezes: bool = False, **options: Any) -> nn.Module:
     """Wrap a network so that all processes of a distributed run make the same step; alone, it stays as it is.
 
     A batch norm then takes its statistics from the minibatches of all processes, as if they were one.
@@ -89,6 +89,7 @@ def parallelize(module: nn.Module, **options: Any) -> nn.Module:
 
     Args:
         module: its batch norms are replaced; weights, their names and their running statistics stay.
+        unfreezes: parameters that are frozen now will learn later, see `UnfreezeAfter`.
         options: of `DistributedDataParallel`.
     """
     is_distributed = dist.is_available() and dist.is_initialized()
@@ -98,7 +99,15 @@ def parallelize(module: nn.Module, **options: Any) -> nn.Module:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     else:
         _synchronize(module)
-    return DistributedDataParallel(module, **options)
+    frozen = [parameter for parameter in module.parameters() if unfreezes and not parameter.requires_grad]
+    if not frozen:
+        return DistributedDataParallel(module, **options)
+    for parameter in frozen:  # of what requires no gradient when they are set up, processes never exchange any
+        parameter.requires_grad_(True)
+    network = DistributedDataParallel(module, find_unused_parameters=True, **options)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return network
 
 
 def _synchronize(network: nn.Module) -> None:

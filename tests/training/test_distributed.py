@@ -38,22 +38,40 @@ def step(network: nn.Module, loss: nn.Module, image: torch.Tensor, target: torch
     return copy.deepcopy({"loss": value.detach(), **gradients, **dict(module.named_buffers()), "output": output})
 
 
-def one_of_two(rank: int, port: int, folder: str) -> None:
+def thaw(network: nn.Module, wrap, loss: nn.Module, image: torch.Tensor, target: torch.Tensor) -> dict:
+    """Return what `step` does, whose gradients add to those of an earlier one, when the first layer was frozen."""
+    network[0].requires_grad_(False)
+    wrapped = wrap(network)
+    step(wrapped, loss, image, target)
+    assert network[0].weight.grad is None
+    network.train().requires_grad_(True)
+    return step(wrapped, loss, image, target)
+
+
+def one_of_two(rank: int, port: int, folder: str, frozen: bool) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     network, image, target = make()
-    torch.save(step(parallelize(network), WholeBatchLoss(LOSS), image[rank::2], target[rank::2]), f"{folder}/{rank}.pt")
+    loss, part = WholeBatchLoss(LOSS), (image[rank::2], target[rank::2])
+    if frozen:
+        made = thaw(network, lambda module: parallelize(module, unfreezes=True), loss, *part)
+    else:
+        made = step(parallelize(network), loss, *part)
+    torch.save(made, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_step_of_one(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_two_processes_make_the_step_of_one(tmp_path, frozen):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path), frozen), nprocs=2)
     network, image, target = make()
-    expected = step(network, LOSS, image, target)
+    expected = (
+        thaw(network, lambda module: module, LOSS, image, target) if frozen else step(network, LOSS, image, target)
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     del second["output"]  # of another image
     for states in (first, second):

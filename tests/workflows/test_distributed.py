@@ -60,6 +60,12 @@ def train_as_one(bundle: Path, name: str, phantoms: Path, folder: Path, **option
     [
         *(pytest.param(bundle, "train.yaml", {}, id=bundle.name) for bundle in BUNDLES),
         pytest.param(
+            CONTEXT,
+            "train.yaml",
+            {"pretrained": "random", "freeze_epochs": 1, "max_epochs": 2},
+            id="context_restoration_unet-unfrozen",
+        ),
+        pytest.param(
             ROOT / "bundles" / "fnet_wtacae_mtl",
             "train.yaml",
             {"alternate": True, "autoencoder_optimizer": SGD},
