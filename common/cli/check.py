@@ -73,8 +73,10 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         trained = _trained_options(config)
         fixed = [name for name, option in table.items() if option.is_fixed and name in trained]
         _check_trained({name: settings[name] for name in fixed if name in settings}, trained)
+        said: dict[str, Any] = {}  # of several files of overrides, the last one counts
         for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
-            _check_trained(_plain_values(file, fixed), trained)
+            said |= _plain_values(file, fixed)
+        _check_trained(said, trained)
     if "train" in content:
         settings[CONFIG] = dict(_learning_ids(content, table))
     return settings

@@ -185,6 +185,14 @@ def test_without_pretraining_there_is_one_group_and_nothing_is_frozen(network):
     assert set(learning_rates(network, groups).values()) == {1}
 
 
+def test_what_will_be_unfrozen_belongs_to_the_optimizer_from_the_start(network, path):
+    transfer_extraction(network, path)
+    groups = parameter_groups(network, path, 1, 2, unfreezes=True)
+    network.requires_grad_(True)
+    rates = learning_rates(network, groups)
+    assert all(rates[f"extraction.{level}.{conv}.conv.weight"] == 2 for level in range(3) for conv in range(3))
+
+
 @pytest.mark.parametrize("frozen_convs", [[3], [-1], [0, 5]])
 def test_convolutions_that_do_not_exist_cannot_be_frozen(network, frozen_convs):
     """A typing error among the frozen convolutions left them free in silence."""

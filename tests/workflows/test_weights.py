@@ -8,7 +8,18 @@ import shutil
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from workflow_helpers import BUNDLES, CONTEXT, LAYERS_BUNDLE, PLANAR, SHORT, every_bundle, last_words, run, scratch
+from workflow_helpers import (
+    BUNDLES,
+    CONTEXT,
+    LAYERS_BUNDLE,
+    PLANAR,
+    SHORT,
+    bundle_run,
+    every_bundle,
+    last_words,
+    run,
+    scratch,
+)
 
 from common.data import load_record
 from common.training.preflight import _end_if_finished
@@ -151,3 +162,20 @@ def test_a_finished_training_is_neither_repeated_nor_overwritten_unasked(bundle,
         start(seed=1)
     start(seed=1, resume=False)
     assert (trained[bundle] / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_of_several_files_of_overrides_the_last_one_must_not_contradict_the_weights(
+    is_last, trained, phantoms, tmp_path
+):
+    """Each was compared alone, so that a file of one's own after `small.yaml` was refused."""
+    features = load_record(trained[CONTEXT] / "model.pt").settings["features"]
+    files = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    for file, value in zip(files, ([4, 4], features) if is_last else (features, [4, 4]), strict=True):
+        file.write_text(f"features: {value}\n", encoding="utf-8")
+    names = [str(CONTEXT / "configs" / "inference.yaml"), *map(str, files)]
+    options = {"dataset_dir": phantoms / "imagesTs", "ckpt_dir": trained[CONTEXT], "output_dir": tmp_path / "out"}
+    done = bundle_run("inference", CONTEXT, config_file=names, **options)
+    assert (done.returncode == 0) == is_last, done.stderr[-2000:]
+    if not is_last:
+        assert "features must be that of the training of the weights" in done.stderr
