@@ -12,6 +12,7 @@ from .losses import DiceCrossEntropyLoss, InpaintingLoss
 from .network import ContextUNet, StandardizedConv2d
 from .options import CONTEXT_OPTIONS, check_options
 from .pictures import RestorationPicture
+from .restoration_errors import SaveRestorationErrors, restoration_error
 from .slices import SliceBatchSampler, SliceDataset, SliceLoader, SliceRequest, SliceSegmentation, slice_axis
 from .transfer import transfer_context
 from .windows import CTWindowsd

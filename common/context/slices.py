@@ -121,8 +121,9 @@ class SliceDataset(ScanDataset):
 
     An item has `image`, of shape `(C, H, W)`; `label`, of shape `(1, H, W)`, where the case has one, or `(2, H, W)`
     where any case has a pseudo-label, see `common.data.partial_labels`; `seed`, that of the request, for whatever is
-    random afterwards; and `case`, the file of the volume. Slices of an RAS volume perpendicular to axis 2 are axial, to
-    axis 1 coronal, to axis 0 sagittal. Of a case with a label, slices that are not labeled at all are never requested.
+    random afterwards; `case`, the file of the volume; and `slice`, the index of the slice in it. Slices of an RAS
+    volume perpendicular to axis 2 are axial, to axis 1 coronal, to axis 0 sagittal. Of a case with a label, slices that
+    are not labeled at all are never requested.
 
     Args:
         data: cases, each with `image` and perhaps `label`, which has a `confidence` where it is a pseudo-label.
@@ -185,7 +186,8 @@ class SliceDataset(ScanDataset):
         image = source["image"][request.slice]
         size = image.shape[1:] if self.slice_size is None else self.slice_size
         start = self._start(image.shape[1:], size, request.seed)
-        item = {"image": padded_crop(image, start, size, source["fill"]), "seed": request.seed, "case": source["case"]}
+        cropped = padded_crop(image, start, size, source["fill"])
+        item = {"image": cropped, "seed": request.seed, "case": source["case"], "slice": request.slice}
         if self.has_labels:
             known = source.get("label")
             label = torch.full((1, *size), IGNORED) if known is None else padded_crop(known[request.slice], start, size)

@@ -109,6 +109,14 @@ class Cases:
         others = self.unlabeled or self.training
         return without_labels(others[: max(len(others) // 10, 1)])
 
+    def scans(self, split: str) -> list[Item]:
+        """Return the `image` of every case of `test` or `validation`, for what is evaluated without labels."""
+        check_choice("split", split, ("test", "validation"))
+        cases = [*self.test] if split == "test" else [*self.validation, *self.unlabeled_validation]
+        if not cases:
+            raise InputError(f"split {split} must hold cases, got none; list scans as {split} in dataset.json")
+        return without_labels(cases)
+
     def normals(self, split: str) -> list[Item]:
         """Return the scans without a lesion of `training` or `validation`; those of a single patient serve as both."""
         check_choice("split", split, ("training", "validation"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 
 from common.cli import InputError
-from common.data import Cases, Record
+from common.data import Cases, Item, Record, fingerprint
 
-__all__ = ["RefuseLearnedCases"]
+__all__ = ["RefuseLearnedCases", "refuse_learned_scans"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,4 +55,21 @@ class RefuseLearnedCases:
                 f"{path}: must not be among the scans that the weights were trained on ({self.names[checksum]}), "
                 "since its score would tell nothing of new scans; take it out of the data list, or pass --split "
                 "training"
+            )
+
+
+def refuse_learned_scans(record: Record, data: Sequence[Item]) -> None:
+    """Refuse scans that weights have learned from, with or without labels, by the checksum of their voxels.
+
+    Args:
+        record: of the weights.
+        data: cases, each with `image`.
+    """
+    names = {checksum: name for name, checksum in record.learned_from.items()}
+    for case in data:
+        if (name := names.get(fingerprint(case["image"]))) is not None:
+            path = ensure_tuple(case["image"])[0]
+            raise InputError(
+                f"{path}: must not be among the scans that the weights were trained on ({name}), since its score would "
+                "tell nothing of new scans; take it out of the data list, or pass another --split"
             )

@@ -64,7 +64,7 @@ def test_a_2d_image_is_its_own_slice_whatever_plane_it_shows(size):
 
 def test_a_case_without_label_gives_no_label():
     dataset = SliceDataset([{"image": torch.rand(1, *SIZE)}], Compose([]))
-    assert set(dataset[SliceRequest(0, 0, 0)]) == {"image", "seed", "case"}
+    assert set(dataset[SliceRequest(0, 0, 0)]) == {"image", "seed", "case", "slice"}
 
 
 def test_changing_an_item_leaves_the_cache_as_it_was():

@@ -23,7 +23,7 @@ REQUIRED = {
     "multi_gpu_train.yaml",
 }
 KNOWN = REQUIRED | {"pretrain.yaml", "adapt.yaml", "liver.yaml", "joint.yaml", "mr.yaml", "zero_shot.yaml"}
-KNOWN |= {"self_train.yaml", "mean_teacher.yaml"}
+KNOWN |= {"self_train.yaml", "mean_teacher.yaml", "evaluate_restoration.yaml"}
 F_NET_SHARED = ["features", "kernel_size", "patch_size", "air", "normalization"]
 SHARED = {  # what the pretraining and the training of a bundle have in common
     "fnet_wtacae_stl": F_NET_SHARED,

@@ -24,6 +24,7 @@ from workflow_helpers import (
     TABLES,
     bundle_run,
     every_bundle,
+    last_words,
     liver_pretraining,
     run,
     scratch,
@@ -341,6 +342,22 @@ def test_the_encoder_is_frozen_for_as_long_as_asked(max_epochs, phantoms, tmp_pa
         if name.startswith("encoder."):
             assert torch.equal(trained[name], value) == (max_epochs == 1), name
     assert not torch.equal(trained["decoder.0.conv.weight"], pretrained["decoder.0.conv.weight"])
+
+
+def test_restorations_are_scored_on_scans_that_the_pretraining_has_not_seen(phantoms, tmp_path, quiet_hooks, capsys):
+    common = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "device": "cpu"}
+    run(CONTEXT, "pretrain.yaml", **common, **SHORT, include_val_images=True)
+    names = ("pretrain.yaml", "evaluate_restoration.yaml")
+    run(CONTEXT, *names, **common)
+    folder = tmp_path / "pretrained" / "restoration"
+    rows = list(csv.DictReader((folder / "restoration_raw.csv").open()))
+    assert {Path(row["filename"]).parent.name for row in rows} == {"imagesTs"} and (
+        folder / "restorations.png"
+    ).is_file()
+    assert len({(row["filename"], row["slice"]) for row in rows}) == len(rows) > 20
+    assert all(float(row["l2"]) > 0 for row in rows)
+    (line,) = last_words(workflow(CONTEXT, *names, **common, split="validation"), capsys)
+    assert "must not be among the scans that the weights were trained on" in line
 
 
 def test_clinical_metrics_are_those_of_the_label_and_the_segmentation(phantoms, tmp_path, quiet_hooks):
