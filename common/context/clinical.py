@@ -21,7 +21,7 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from common.cli import InputError
-from common.data import is_main_process, printable, read_volume, write_atomically
+from common.data import is_ct, is_main_process, printable, read_volume, write_atomically
 
 from .slices import slice_axis
 
@@ -143,7 +143,7 @@ class SaveClinicalMetrics:
     ) -> None:
         self.save_dir = Path(save_dir)
         self.labels = {value: name for value, name in sorted(labels.items()) if value != 0}
-        self._is_ct = modality[0].upper().startswith("CT")
+        self._is_ct = is_ct(modality[0])
         self.axis = axis
         self.rows: list[dict[str, Any]] = []
 

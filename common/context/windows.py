@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from common.cli import InputError
+from common.data import is_ct
 from common.transforms import ClipAndNormalize
 
 __all__ = ["CTWindowsd"]
@@ -48,9 +49,7 @@ class CTWindowsd(MapTransform):
         if windows is not None:
             of_ct = [ClipAndNormalize((level - width / 2, level + width / 2)) for width, level in windows]
         is_alone = len(modality) == 1
-        self.views = [
-            of_ct if is_alone or not name or name.upper().startswith("CT") else of_others for name in modality
-        ]
+        self.views = [of_ct if is_alone or not name or is_ct(name) else of_others for name in modality]
 
     @property
     def num_channels(self) -> int:

@@ -1,4 +1,4 @@
-from .checks import check_grids, check_image, check_label, check_modality
+from .checks import check_grids, check_image, check_label, check_modality, is_ct
 from .classes import check_classes, find_classes
 from .colors import Color, label_color, label_colors
 from .container import check_gzip

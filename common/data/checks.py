@@ -13,7 +13,7 @@ from common.cli import InputError
 from .grid import corner_distance
 from .header import Header
 
-__all__ = ["check_grids", "check_image", "check_label", "check_modality"]
+__all__ = ["check_grids", "check_image", "check_label", "check_modality", "is_ct"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,11 @@ def check_label(array: np.ndarray, path: str | Path, labels: int | Sequence[int]
     return small
 
 
+def is_ct(modality: str) -> bool:
+    """Tell whether a channel has Hounsfield units, by its name: CT, CTA, ct portal venous."""
+    return modality.upper().startswith("CT")
+
+
 def check_modality(array: np.ndarray, path: str | Path, modality: str) -> str | None:
     """Return a warning when intensities cannot be those of their modality: a CT in Hounsfield units, or an MR image.
 
@@ -111,8 +116,8 @@ def check_modality(array: np.ndarray, path: str | Path, modality: str) -> str | 
         path: name for the warning.
         modality: of the channel, such as CT or FLAIR; others than CT and MR are not judged.
     """
-    is_ct, is_mr = modality.upper().startswith("CT"), modality.upper().startswith(_MR_NAMES)
-    if not (is_ct or is_mr):
+    is_mr = modality.upper().startswith(_MR_NAMES)
+    if not (is_ct(modality) or is_mr):
         return None
     values = array.ravel()[:: max(array.size // _SAMPLE, 1)]
     values = values[values > _PADDING_HU]
@@ -121,7 +126,7 @@ def check_modality(array: np.ndarray, path: str | Path, modality: str) -> str | 
     soft, dense = ((body > -250) & (body < 350)).mean() if body.size else 0.0, (body > 800).mean() if body.size else 0.0
     has_air = bool((values < -700).mean() > 1e-3) if values.size else False
     is_hounsfield = (has_air or low < _FAT_HU) and soft > 0.4 and dense < 0.3
-    if is_ct and not is_hounsfield:
+    if is_ct(modality) and not is_hounsfield:
         return (
             f"{path}: a CT must be in Hounsfield units, with air near -1000, fat near -100 and muscle near 50, got "
             f"{low:.4g} to {high:.4g}; convert it back, or look at the modality in dataset.json"

@@ -18,6 +18,7 @@ from monai.utils import ensure_tuple
 
 from common.cli import InputError, has_weights
 
+from .checks import is_ct
 from .reader import LoadVolume
 from .record import Record, body_channel, check_channels, check_same, load_record, make_record
 
@@ -116,7 +117,7 @@ def intensity_range(channel: np.ndarray) -> tuple[float, float]:
 
 def _is_ct(name: str, air: float | None) -> bool:
     """Tell whether intensities of a channel mean the same in every scan; one without a name is a CT if it has `air`."""
-    return name.upper().startswith("CT") or (not name and air is not None)
+    return is_ct(name) or (not name and air is not None)
 
 
 def _clip(clip: Sequence[Any] | None, modality: Sequence[str]) -> list[Any] | None:

@@ -17,6 +17,7 @@ from monai.utils import ensure_tuple
 
 from common.cli import CONFIG, InputError, MissingFileError, has_weights
 
+from .checks import is_ct
 from .files import hash_file, write_atomically
 from .header import check_header, warn_once
 from .reader import Paths, case_id, fingerprint
@@ -251,7 +252,7 @@ def check_channels(record: Record, modality: Sequence[str], weights: str) -> Non
 
 def body_channel(modality: Sequence[str]) -> int:
     """Return the index of the channel in which air is told from the body: the first CT, or the first of all."""
-    return next((channel for channel, name in enumerate(modality) if name.upper().startswith("CT")), 0)
+    return next((channel for channel, name in enumerate(modality) if is_ct(name)), 0)
 
 
 def load_record(weights: str | Path) -> Record:

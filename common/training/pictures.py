@@ -23,7 +23,7 @@ from monai.metrics import compute_dice
 from scipy.ndimage import label as find_components
 from skimage.filters import threshold_otsu
 
-from common.data import case_name, is_main_process, label_colors, write_atomically
+from common.data import case_name, is_ct, is_main_process, label_colors, write_atomically
 
 from .original import original_image, source_of
 
@@ -408,7 +408,7 @@ class OverlayPictures:
 
 def intensity_unit(modality: Sequence[str]) -> str:
     """Return the unit of the first channel of an image, HU of a CT; nothing where there is none."""
-    return "HU" if modality and modality[0].upper().startswith("CT") else ""
+    return "HU" if modality and is_ct(modality[0]) else ""
 
 
 def _label_map(output: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,7 @@ def read_facts(dataset_dir: str | Path, needs_fold: bool = True) -> Facts:
     import numpy as np
     from nibabel.orientations import io_orientation
 
-    from common.data import check_header, image_files, read_cases, read_dataset_file
+    from common.data import check_header, image_files, is_ct, read_cases, read_dataset_file
 
     path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
     listed = read_dataset_file(path)
@@ -133,7 +133,7 @@ def read_facts(dataset_dir: str | Path, needs_fold: bool = True) -> Facts:
         num_left=min(len(cases.training) for cases in by_fold),
         num_scored=max(len(cases.validation) for cases in by_fold),
         num_unlabeled=min(len(cases.unlabeled) for cases in by_fold),
-        is_ct=any(name.upper().startswith("CT") for name in listed.modality),
+        is_ct=any(map(is_ct, listed.modality)),
         extent=(x, y, z),
         largest=float(extents.prod(axis=1).max()),
         voxel=statistics.median(min(header.spacing) for header in headers),
