@@ -223,6 +223,8 @@ def _draw_curve(results: Sequence[Result], arms: Sequence[str], title: str) -> F
     for index, arm in enumerate(arms):
         scores = {count: _draw_means(cells[name, count]) for name, count in cells if name == arm}
         scores = {count: scores[count] for count in sorted(scores) if scores[count]}
+        if not scores:
+            continue
         color, shift = colors[index % len(colors)], 1.03 ** (index - (len(arms) - 1) / 2)
         for count, values in scores.items():
             axes.plot([count * shift] * len(values), values, ".", color=color, markersize=4, alpha=0.5)
@@ -230,7 +232,7 @@ def _draw_curve(results: Sequence[Result], arms: Sequence[str], title: str) -> F
         axes.plot([*scores], means, "o-", color=color, markersize=5, label=arm)
     counts = sorted({count for _, count in cells})
     set_count_axis(axes, counts)
-    axes.set(xlabel="labeled images", ylabel="Dice", title=title)
+    axes.set(xlabel="labeled scans", ylabel="Dice", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
