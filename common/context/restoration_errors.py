@@ -15,8 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from common.data import printable, write_atomically
-from common.data.files import is_main_process
+from common.data import is_main_process, printable, write_atomically
 
 __all__ = ["SaveRestorationErrors", "restoration_error"]
 

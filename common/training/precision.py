@@ -56,7 +56,7 @@ class _ThinConvolutions(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.conv3d and args[0].shape[2] < args[1].shape[2]:
+        if func is torch.nn.functional.conv3d and len(args) > 1 and args[0].shape[2] < args[1].shape[2]:
             with torch.autocast("cpu", enabled=False):
                 args = tuple(arg.float() if torch.is_tensor(arg) else arg for arg in args)
                 return func(*args, **(kwargs or {}))

@@ -64,6 +64,9 @@ def refuse_learned_scans(record: Record, data: Sequence[Item]) -> None:
     Args:
         record: of the weights.
         data: cases, each with `image`.
+
+    Raises:
+        ValueError: at the first scan that is among them.
     """
     names = {checksum: name for name, checksum in record.learned_from.items()}
     for case in data:

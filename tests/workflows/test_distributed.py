@@ -59,11 +59,14 @@ def train_as_one(bundle: Path, name: str, phantoms: Path, folder: Path, **option
     ("bundle", "name", "options"),
     [
         *(pytest.param(bundle, "train.yaml", {}, id=bundle.name) for bundle in BUNDLES),
-        pytest.param(
-            CONTEXT,
-            "train.yaml",
-            {"pretrained": "random", "freeze_epochs": 1, "max_epochs": 2},
-            id="context_restoration_unet-unfrozen",
+        *(
+            pytest.param(
+                bundle,
+                "train.yaml",
+                {"pretrained": "random", "freeze_epochs": 1, "max_epochs": 2},
+                id=f"{bundle.name}-unfrozen",
+            )
+            for bundle in (CONTEXT, ROOT / "bundles" / "fnet_wtacae_stl")
         ),
         pytest.param(
             ROOT / "bundles" / "fnet_wtacae_mtl",
