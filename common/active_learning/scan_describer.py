@@ -20,7 +20,7 @@ from common.data import Paths, Record, load_record, write_atomically
 from common.data.record import find_record
 from common.training import load_network
 
-from .next_scans import next_scans
+from .choice import next_scans
 from .scan_description import describe_scan
 
 __all__ = ["ScanDescriber", "load_describer"]

@@ -10,7 +10,7 @@ from .files import hash_file, is_main_process, name_full_disk, write_atomically,
 from .grid import corner_distance
 from .header import Header, check_header
 from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
-from .list_images import list_images
+from .image_list import list_images
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
 from .memory import format_size, free_memory
 from .outcomes import FAILED, KEPT, REFUSED, LeftOutCase, leave_out, printable, refuse_case, row_of

@@ -143,6 +143,37 @@ class RandTumorLayers(RandomizableTransform):
             Tensor of shape `(3 * C + 2, H, W, D)`, see `Layers`: the scan without a tumor, the tumor (0 outside of its
             mask), the mask (from 0 to 1 where its border is soft), the opacity, and the scan with the tumor.
         """
+        layers = torch.empty((3 * len(img) + 2, *img.shape[1:]), device=img.device)
+        self._fill(layers, img, organ, donor, spacing)
+        return layers
+
+    def make_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Simulate each patch of a batch on its own, as if it had been alone and this transform had had its seed.
+
+        Args:
+            batch: `image` and `donor` of shape `(B, C, H, W, D)` and `organ` of shape `(B, 1, H, W, D)`, on any device;
+                `seed`, a whole number for each; `spacing` of shape `(B, 3)`, in mm.
+
+        Returns:
+            Tensor of shape `(B, 3 * C + 2, H, W, D)`.
+        """
+        images = batch["image"]
+        layers = torch.empty(len(images), 3 * images.shape[1] + 2, *images.shape[2:], device=images.device)
+        for index, seed in enumerate(batch["seed"]):
+            self.set_random_state(int(seed))
+            image, organ, donor = (batch[name][index] for name in ("image", "organ", "donor"))
+            self._fill(layers[index], image, organ, donor, batch["spacing"][index].tolist())
+        return layers
+
+    def _fill(
+        self,
+        stacked: torch.Tensor,
+        img: torch.Tensor,
+        organ: torch.Tensor,
+        donor: torch.Tensor,
+        spacing: Sequence[float],
+    ) -> None:
+        """Write the layers of a simulated patch into memory that holds anything."""
         if img.ndim != 4 or img.shape != donor.shape or organ.shape != (1, *img.shape[1:]):
             shapes = [tuple(volume.shape) for volume in (img, organ, donor)]
             raise InputError(
@@ -156,48 +187,45 @@ class RandTumorLayers(RandomizableTransform):
         inside = organ[0] > 0
         self.randomize(None)
         count = int(self.R.randint(self.num_tumors[0], self.num_tumors[1] + 1))
-        stacked = torch.zeros((3 * len(img) + 2, *inside.shape), device=img.device)
         layers = split_layers(stacked, dim=0)
         layers.organ.copy_(img)
         layers.image.copy_(img)
+        layers.tumor.zero_()
+        layers.mask.zero_()
         layers.alpha.fill_(self.R.uniform(*self.alpha))  # beyond all tumors
         self.parameters = []
-        if self._do_transform and bool(inside.any()):
-            means = [float(channel[inside].mean()) for channel in layers.organ]
-            for _ in range(count):
-                self._add(layers, inside & (layers.mask[0] == 0), donor.float(), spacing, means)
+        places = inside.flatten().nonzero().flatten() if self._do_transform else inside.new_zeros(0)
+        if len(places):
+            means = [float(channel.flatten()[places].mean()) for channel in layers.organ]
+            for number in range(count):
+                if number:
+                    inside = inside & (layers.mask[0] == 0)
+                    places = inside.flatten().nonzero().flatten()
+                self._add(layers, inside, places, donor.float(), spacing, means)
         if self.target == "blended":
             blended = torch.lerp(layers.organ, layers.tumor, layers.alpha)
             layers.tumor.copy_(blended * (layers.mask > 0))
             layers.alpha.fill_(1)
-        return stacked
-
-    def make_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Simulate each patch of a batch on its own, as if it had been alone and this transform had had its seed.
-
-        Args:
-            batch: `image` and `donor` of shape `(B, C, H, W, D)` and `organ` of shape `(B, 1, H, W, D)`, on any device;
-                `seed`, a whole number for each; `spacing` of shape `(B, 3)`, in mm.
-
-        Returns:
-            Tensor of shape `(B, 3 * C + 2, H, W, D)`.
-        """
-        layers = []
-        for index, seed in enumerate(batch["seed"]):
-            self.set_random_state(int(seed))
-            image, organ, donor = (batch[name][index] for name in ("image", "organ", "donor"))
-            layers.append(self(image, organ, donor, batch["spacing"][index].tolist()))
-        return torch.stack(layers)
 
     def _add(
         self,
         layers: Layers,
         inside: torch.Tensor,
+        candidates: torch.Tensor,
         donor: torch.Tensor,
         spacing: Sequence[float],
         means: Sequence[float],
     ) -> None:
-        """Draw one tumor into the layers, where the organ is still free, whose mean intensities are given."""
+        """Draw one tumor into the layers, where the organ, whose mean intensities are given, is still free.
+
+        Args:
+            layers: of the patch.
+            inside: mask of the free part of the organ.
+            candidates: flat indices of its voxels.
+            donor: of the texture.
+            spacing: edges of a voxel in mm.
+            means: intensity of the organ in each channel.
+        """
         self.shape.randomize()
         places = self.R.uniform(size=_NUM_PLACES)
         opacity = self.R.uniform(*self.alpha)
@@ -205,7 +233,7 @@ class RandTumorLayers(RandomizableTransform):
         ratios = self._draw_ratios(len(means))
         displacements = self.R.normal(size=(3, *[_CONTROL_POINTS] * 3)) * self.elastic
 
-        place = self._place(inside, spacing, places)
+        place = self._place(inside, candidates, spacing, places)
         if place is None:
             return
         body, center, scale = place
@@ -222,17 +250,17 @@ class RandTumorLayers(RandomizableTransform):
             # softened along the organ only: half of what lies at its border would be lost
             soft = (smooth(soft[None]) / smooth(free[None].float()).clamp(min=1e-6))[0] * free
             soft = soft * keep_joined(soft >= _MIN_MASK * soft.max())
-        texture = self._texture(donor, body.shape, spacing, displacements, blur)
-        hard, soft, texture = hard[part], soft[part], texture[(slice(None), *part)]
+        texture = self._texture(donor, body.shape, part, spacing, displacements, blur)
+        hard, soft = hard[part], soft[part]
         if self.intensity_ratio is not None:
             for channel, ratio, mean in zip(texture, ratios, means, strict=True):
                 channel *= ratio * mean / float(channel[hard].mean().clamp(min=1e-3))
         organ, tumor, mask, alpha, image = (layer[(slice(None), *box)] for layer in layers)
-        support = soft > 0
-        tumor[:, support] = texture[:, support]
-        mask[:, support] = soft[support]
-        alpha[:, support] = opacity
-        image[:, support] = compose_layers(organ, tumor, mask, alpha)[:, support]
+        support = soft > 0  # without indices of its voxels, for which a device would have to wait
+        tumor.copy_(torch.where(support, texture, tumor))
+        mask.copy_(torch.where(support, soft, mask))
+        alpha.masked_fill_(support, opacity)
+        image.copy_(torch.where(support, compose_layers(organ, tumor, mask, alpha), image))
         self.parameters.append(TumorParameters(center, volume, opacity, ratios, blur, edge_blur))
 
     def _draw_ratios(self, num_channels: int) -> tuple[float, ...]:
@@ -243,7 +271,7 @@ class RandTumorLayers(RandomizableTransform):
         return tuple(self.R.uniform(*own[self.R.randint(len(own))]) for own in ranges)
 
     def _place(
-        self, inside: torch.Tensor, spacing: Sequence[float], places: np.ndarray
+        self, inside: torch.Tensor, candidates: torch.Tensor, spacing: Sequence[float], places: np.ndarray
     ) -> tuple[torch.Tensor, tuple[int, int, int], float] | None:
         """Find a place where the body fits into the organ; the border of the patch may cut it.
 
@@ -251,7 +279,6 @@ class RandTumorLayers(RandomizableTransform):
             The body in its box, without what lies behind a border of the organ seen from its center; the center; and
             the share of the volume, which shrinks until there is a place. `None`: there is none.
         """
-        candidates = inside.flatten().nonzero().flatten()
         if not len(candidates):
             return None
         chosen = candidates[torch.from_numpy((places * len(candidates)).astype(np.int64)).to(candidates.device)]
@@ -273,25 +300,37 @@ class RandTumorLayers(RandomizableTransform):
         self,
         donor: torch.Tensor,
         size: Sequence[int],
+        part: Sequence[slice],
         spacing: Sequence[float],
         displacements: np.ndarray,
         blur: float,
     ) -> torch.Tensor:
-        """Return the middle of the donor, deformed and blurred, in a box of an odd size, in all channels alike."""
+        """Return a part of the middle of the donor, deformed and blurred, in all channels alike.
+
+        Args:
+            donor: of shape `(C, H, W, D)`.
+            size: of the box in its middle, which the deformation fills; odd.
+            part: of the box that is wanted.
+            spacing: edges of a voxel in mm.
+            displacements: in mm, at the control points.
+            blur: standard deviation in mm.
+        """
         margins = _reach(blur, spacing)
         size = [length + 2 * margin for length, margin in zip(size, margins, strict=True)]
+        wide = [slice(one.start, one.stop + 2 * margin) for one, margin in zip(part, margins, strict=True)]
         coarse = torch.from_numpy(displacements).to(donor)[None]
-        moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0]
+        moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[(0, slice(None), *wide)]
         coordinates = []
-        for axis, (count, length, edge) in enumerate(zip(size, donor.shape[1:], spacing, strict=True)):
-            voxels = torch.arange(count, device=donor.device).view(-1, *[1] * (2 - axis)) - count // 2 + length // 2
+        for axis, (count, one, length, edge) in enumerate(zip(size, wide, donor.shape[1:], spacing, strict=True)):
+            steps = torch.arange(one.start, one.stop, device=donor.device).view(-1, *[1] * (2 - axis))
+            voxels = steps - count // 2 + length // 2
             coordinates.append((2 * (voxels + moves[axis] / edge) + 1) / length - 1)
         grid = torch.stack(coordinates[::-1], dim=-1)[None]  # grid_sample counts axes from the last one
         # beyond the donor its texture is mirrored, since border voxels would be drawn out to lines
         texture = F.grid_sample(donor[None], grid, padding_mode="reflection", align_corners=False)[0]
         if blur > 0:
             texture = _smooth(texture, blur, spacing)
-        inner = [slice(margin, length - margin) for length, margin in zip(size, margins, strict=True)]
+        inner = [slice(margin, length - margin) for length, margin in zip(texture.shape[1:], margins, strict=True)]
         return texture[(slice(None), *inner)]
 
 

@@ -273,7 +273,7 @@ class LayersAt(RandTumorLayers):
 
     center = (0, 0, 0)
 
-    def _place(self, inside, spacing, places):
+    def _place(self, inside, candidates, spacing, places):
         return self.shape(spacing, inside.device, randomize=False), self.center, 1.0
 
 

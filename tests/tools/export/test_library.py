@@ -13,7 +13,7 @@ def test_only_the_part_of_the_library_that_is_used_comes_along():
     checks = {f"cli/{name}.py" for name in ("check", "command_line", "former_names", "texts")}
     assert set(used_modules(["common.cli.check_options"])) == cli | checks
     files = used_modules(["common.context.DiceCrossEntropyLoss", "common.data.list_images"])
-    assert "context/losses.py" in files and "data/list_images.py" in files and "data/checks.py" in files
+    assert "context/losses.py" in files and "data/image_list.py" in files and "data/checks.py" in files
     assert not [path for path in files if path.startswith(("fnet/", "planar/"))]
     losses = {"training/__init__.py", "training/segmentation_loss.py"}
     assert {path for path in files if path.startswith("training/")} == losses
