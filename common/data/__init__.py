@@ -9,8 +9,8 @@ from .dicom_objects import is_whole_object, write_dicom_seg, write_rtstruct
 from .files import hash_file, is_main_process, name_full_disk, write_atomically, write_folder, write_together
 from .grid import corner_distance
 from .header import Header, check_header
-from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .image_list import list_images
+from .lesion_phantom import LESION_LABELS, make_lesion_phantom, write_lesion_phantoms
 from .loaders import CaseLoader, CombinedLoader, VolumeLoader
 from .memory import format_size, free_memory
 from .outcomes import FAILED, KEPT, REFUSED, LeftOutCase, leave_out, printable, refuse_case, row_of

@@ -63,12 +63,15 @@ _ANATOMY = (
     _Organ((-48, -40, -10), (11, 10, 28), 125, label=4, tilt=12),
 )
 
+_PHASE, _NATIVE_PHASE = (0.75, 1.2), (0.0, 0.25)  # of the contrast medium, and without one
 _NUM_BOWEL_LOOPS = 16
 _HIDDEN = PHANTOM_LABELS.index("left kidney")  # in the CT of a phantom with two channels
 _SHIFT = ((-10.0, 0.0, -60.0), (110.0, 75.0, 60.0))  # mm by which it is out of place, so that its place tells nothing
 
 
-def make_phantom(seed: int, size: int = 64, num_channels: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_phantom(
+    seed: int, size: int = 64, num_channels: int = 1, native: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one phantom: another patient, on another grid, for every seed.
 
     With two channels, the left kidney lies anywhere in the abdomen and shows in the second one only: in the CT there is
@@ -79,6 +82,7 @@ def make_phantom(seed: int, size: int = 64, num_channels: int = 1) -> tuple[np.n
         size: voxels along the longest axis, at least 16; the others have 7/8 and 3/4 of it. The field of view stays
             the same, so that 64 voxels are 3.6 to 4.9 mm wide.
         num_channels: 1, or 2 for those of `PHANTOM_MODALITY`.
+        native: without contrast medium, so that organs hardly differ from what surrounds them.
 
     Returns:
         image: HU as int16, of three dimensions in any of the 48 orientations; two channels are stacked in front.
@@ -95,7 +99,8 @@ def make_phantom(seed: int, size: int = 64, num_channels: int = 1) -> tuple[np.n
 
     second = np.random.RandomState([seed, 2])  # not the draws of the first channel
     shift = second.uniform(*_SHIFT) if num_channels == 2 else None
-    image, label = _paint(random, *_make_coordinates(random, shape, spacing), shift)
+    phase = _NATIVE_PHASE if native else _PHASE
+    image, label = _paint(random, *_make_coordinates(random, shape, spacing), shift, phase)
     image = gaussian_filter(image, 0.5)  # partial volume
     image += 6 * _smooth_noise(random, shape, 10 / spacing) + 14 * _smooth_noise(random, shape, (0.6, 0.6, 0.6))
     image = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
@@ -135,6 +140,7 @@ def write_phantoms(
     size: int = 64,
     seed: int = 0,
     num_channels: int = 1,
+    native: bool = False,
 ) -> Path:
     """Write a data set of phantoms with its `dataset.json`, as a whole or not at all.
 
@@ -146,14 +152,16 @@ def write_phantoms(
         size: voxels along the longest axis.
         seed: data sets of different seeds share no phantom.
         num_channels: see `make_phantom`; several are in a file each.
+        native: see `make_phantom`.
     """
     counts = {"Tr": num_training, "Ts": num_test, "Un": num_unlabeled}
 
     def draw(split: str, index: int) -> tuple[Volumes, np.ndarray]:
-        image, label, affine = make_phantom(seed * 100_000 + index, size, num_channels)
+        image, label, affine = make_phantom(seed * 100_000 + index, size, num_channels, native)
         return ({"image": image} if split == "Un" else {"image": image, "label": label}), affine
 
-    description = "Synthetic abdomen-like CT, for trials; no patient's data."
+    medium = " without contrast medium" if native else ""
+    description = f"Synthetic abdomen-like CT{medium}, for trials; no patient's data."
     modality = PHANTOM_MODALITY[:num_channels]
     return write_drawn(output_dir, counts, seed, draw, "phantoms", description, PHANTOM_LABELS, modality)
 
@@ -233,7 +241,11 @@ def _make_coordinates(
 
 
 def _paint(
-    random: np.random.RandomState, world: np.ndarray, place: np.ndarray, shift: np.ndarray | None
+    random: np.random.RandomState,
+    world: np.ndarray,
+    place: np.ndarray,
+    shift: np.ndarray | None,
+    phases: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return intensities in HU and labels, without blur and noise; with a shift in mm, `_HIDDEN` is a label only."""
     shape = world.shape[1:]
@@ -255,7 +267,7 @@ def _paint(
     muscles = np.hypot((np.abs(x) - 36) / 24, (y + 62) / 18) < 1
     image[muscles] = MUSCLE
 
-    phase = random.uniform(0.75, 1.2)  # of the contrast medium
+    phase = random.uniform(*phases)
     for loop in _draw_bowel(random):
         inside = _is_inside(loop, place) & cavity
         image[inside] = loop.intensity

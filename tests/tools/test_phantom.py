@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 
 from common.data import read_cases
@@ -29,6 +30,20 @@ def test_phantoms_have_a_second_channel_when_asked_to(lesions, tmp_path):
         assert all((tmp_path / "new" / file).is_file() for file in case["image"])
 
 
+def test_phantoms_are_without_contrast_medium_when_asked_to(tmp_path):
+    counts = {"num_training": 1, "num_test": 0, "num_unlabeled": 1, "size": 32}
+    kidneys = []
+    for native in (False, True):
+        folder = tmp_path / str(native)
+        phantom(str(folder), **counts, native=native)
+        content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        assert ("without contrast medium" in content["description"]) == native
+        image, label = (nib.load(folder / content["training"][0][key]).get_fdata() for key in ("image", "label"))
+        kidneys.append((image[label >= 3].mean(), label))
+    (bright, label), (faint, same) = kidneys
+    assert bright > 120 and faint < 80 and (label == same).all()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -36,6 +51,7 @@ def test_phantoms_have_a_second_channel_when_asked_to(lesions, tmp_path):
         ({"num_channels": 3}, ValueError, "num_channels must be one of 1, 2, got 3"),
         ({"num_normal": 2}, ValueError, "num_normal must be given with lesions only, got 2"),
         ({"lesions": "no"}, TypeError, "lesions must be True or False, got 'no'"),
+        ({"native": True, "lesions": True}, ValueError, "native must be given without lesions, got both"),
         ({"lesions": True, "num_normal": 1.5}, TypeError, r"num_normal must be a whole number, got 1\.5"),
     ],
 )
