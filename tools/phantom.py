@@ -7,6 +7,7 @@ python -m tools.phantom OUTPUT_DIR [--num_training 12] [--num_test 4] [--num_unl
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from common.cli import InputError
 from tools._command import run_command
@@ -43,7 +44,7 @@ def phantom(
     from common.cli import check_flags, check_whole_numbers
     from common.data import write_lesion_phantoms, write_phantoms
 
-    options = {"num_training": num_training, "num_test": num_test, "num_unlabeled": num_unlabeled}
+    options: dict[str, Any] = {"num_training": num_training, "num_test": num_test, "num_unlabeled": num_unlabeled}
     check_flags(lesions=lesions, native=native)
     if num_normal is not None and not lesions:
         raise InputError(f"num_normal must be given with lesions only, got {num_normal}; pass --lesions")

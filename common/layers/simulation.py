@@ -319,7 +319,7 @@ class RandTumorLayers(RandomizableTransform):
         size = [length + 2 * margin for length, margin in zip(size, margins, strict=True)]
         wide = [slice(one.start, one.stop + 2 * margin) for one, margin in zip(part, margins, strict=True)]
         coarse = torch.from_numpy(displacements).to(donor)[None]
-        moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[(0, slice(None), *wide)]
+        moves = F.interpolate(coarse, size, mode="trilinear", align_corners=True)[0][slice(None), *wide]
         coordinates = []
         for axis, (count, one, length, edge) in enumerate(zip(size, wide, donor.shape[1:], spacing, strict=True)):
             steps = torch.arange(one.start, one.stop, device=donor.device).view(-1, *[1] * (2 - axis))

@@ -79,8 +79,7 @@ def many_cases(bundle: str, *, num_cases: int = 100, size: int = 64, ckpt_dir: s
     from common.data import write_phantoms
 
     with TemporaryDirectory() as folder:
-        counts = {"num_training": 2, "num_test": 1, "num_unlabeled": num_cases}
-        scans = write_phantoms(Path(folder) / "phantoms", **counts, size=size)
+        scans = write_phantoms(Path(folder) / "phantoms", 2, num_test=1, num_unlabeled=num_cases, size=size)
         weights = _train(root, scans, Path(folder) / "models") if ckpt_dir is None else Path(ckpt_dir)
         costs = measure_inference(root, scans / "imagesUn", weights, Path(folder) / "output")
     print(f"{root.name}, {costs.summarize()}")
