@@ -24,7 +24,7 @@ mean() { awk -F, 'NR > 1 { sum += $NF; cases++ } END { printf "%.2f over %d phan
 echo "=== 1. Tumors without a mask: layers of simulated ones are learned on livers without any"
 [ -d "$out/lesions" ] || $python -m tools.phantom "$out/lesions" --lesions --num_training 4 --num_test 6 --num_unlabeled 0 --num_normal 24
 tumors=$out/tumors
-run training "$tumors/scratch" train --num_labeled 1 --pretrained null > "$out/scratch.log" 2>&1 & # one mask, for comparison
+run training "$tumors/scratch" train --num_labeled 3 --pretrained null > "$out/scratch.log" 2>&1 & # with masks, for comparison
 other=$!
 trap 'kill "$other" 2> /dev/null || true' EXIT
 run pretraining "$tumors/no_mask" pretrain
@@ -41,7 +41,7 @@ $python -m tools.self_training --dataset_dir "$out/phantoms" --output_dir "$orga
 
 echo
 echo "Dice of tumors in the liver, without a mask:         $(mean $tumors/no_mask/evaluation/mean_dice_raw.csv)"
-echo "  from scratch, with one labeled scan:               $(mean $tumors/scratch/evaluation/mean_dice_raw.csv)"
+echo "  from scratch, with the masks of three scans:       $(mean $tumors/scratch/evaluation/mean_dice_raw.csv)"
 for arm in self_training scratch; do
   [ $arm = scratch ] && what="  the same network from the labeled scan alone:      " || what="Dice of organs, one labeled scan and 24 without:     "
   echo "$what$(mean $organs/runs/${arm}_n1_fold0_seed0/evaluation/mean_dice_raw.csv)"

@@ -1,6 +1,6 @@
 from .augmentation import EachChannel, EachChanneld
 from .collapse import DelayComposition, StopOnCollapsedMask
-from .inferer import MaskInferer, SplitLayersd
+from .inferer import FittedWindowInferer, MaskInferer, SplitLayersd, fit_window
 from .losses import LayerDecompositionLoss, selection_loss
 from .network import EncoderClassifier, LayerEncoder, LayerUNet
 from .options import LAYERS_OPTIONS, check_options

@@ -1,20 +1,72 @@
-"""Inference without labels: the mask of the layers becomes a segmentation, and the other layers images."""
+"""Inference: windows that fit the scan; without labels, the mask of the layers is a segmentation, the others images."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from monai.config import KeysCollection
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
 
 from common.cli import InputError
 from common.training import smaller_inferer
 
-__all__ = ["MaskInferer", "SplitLayersd"]
+__all__ = ["FittedWindowInferer", "MaskInferer", "SplitLayersd", "fit_window"]
+
+
+class FittedWindowInferer(SlidingWindowInferer):
+    """MONAI's sliding window in a size that fits the scan: somewhat longer where fewer windows cover it then.
+
+    A scan that is a voxel longer than the window takes two of them along that axis, one upon the other; a window of
+    its own length takes one, and has no border within the scan. Where no longer window pays, it is MONAI's, to the bit.
+
+    Args:
+        roi_size: smallest size of the window in voxels; scans that are shorter are padded, as by MONAI.
+        growth: by which factor each edge may exceed it, which bounds the memory.
+        **options: of MONAI's `SlidingWindowInferer`.
+
+    Raises:
+        ValueError: when the growth is below 1.
+    """
+
+    def __init__(self, roi_size: Sequence[int] | int, growth: float = 1.25, **options: Any) -> None:
+        if growth < 1:
+            raise InputError(f"growth must be 1 or more, got {growth}")
+        super().__init__(roi_size, **options)
+        self.growth = growth
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the network makes of scans of shape `(B, C, H, W, D)`, put together from its windows."""
+        fitted = copy.copy(self)
+        size = inputs.shape[2:]
+        edges, overlaps = ensure_tuple_rep(self.roi_size, len(size)), ensure_tuple_rep(self.overlap, len(size))
+        fitted.roi_size = [fit_window(*along, growth=self.growth) for along in zip(size, edges, overlaps, strict=True)]
+        return super(FittedWindowInferer, fitted).__call__(inputs, network, *args, **kwargs)
+
+
+def fit_window(length: int, window: int, overlap: float, growth: float) -> int:
+    """Return the edge of the windows that cover an axis with the fewest voxels in all, the smallest one of several.
+
+    Args:
+        length: voxels of the scan.
+        window: shortest edge.
+        overlap: of neighboring windows, as a share of their edge.
+        growth: by which factor the longest edge exceeds the shortest.
+    """
+    if length <= window:
+        return window
+    candidates = range(window, min(length, math.floor(growth * window)) + 1)
+
+    def voxels(edge: int) -> int:
+        step = max(int(edge * (1 - overlap)), 1)
+        return edge * (math.ceil((length - edge) / step) + 1)
+
+    return min(candidates, key=voxels)
 
 
 class MaskInferer(Inferer):

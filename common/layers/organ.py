@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, get_largest_connected_component_mask
 from scipy import ndimage
-from skimage.morphology import disk
 
 from common.cli import InputError
 from common.transforms import InvertProbabilitiesd
+
+from .morphology import close_slices, deepest, erode, erode_slices
 
 __all__ = ["FindOrgand", "KeepOrgand", "NormalizeByOrgand", "ORGAN_FINDERS", "find_body", "find_brain"]
 
@@ -58,25 +60,28 @@ def find_brain(image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) ->
     smooth = ndimage.gaussian_filter(image.astype(np.float32), (1 / edge, 1 / edge, 0))
     head = _largest(smooth > 0.15 * np.percentile(smooth, 98))
     head = _fill(_close(head, _HEAD_CLOSING_MM / edge))
-    depth = np.stack([_depth(head[..., index]) for index in range(head.shape[-1])], axis=-1) * edge
-    if not depth.max() > 0:
+    depth = _Depth(head, edge)
+    if not depth.max > 0:
         return head
-    deep = depth > 0.5 * depth.max()
+    deep = depth.above(0.5 * depth.max)
     median = float(np.median(image[deep]))
     bright = smooth > 0.55 * median
-    rim = (depth > _SCALP_MM) & (depth <= _SKULL_MM)
+    below_scalp = depth.above(_SCALP_MM)
+    rim = below_scalp & ~depth.above(_SKULL_MM)
     has_skull = (rim & ~bright).sum() >= _SKULL_SHARE * rim.sum()
-    candidates = bright & (smooth < 2.5 * median) & (depth > (_SCALP_MM if has_skull else 0))
+    candidates = bright & (smooth < 2.5 * median) & (below_scalp if has_skull else head)
     opened = ~_close(~candidates, _OPENING_MM / edge)
     parts, _ = ndimage.label(opened)
     sizes = np.bincount(parts[deep], minlength=2)
     sizes[0] = 0
     brain = parts == sizes.argmax() if sizes.any() else deep
     brain = _fill(_close(brain, _CLOSING_MM / edge))
-    core = _depth(brain, spacing) > _CORE_MM
+    if brain.all():  # nothing is outside
+        return brain
+    core = erode(brain, _CORE_MM, spacing)
     if not core.any():
         return brain
-    return brain & (ndimage.distance_transform_edt(~_largest(core), spacing) <= _CORE_MM + _RIM_MM)
+    return brain & ~erode(~_largest(core), _CORE_MM + _RIM_MM, spacing)
 
 
 ORGAN_FINDERS: dict[str, Callable[..., np.ndarray]] = {"body": find_body, "brain": find_brain}
@@ -209,11 +214,31 @@ def _name(image: torch.Tensor) -> str:
     return getattr(image, "meta", {}).get("filename_or_obj", "image")
 
 
-def _depth(mask: np.ndarray, spacing: float | Sequence[float] = 1.0) -> np.ndarray:
-    """Return how far each voxel of a mask is from those outside; where there are none, half the smallest edge."""
-    if mask.all():  # for which SciPy measures from somewhere
-        return np.full(mask.shape, float(np.min(np.multiply(mask.shape, spacing))) / 2)
-    return ndimage.distance_transform_edt(mask, spacing)
+class _Depth:
+    """How far the voxels of a mask are from those of their slice outside; where all are mask, half the smallest edge.
+
+    Args:
+        mask: of shape `(H, W, D)`, slices along the last axis.
+        edge: of a voxel in mm.
+
+    Attributes:
+        max: largest of all depths, in mm.
+    """
+
+    def __init__(self, mask: np.ndarray, edge: float) -> None:
+        self.mask = mask
+        self.edge = edge
+        self.is_full = mask.all(axis=(0, 1))
+        self.full_depth = edge * min(mask.shape[:2]) / 2
+        self.max = edge * math.sqrt(deepest(mask[..., ~self.is_full]))
+        if self.is_full.any():
+            self.max = max(self.max, self.full_depth)
+
+    def above(self, depth: float) -> np.ndarray:
+        """Return the voxels that are deeper, in mm."""
+        deeper = erode_slices(self.mask, depth / self.edge)
+        deeper[..., self.is_full] = self.full_depth > depth
+        return deeper
 
 
 def _close(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -221,15 +246,18 @@ def _close(mask: np.ndarray, radius: float) -> np.ndarray:
 
     The closing of scikit-image has no such border: with its `nearest`, 3 of 46 brains (FLAIR) were others.
     """
-    reach = max(round(radius), 1)
-    margin = 2 * reach
-    padded = np.pad(mask, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-    return ndimage.binary_closing(padded, disk(reach)[..., None])[margin:-margin, margin:-margin]
+    return close_slices(mask, max(round(radius), 1))
 
 
 def _fill(mask: np.ndarray) -> np.ndarray:
     """Fill the holes of each slice."""
-    return ndimage.binary_fill_holes(mask, ndimage.generate_binary_structure(2, 1)[..., None])
+    in_slice = np.pad(ndimage.generate_binary_structure(2, 1)[..., None], ((0, 0), (0, 0), (1, 1)))
+    parts, count = ndimage.label(~mask, in_slice)
+    is_hole = np.ones(count + 1, bool)
+    is_hole[0] = False
+    for side in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        is_hole[side] = False
+    return mask | is_hole[parts]
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

@@ -1,11 +1,73 @@
-"""Laws of the two classes that layers become."""
+"""Laws of windows that fit the scan, and of the two classes that layers become."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from monai.inferers import SlidingWindowInferer
+from torch import nn
 
-from common.layers import MaskInferer, SplitLayersd
+from common.layers import FittedWindowInferer, MaskInferer, SplitLayersd, fit_window
+
+OPTIONS = {"roi_size": (20, 20, 8), "overlap": 0.25, "mode": "gaussian", "sw_batch_size": 2}
+
+
+class Counting(nn.Module):
+    """A network that counts the voxels that it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+        self.voxels = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.voxels += image.numel()
+        return self.conv(image)
+
+
+@pytest.mark.parametrize("size", [(21, 23, 9), (21, 40, 17), (24, 26, 30), (61, 20, 8), (37, 45, 24), (16, 50, 5)])
+def test_windows_that_fit_see_no_more_voxels_than_those_of_monai(size):
+    scan = torch.randn(1, 1, *size)
+    seen = []
+    for inferer in (FittedWindowInferer(**OPTIONS), SlidingWindowInferer(**OPTIONS)):
+        network = Counting()
+        inferer(scan, network)
+        seen.append(network.voxels)
+    assert seen[0] <= seen[1]
+    if size == (21, 23, 9):
+        assert seen[0] == scan.numel()  # at most a quarter longer: one window
+
+
+def test_a_scan_that_fits_into_one_window_is_seen_as_a_whole():
+    scan, network = torch.randn(2, 1, 25, 21, 10), Counting()
+    torch.testing.assert_close(FittedWindowInferer(**OPTIONS)(scan, network), network(scan))
+
+
+@pytest.mark.parametrize(("size", "growth"), [((20, 20, 8), 1.25), ((12, 20, 5), 1.25), ((50, 41, 17), 1.0)])
+def test_where_no_longer_window_pays_it_is_that_of_monai(size, growth):
+    scan, network = torch.randn(1, 1, *size), Counting()
+    fitted = FittedWindowInferer(**OPTIONS, growth=growth)(scan, network)
+    assert torch.equal(fitted, SlidingWindowInferer(**OPTIONS)(scan, network))
+
+
+def test_a_window_is_within_its_bounds_and_the_best_of_them():
+    for length in range(1, 120):
+        edge = fit_window(length, 20, 0.25, 1.25)
+        assert edge == 20 if length <= 20 else 20 <= edge <= min(25, length)
+    assert fit_window(25, 20, 0.25, 1.25) == 25 and fit_window(26, 20, 0.25, 1.25) == 20
+
+
+def test_the_next_scan_finds_its_own_window():
+    inferer, network = FittedWindowInferer(**OPTIONS), Counting()
+    for size in ((25, 25, 10), (21, 21, 9), (40, 40, 16)):
+        scan = torch.randn(1, 1, *size)
+        assert torch.equal(inferer(scan, network), FittedWindowInferer(**OPTIONS)(scan, network))
+    assert inferer.roi_size == OPTIONS["roi_size"]
+
+
+def test_refuses_windows_that_shrink():
+    with pytest.raises(ValueError, match=r"growth must be 1 or more, got 0\.5"):
+        FittedWindowInferer(20, growth=0.5)
 
 
 @pytest.mark.parametrize("with_layers", [False, True])

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Spacingd
 
 from common.layers import FindOrgand, KeepOrgand, NormalizeByOrgand, find_body, find_brain
-from common.layers.organ import _close, _depth
+from common.layers.organ import _close, _Depth
 
 
 def ellipse(shape, radii, spacing=1.0):
@@ -76,11 +76,14 @@ def test_a_scan_that_the_brain_fills_is_all_brain():
     assert find_brain(noise, (1.0, 1.0, 2.0)).all()
 
 
-def test_where_nothing_is_outside_the_depth_is_the_same_everywhere():
+def test_where_nothing_is_outside_of_a_slice_its_depth_is_the_same_everywhere():
     """SciPy measures the distance to nothing from a voxel beside the first one."""
-    np.testing.assert_array_equal(_depth(np.ones((4, 6), bool), (2.0, 1.0)), np.full((4, 6), 3.0))
-    half = np.arange(6) < 3
-    np.testing.assert_array_equal(_depth(half, 2.0), [6.0, 4.0, 2.0, 0.0, 0.0, 0.0])
+    mask = np.ones((4, 6, 2), bool)
+    mask[3:, :, 1] = False
+    depth = _Depth(mask, edge=2.0)
+    assert depth.max == 6.0  # three rows below the border
+    assert depth.above(3.9)[..., 0].all() and not depth.above(4.0)[..., 0].any()
+    np.testing.assert_array_equal(depth.above(3.9)[..., 1], (np.arange(4) < 2)[:, None].repeat(6, axis=1))
 
 
 def test_a_gap_is_closed_up_to_the_border_of_its_slice_and_in_its_slice_alone():
