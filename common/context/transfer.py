@@ -52,7 +52,7 @@ def transfer_context(
     check_choice("parts", parts, _PREFIXES)
     check_flags(freeze=freeze)
     if is_scratch(path):
-        logger.info("context U-Net: from scratch, nothing transferred")
+        logger.info("context U-Net: nothing transferred")
         return network
     fate = "frozen" if freeze else "trainable"
     if path == RANDOM:

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 _FILE = "record.json"
 _UNLIKE = 1.5  # times smaller or larger, of voxels that nothing resamples
 _ABSURD = 8.0  # likewise, of others: as if they were in other units
+_PRETRAINED = "pretrained"  # folder of what a pretraining leaves
 _CHECKSUMS = "SHA256SUMS"  # of an exported bundle
 _FORMER_FILES = ("preprocessing.json", "classes.json")  # of versions up to 0.1, with a part of the fields
 
@@ -115,24 +116,42 @@ def _weights_of_same(content: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 
 def check_weights(weights: str | Path) -> None:
-    """Refuse weights that were altered, or beside which the record of another training lies.
+    """Refuse weights that were altered, or beside which an altered record lies, or that of another training.
 
-    The record has their checksum; for a record of an earlier version, `SHA256SUMS` of an export decides. A file under
-    another name is taken.
+    The record has their checksum; for a record of an earlier version, `SHA256SUMS` of an export decides, and for the
+    weights of an export whether the record is theirs. A file under another name is taken.
     """
     weights = Path(weights)
-    path = find_record(weights.parent)
-    known = [*load_record(weights).weights.values()] if path is not None else []
-    sums = weights.absolute().parents[1] / _CHECKSUMS
-    if not known and sums.is_file():
-        path = sums
-        lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines())
-        known = [sum for sum, name in lines if name == f"{weights.parent.name}/{weights.name}"]
-    if known and hash_file(weights) not in known:
+    record = find_record(weights.parent)
+    known = [*load_record(weights).weights.values()] if record is not None else []
+    sums, exported = _read_checksums(weights.parent)
+    owner: Path | None = record
+    if not known and weights.name in exported:
+        owner, known = sums, [exported[weights.name]]
+    if not known:
+        return
+    found = hash_file(weights)
+    if found not in known:
         raise InputError(
-            f"{weights}: weights must be those that {path} belongs to, got others or altered ones; copy both files "
+            f"{weights}: weights must be those that {owner} belongs to, got others or altered ones; copy both files "
             "again, or train again"
         )
+    if record is None or found != exported.get(weights.name):  # who trains in an exported bundle makes a new record
+        return
+    if hash_file(record) != exported.get(record.name, hash_file(record)):
+        raise InputError(
+            f"{record}: the record must be that of the export, as {sums} has it, got an altered one; copy it again, "
+            "or export the weights again"
+        )
+
+
+def _read_checksums(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Return where an exported bundle has its checksums, and those of the files in its folder of weights, by name."""
+    folder = folder.absolute()
+    path = folder.parent / _CHECKSUMS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    stated = [line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2]
+    return path, {Path(name).name: sum for sum, name in stated if Path(name).parent.name == folder.name}
 
 
 def make_record(
@@ -264,6 +283,12 @@ def load_record(weights: str | Path) -> Record:
     """
     path = find_record(Path(weights).parent)
     if path is None:
+        if not Path(weights).is_file():
+            is_pretraining = Path(weights).parent.name == _PRETRAINED
+            remedy = (
+                "pretrain first, or pass --pretrained null to train from scratch" if is_pretraining else "train first"
+            )
+            raise MissingFileError(f"{weights}: weights must exist; {remedy}")
         missing = Path(weights).with_name(_FILE)
         raise MissingFileError(f"{missing}: the record of the weights must lie beside them; train first")
     try:

@@ -57,7 +57,7 @@ def transfer_extraction(
         ValueError: when the weights do not fit the network, or `phi` is neither a positive number nor known.
     """
     if is_scratch(path):
-        logger.info("extraction pathways: from scratch, nothing transferred")
+        logger.info("extraction pathways: nothing transferred")
         return network
     levels = _existing_levels(network, levels)
     convs = list(range(len(network.pathway(0))))

@@ -39,6 +39,7 @@ __all__ = ["SaveConfidenced", "SaveProbabilitiesd", "SaveSegmentationd"]
 
 _TOLERANCE = 0.1  # voxels, by which a qform may miss the grid
 _STEPS = 65535  # of a probability
+_SPACE_UNITS = 8  # of NIfTI's xyzt_units, whose rest is the unit of length, or 0
 _UNKNOWN, _SCANNER, _ALIGNED = 0, 1, 2  # codes of NIfTI; the last one: to another file, whatever its own place means
 
 
@@ -140,7 +141,8 @@ def _make_nifti(array: np.ndarray, volume: MetaTensor) -> nib.Nifti1Image:
 def _state_grid(image: nib.Nifti1Image, affine: np.ndarray, meta: Mapping[str, Any]) -> None:
     """Say where the voxels lie, with the codes of the scan's header if that is NIfTI; what it leaves open stays so."""
     header, stated = image.header, meta.get("nifti") or {}
-    header.set_xyzt_units("mm")
+    if not stated or int(stated["xyzt_units"]) % _SPACE_UNITS:
+        header.set_xyzt_units("mm")
     if not meta.get("is_oriented", True) and stated:
         header.set_sform(affine, _UNKNOWN)
         header.set_qform(affine, _UNKNOWN, strip_shears=True)

@@ -111,6 +111,7 @@ def test_without_pretrained_weights_the_numbers_are_fitted(cases, weights):
 
 
 def test_missing_numbers_are_refused_by_name(tmp_path):
+    (tmp_path / "wta.pt").write_bytes(b"weights")
     with pytest.raises(FileNotFoundError, match=r"record.json: the record of the weights must lie beside them"):
         fit_preprocessing([], tmp_path / "wta.pt")
 

@@ -85,6 +85,7 @@ def test_records_of_earlier_versions_are_read_and_replaced(tmp_path, name, numbe
 
 
 def test_a_missing_record_is_refused_by_name(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
     for load in (load_record, make_record):
         with pytest.raises(FileNotFoundError, match=r"record.json: the record of the weights must lie beside them"):
             load(tmp_path / "model.pt")
@@ -236,6 +237,30 @@ def test_the_checksums_of_an_export_tell_for_a_record_that_has_none(tmp_path):
     weights.write_bytes(b"altered")
     with pytest.raises(ValueError, match=r"model.pt: weights must be those that .*SHA256SUMS belongs to"):
         check_weights(weights)
+
+
+def test_an_altered_record_of_an_export_is_refused_and_that_of_a_training_in_it_is_not(tmp_path):
+    weights = tmp_path / "models" / "model.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"exported")
+    make_record(organ="body").save_beside(weights)
+    record = weights.with_name("record.json")
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  models/{path.name}\n" for path in (weights, record)]
+    (tmp_path / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    check_weights(weights)
+    record.write_text(record.read_text(encoding="utf-8").replace("body", "brain"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"record.json: the record must be that of the export.*SHA256SUMS has it"):
+        check_weights(weights)
+    weights.write_bytes(b"trained anew")
+    make_record(organ="brain").save_beside(weights)
+    check_weights(weights)
+
+
+def test_weights_that_are_not_there_are_missed_before_their_record(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model.pt: weights must exist; train first$"):
+        load_record(tmp_path / "model.pt")
+    with pytest.raises(FileNotFoundError, match=r"wta.pt: weights must exist; pretrain first, or pass --pretrained"):
+        load_record(tmp_path / "pretrained" / "wta.pt")
 
 
 def test_an_option_has_the_value_of_the_training_or_a_default():

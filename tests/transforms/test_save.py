@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, SaveImaged, SpatialCropd
 from PIL import Image
 
-from common.data import check_header, label_color, list_images, read_volume
+from common.data import LoadVolume, check_header, label_color, list_images, read_volume
 from common.transforms import (
     InvertLabelMapd,
     InvertProbabilitiesd,
@@ -60,7 +60,7 @@ def test_a_nifti_segmentation_lies_on_the_grid_of_its_file(tmp_path, shape):
     path = write(tmp_path / "a.b.nii", PIXELS.reshape(shape))
     segment(path, [SaveSegmentationd("pred", tmp_path / "out"), SaveSegmentationd("prob", tmp_path / "out", "prob")])
     label = nib.load(tmp_path / "out" / "a.b_seg.nii.gz")
-    assert label.shape == shape and label.get_data_dtype() == np.uint8 and label.header.get_xyzt_units()[0] == "mm"
+    assert label.shape == shape and label.get_data_dtype() == np.uint8
     np.testing.assert_allclose(label.affine, nib.load(path).affine)
     np.testing.assert_array_equal(np.asarray(label.dataobj), np.digitize(PIXELS, (11, 21)).reshape(shape))
     probabilities = nib.load(tmp_path / "out" / "a.b_prob.nii.gz").get_fdata()
@@ -219,6 +219,18 @@ def test_a_folder_of_segmentations_holds_no_scans_also_where_no_report_was_writt
     assert "out: holds the results of an inference and is left out" in caplog.text
     with pytest.raises(ValueError, match=r"out: dataset_dir must hold scans, got the results of an inference; name"):
         list_images(tmp_path / "scans" / "out")
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (0, 0)])
+@pytest.mark.parametrize("unit", ["mm", "unknown"])
+def test_a_unit_that_a_scan_leaves_open_stays_open(tmp_path, unit, codes):
+    image = nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), np.eye(4))
+    image.header.set_xyzt_units(unit)
+    image.header["sform_code"], image.header["qform_code"] = codes
+    nib.save(image, tmp_path / "scan.nii.gz")
+    volume = LoadVolume()(tmp_path / "scan.nii.gz")
+    SaveSegmentationd("pred", tmp_path)({"pred": MetaTensor(torch.zeros(1, 5, 6, 7), meta=volume.meta)})
+    assert nib.load(tmp_path / "scan_seg.nii.gz").header.get_xyzt_units()[0] == unit
 
 
 def test_the_grid_of_a_scan_without_orientation_is_not_claimed_by_any_format(tmp_path):

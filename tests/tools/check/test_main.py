@@ -151,7 +151,7 @@ def test_scans_are_looked_at_where_the_weights_are_missing(phantoms, tmp_path, c
     (scans / "phantom_004.nii.gz").write_bytes(b"")
     starts, lines = check("layer_decomp_tumor", "inference", "--deep", dataset_dir=scans, ckpt_dir=tmp_path)
     (record,), (scan,) = problems(lines), problems(lines, "refused")
-    assert not starts and "record.json: the record of the weights must lie beside them" in record
+    assert not starts and "weights must exist; " in record
     assert "phantom_004.nii.gz: a .nii.gz file must be gzip data, got an empty file" in scan
 
 
@@ -180,7 +180,7 @@ def test_bad_cases_of_an_evaluation_and_an_inference_are_told_apart_from_what_wo
 
 def test_an_evaluation_without_weights_and_an_inference_without_scans_would_not_start(phantoms, tmp_path, check):
     starts, lines = check("fnet_wtacae_stl", "evaluation", dataset_dir=phantoms, ckpt_dir=tmp_path)
-    assert not starts and "record.json: the record of the weights must lie beside them" in problems(lines)[0]
+    assert not starts and "model.pt: weights must exist; train first" in problems(lines)[0]
     starts, lines = check("fnet_wtacae_stl", "inference", dataset_dir=tmp_path / "missing", ckpt_dir=tmp_path)
     assert not starts and lines[-1].startswith("would not start")
 
