@@ -43,7 +43,8 @@ def export(
         override_files: the overrides with which the network was trained, separated by commas; relative to the bundle.
             They become part of the workflows' own files, since MONAI Label reads one.
         ckpt_dir: folder of the weights; the bundle's `models` if not given.
-        pretrained: what `training` starts from, such as null (from scratch), in place of what its config says.
+        pretrained: what `training` starts from, such as null (from scratch), in place of what its config says; if not
+            given, weights that were trained from scratch say so themselves.
         zero_shot: (layer_decomp_tumor) the network that was pretrained, or the one that `pretrained` names, as it
             segments without labels; a training goes on from it, with a learning rate of at most 1e-4.
         members: folders of several trained networks in place of `ckpt_dir`, separated by commas, such as those of all
@@ -56,6 +57,7 @@ def export(
     from tools.export.configs import read_configs
     from tools.export.ensemble import ensemble_configs, write_members
     from tools.export.files import write_bundle
+    from tools.export.weights import was_trained_from_scratch
 
     wanted = {"zip": zip, "torchscript": torchscript, "onnx": onnx}
     check_flags(zero_shot=zero_shot, **wanted)
@@ -73,6 +75,8 @@ def export(
                 f"{path}: override_files must exist, got no such file; name them relative to the bundle"
             )
     configs = read_configs(source, overrides)
+    if pretrained == "" and not zero_shot and was_trained_from_scratch(weights):
+        pretrained = None
     if pretrained != "" and "train" in configs:
         configs["train"]["pretrained"] = pretrained
     with tempfile.TemporaryDirectory() as temporary:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from common.cli import InputError, MissingFileError, has_weights
+from common.cli import InputError, MissingFileError, has_weights, is_scratch
 from common.cli.texts import text_expression
 from common.data import load_record
 from common.data.record import check_same, find_record
 from common.training import load_network
 
-__all__ = ["list_weights", "load_trained", "parse", "read_classes", "write_untrained"]
+__all__ = ["list_weights", "load_trained", "parse", "read_classes", "was_trained_from_scratch", "write_untrained"]
 
 _FIELD_OF_VIEW = "field_of_view.nii.gz"  # of planar_heatmap_descriptor
 
@@ -28,6 +28,12 @@ def read_classes(ckpt_dir: Path) -> tuple[dict[str, str], list[str]]:
         raise MissingFileError(f"{ckpt_dir}: must hold a trained network, model.pt and record.json; train first")
     record = load_record(weights)
     return {str(value): name for value, name in record.labels.items()}, record.modality
+
+
+def was_trained_from_scratch(ckpt_dir: Path) -> bool:
+    """Tell whether the record of trained weights says that no pretrained ones were taken."""
+    weights = ckpt_dir / "model.pt"
+    return find_record(ckpt_dir) is not None and is_scratch(load_record(weights).settings.get("pretrained", ""))
 
 
 def list_weights(ckpt_dir: Path, train: Mapping[str, Any]) -> list[Path]:

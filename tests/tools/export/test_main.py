@@ -378,6 +378,16 @@ def test_refuses_in_one_sentence(options, match, weights, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+def test_weights_that_were_trained_from_scratch_say_so_themselves(weights, tmp_path):
+    bundle = ROOT / "bundles" / "fnet_wtacae_stl"
+    write_weights(bundle, weights)
+    record = load_record(weights / "model.pt")
+    record.settings["pretrained"] = None
+    record.save_beside(weights / "model.pt")
+    root = export_small(bundle, weights, tmp_path, pretrained="")
+    assert json.loads((root / "configs" / "train.json").read_text(encoding="utf-8"))["pretrained"] is None
+
+
 def test_weights_of_another_preprocessing_than_the_pretraining_are_refused(weights, tmp_path):
     bundle = ROOT / "bundles" / "fnet_wtacae_stl"
     write_weights(bundle, weights)
