@@ -84,7 +84,7 @@ LAYERS_OPTIONS: Mapping[str, Option] = {
     "transferred": Option(one_of("encoder", "network"), "part of the pretrained weights to start from", "network"),
     "normal_batch_size": Option(POSITIVE_INT, "scans with simulated tumors in each minibatch, of each process", 1),
     # inference
-    "roi_size": Option(SIZE, "edges of the sliding window in voxels", [96, 96, 16], is_shown=True),
+    "roi_size": Option(SIZE, "smallest edges of the sliding window in voxels", [96, 96, 16], is_shown=True),
     "overlap": Option(PROPER_FRACTION, "of the sliding windows", 0.25, is_shown=True),
     "organ_margin": Option(
         NON_NEGATIVE.or_null,
