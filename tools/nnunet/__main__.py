@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import InputError, MissingFileError, check_choice
-from common.cli.options import POSITIVE
+from common.cli.options import POSITIVE, POSITIVE_INT
 from tools._command import run_command
 from tools.nnunet.dataset import DATASET, QUICK, name_case, quick_configuration, write_raw_dataset
 
@@ -39,6 +39,7 @@ def nnunet(
     fold: int = 0,
     seed: int = 0,
     minutes: float = 3.0,
+    steps: int | None = None,
     variant: str = "default",
     spacing: float | None = None,
     split: str = "test",
@@ -59,6 +60,7 @@ def nnunet(
         seed: of the initial weights and the draws.
         minutes: CPU time of the steps, of all threads; what comes before them (reading, planning, preprocessing) is
             not counted.
+        steps: their number in place of the minutes: on a machine that others share, a step takes more CPU time, too.
         variant: `default`: what nnU-Net plans by itself; or `quick`: what few minutes on a CPU allow, with a small
             network, patches of 48 voxels, AdamW, and no mirroring.
         spacing: of `quick`: smallest edge of a voxel in mm; None: as planned.
@@ -70,6 +72,7 @@ def nnunet(
     check_choice("variant", variant, _VARIANTS)
     check_choice("split", split, ("test", "validation"))
     POSITIVE.check("minutes", minutes)
+    POSITIVE_INT.or_null.check("steps", steps)
     if spacing is not None:
         POSITIVE.check("spacing", spacing)
         if variant != "quick":
@@ -86,7 +89,7 @@ def nnunet(
         shutil.rmtree(folder, ignore_errors=True)
         write_raw_dataset(cases, folder / "raw")
         _plan(folder, variant, spacing)
-        _train(folder, variant, minutes, seed, [name_case(case) for case in cases.labeled("training")])
+        _train(folder, variant, minutes, steps, seed, [name_case(case) for case in cases.labeled("training")])
     else:
         _evaluate(folder, variant, cases.labeled(split), cases.labels)
 
@@ -124,7 +127,7 @@ def _make_trainer(folder: Path, variant: str) -> Any:
     )
 
 
-def _train(folder: Path, variant: str, minutes: float, seed: int, names: Sequence[str]) -> None:
+def _train(folder: Path, variant: str, minutes: float, steps: int | None, seed: int, names: Sequence[str]) -> None:
     import numpy as np
     import torch
 
@@ -134,7 +137,7 @@ def _train(folder: Path, variant: str, minutes: float, seed: int, names: Sequenc
     np.random.seed(seed)
     torch.manual_seed(seed)
     trainer = _make_trainer(folder, variant)
-    trainer.seconds = 60 * minutes
+    trainer.seconds, trainer.max_steps = 60 * minutes, steps
     began = time.process_time()
     trainer.run_training()
     seconds = time.process_time() - began

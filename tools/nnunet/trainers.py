@@ -24,27 +24,35 @@ _EXPONENT = 0.9  # of nnU-Net's polynomial schedule
 
 
 class TimedTrainer(nnUNetTrainer):
-    """nnU-Net's trainer, whose polynomial schedule runs over CPU time in place of 1,000 epochs of 250 steps.
+    """nnU-Net's trainer, whose polynomial schedule runs over CPU time or steps in place of 1,000 epochs of 250 steps.
 
     Nothing is validated meanwhile, as nnU-Net's choice of weights is that of the last step.
 
     Attributes:
         seconds: CPU time of the steps, of all threads; the step that passes it is the last one.
+        max_steps: number of steps in its place, if it is not None.
         steps: how many were made.
     """
 
     seconds: float
+    max_steps: int | None
     steps: int
 
     def run_training(self) -> None:
         self.on_train_start()
         self.network.train()
         began, self.steps = time.process_time(), 0
-        while (share := (time.process_time() - began) / self.seconds) < 1:
+        while (share := self._share(began)) < 1:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.initial_lr * (1 - share) ** _EXPONENT
             self.train_step(next(self.dataloader_train))
             self.steps += 1
+
+    def _share(self, began: float) -> float:
+        """Return how much of the training is done."""
+        if self.max_steps is not None:
+            return self.steps / self.max_steps
+        return (time.process_time() - began) / self.seconds
 
 
 class QuickTrainer(TimedTrainer, nnUNetTrainerNoMirroring):
