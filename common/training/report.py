@@ -105,7 +105,7 @@ class InferenceReport:
             warnings = self._judge(found, milliliters)
             for warning in warnings:
                 logger.warning("%s: %s", source, warning)
-            given = [*filter(None, str(meta.get("warnings", "")).split("; "))]
+            given = [*filter(None, str(meta.get("warnings", "")).split("\n"))]
             labels = {name: _to_plain(asdict(measured)) for name, measured in found.items()}
             case = _row(case_name(meta), "segmented", "", image=source, labels=labels, warnings=[*given, *warnings])
             self.cases.append(case)

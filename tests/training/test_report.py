@@ -88,9 +88,9 @@ def test_what_is_empty_or_implausible_is_warned_of_in_the_report_and_in_the_log(
     tmp_path, make_output, caplog, liver, spleen, said
 ):
     record = Record(labels=LABELS, volumes_ml={"liver": [0.8, 1.2]})
-    output = make_output("a", liver, spleen, warnings="odd; very odd")
+    output = make_output("a", liver, spleen, warnings="odd; the file says so\nvery odd")
     (case,) = report(tmp_path, [output], record=record)["cases"]
-    assert case["warnings"] == ["odd", "very odd", *said]
+    assert case["warnings"] == ["odd; the file says so", "very odd", *said]
     assert [message.partition(": ")[2] for message in caplog.messages if "a.nii.gz: " in message] == said
 
 
