@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ __all__ = ["CONFIG", "check_options", "running_config"]
 
 CONFIG = "config"  # among the settings of a run, what its config says beside the options
 _HANDLERS = "handlers"
+_TRAINING, _INFERENCE = ("train", "validate"), ("evaluator",)  # of what a config says, the ids on which results depend
 
 
 def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         table: all options that a config may have.
 
     Returns:
-        The settings of the run: the options, by name, on which the numbers of a training depend, and of a training,
-        under `CONFIG`, what its config says beside the options, by id.
+        The settings of the run: the options, by name, on which its results depend, and under `CONFIG`, what its config
+        says beside the options, by id.
 
     Raises:
         FileNotFoundError: when `bundle_root` is no folder of a bundle.
@@ -77,8 +78,9 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
             said |= _plain_values(file, fixed)
         _check_trained(said, trained)
-    if "train" in content:
-        settings[CONFIG] = dict(_learning_ids(content, table))
+    roots = [name for name in (_TRAINING if "train" in content else _INFERENCE) if name in content]
+    if roots:
+        settings[CONFIG] = dict(_result_ids(content, table, roots))
     return settings
 
 
@@ -90,13 +92,15 @@ def _trained_options(config: ConfigParser) -> Mapping[str, Any]:
     return config.get_parsed_content("record").settings
 
 
-def _learning_ids(content: Mapping[str, Any], options: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what a training is made of beside its options: each value in a config that it uses, with its id.
+def _result_ids(
+    content: Mapping[str, Any], options: Collection[str], roots: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield what a run is made of beside its options: each value in a config that its roots use, with its id.
 
     Handlers write and stop, and are left out, as is what only they use.
     """
     found: set[str] = set()
-    waiting = ["train", "validate"]
+    waiting = [*roots]
     while waiting:
         name = waiting.pop()
         if name in content and name not in found and name not in options:

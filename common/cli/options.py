@@ -246,7 +246,7 @@ SHARED_OPTIONS: Mapping[str, Option] = {
     "stop_lr": Option(NON_NEGATIVE, "learning rate from which on a training may end early", 1.0e-6),
     "patience": Option(POSITIVE_INT, "epochs without an improvement before the next step of the schedule", 20),
     "nan": Option(one_of("refuse", "replace"), "voxels that are NaN or infinite", "replace", is_shown=True),
-    "series": _place("UID of the DICOM series that is read, where a folder holds several", "1.2.840.1.2", TEXT.or_null),
+    "series": Option(TEXT.or_null, "UID of the DICOM series that is read, where a folder holds several", "1.2.840.1.2"),
     "amp": Option(FLAG, "bfloat16 in training, where the device has it", False),
     "half": Option(FLAG, "volumes in half precision, for a GPU with little memory", True),
     "air": Option(

@@ -32,7 +32,7 @@ class LeftOutCase:
         trace: likewise.
     """
 
-    def __init__(self, row: dict[str, str], error: Exception | None = None, trace: str = "") -> None:
+    def __init__(self, row: dict[str, Any], error: Exception | None = None, trace: str = "") -> None:
         self.row = row
         self.error = error
         self.trace = trace
@@ -50,10 +50,14 @@ def leave_out(case: Mapping[str, Any], error: Exception) -> LeftOutCase:
     return LeftOutCase(row_of(case, FAILED, f"{type(root).__name__}: {_in_one_line(root)}"), RuntimeError(trace), trace)
 
 
-def row_of(case: Mapping[str, Any], outcome: str, reason: str) -> dict[str, str]:
-    """Return the row of a case in a report: `case`, its name, `image`, its first file, `outcome` and `reason`."""
+def row_of(case: Mapping[str, Any], outcome: str, reason: str) -> dict[str, Any]:
+    """Return the row of a case in a report: `case`, its name, `image`, its first file, `outcome` and `reason`.
+
+    Of a case that was kept, it has the `findings` of its entry, too.
+    """
     name, image = case.get("case_id") or case_id(case["image"]), image_files(case)[0]
-    return {"case": printable(str(name)), "image": printable(image), "outcome": outcome, "reason": reason}
+    row = {"case": printable(str(name)), "image": printable(image), "outcome": outcome, "reason": reason}
+    return {**row, **case.get("findings", {})}
 
 
 def refuse_case(case: Item, error: Exception) -> None:

@@ -262,7 +262,7 @@ def _metadata(files: Sequence[Path], headers: Sequence[Header]) -> dict[str, Any
         "is_oriented": header.is_oriented,
         "series": header.series.uid if header.series else "",
         "has_palette": files[0].suffix.lower() == PICTURE_SUFFIX and _has_palette(files[0]),
-        "warnings": "; ".join(warning for part in headers for warning in part.warnings),
+        "warnings": "\n".join(warning for part in headers for warning in part.warnings),
     }
 
 

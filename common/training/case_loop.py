@@ -192,7 +192,7 @@ class _Progress:
         self._tell(logging.INFO, f"{name}, {now - self.started:.1f} s", name)
         self.started = now
 
-    def leave_out(self, row: Mapping[str, str]) -> None:
+    def leave_out(self, row: Mapping[str, Any]) -> None:
         name = Path(row["image"]).name
         level = logging.INFO if row["outcome"] == KEPT else logging.WARNING
         text = row["reason"] if name in row["reason"] else f"{name}: {row['reason']}"

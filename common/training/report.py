@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from common.cli import package_versions
+from common.cli import CONFIG, package_versions
 from common.cli.command_line import written_command
-from common.data import KEPT, Record, case_name, hash_file, is_main_process, write_atomically
+from common.data import Record, case_name, hash_file, is_main_process, write_atomically
 
 from .measures import LabelMeasures, measure_labels
 from .original import original_image, source_of
@@ -45,8 +45,9 @@ class InferenceReport:
 
     A label that is empty, fills most of the scan or is much smaller or larger than in the training is warned of, there
     and in the log. Cases that were not segmented are those of the engine's state, in `refused`: mappings with `case`,
-    `outcome` and `reason`; of those whose outputs were kept, an older report in the same place tells the rest. The
-    processes of a distributed run write one report, in the order of their cases.
+    `outcome` and `reason`; of those whose outputs were kept, also with what was found in them, see `NoteOrigins`. The
+    engine's state has `labels` and `warnings` of each case by its name, as `findings`. The processes of a distributed
+    run write one report, in the order of their cases.
 
     Args:
         path: JSON file; the others lie beside it.
@@ -70,11 +71,10 @@ class InferenceReport:
         self.names = {value: name for value, name in labels.items() if value}
         self.record = record or Record()
         self.weights = weights
-        self.settings = dict(settings or {})
+        self.settings = {name: value for name, value in (settings or {}).items() if name != CONFIG}
         self.bundle_root = bundle_root
         self.cases: list[dict[str, Any]] = []
         self.made_with: dict[str, Any] = {}
-        self.older: dict[tuple[str, str], dict[str, Any]] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -83,7 +83,7 @@ class InferenceReport:
 
     def _start(self, engine: Engine) -> None:
         self.cases = []
-        self.older = _read_older(self.path, {*self.names.values()})
+        engine.state.findings = {}
         self.made_with = {
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "bundle": _read_bundle(self.bundle_root),
@@ -105,10 +105,11 @@ class InferenceReport:
             warnings = self._judge(found, milliliters)
             for warning in warnings:
                 logger.warning("%s: %s", source, warning)
-            given = [*filter(None, str(meta.get("warnings", "")).split("; "))]
+            given = [*filter(None, str(meta.get("warnings", "")).split("\n"))]
             labels = {name: _to_plain(asdict(measured)) for name, measured in found.items()}
-            case = _row(case_name(meta), "segmented", "", image=source, labels=labels, warnings=[*given, *warnings])
-            self.cases.append(case)
+            findings: dict[str, Any] = {"labels": labels, "warnings": [*given, *warnings]}
+            engine.state.findings[case_name(meta)] = findings
+            self.cases.append(_row(case_name(meta), "segmented", image=source, **findings))
 
     def _judge(self, found: Mapping[str, LabelMeasures], scan_ml: float) -> list[str]:
         """Return warnings of what is implausible.
@@ -137,7 +138,6 @@ class InferenceReport:
         for case in self.cases:
             case["picture"] = pictures[case["case"]].name if case["case"] in pictures else None
         left_out = [_row(**case) for case in getattr(engine.state, "refused", [])]
-        left_out = [{**case, **self._known(case)} for case in left_out]
         names = {case["case"] for case in left_out}
         done = [case for case in self.cases if case["case"] not in names]
         rows = string_list_all_gather([json.dumps(case) for case in done])
@@ -155,11 +155,6 @@ class InferenceReport:
         segmented = sum(case["outcome"] == "segmented" for case in cases)
         logger.info("segmented %d of %d case(s); report: %s", segmented, len(cases), written)
 
-    def _known(self, case: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the older report tells of a case whose outputs were kept."""
-        known = self.older.get((case["case"], case["image"]), {}) if case["outcome"] == KEPT else {}
-        return {name: known[name] for name in ("labels", "warnings", "picture") if name in known}
-
 
 def _row(case: str, outcome: str, reason: str = "", **more: Any) -> dict[str, Any]:
     """Return what the report says of a case."""
@@ -176,15 +171,6 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
-
-
-def _read_older(path: Path, names: Collection[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the cases of an older report with these labels, by their names and files; none where it cannot be read."""
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {(case["case"], case["image"]): case for case in cases if {*case["labels"]} == {*names}}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
 
 
 def _read_bundle(root: str | Path | None) -> dict[str, Any] | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
 
-from common.cli import find_cause
+from common.cli import BundleError, find_cause
 from common.data import (
     KEPT,
     Item,
+    Record,
     case_id,
     case_name,
     check_header,
@@ -24,56 +28,101 @@ from common.data import (
     name_full_disk,
     read_volume,
 )
-from common.data.container import PICTURE_SUFFIX, SUFFIXES
+from common.data.container import PICTURE_SUFFIX, SUFFIXES, half_of_pair, voxel_file
+from common.data.dicom import list_dicom
 
 __all__ = ["NoteOrigins", "are_whole", "keep_whole_cases"]
 
 logger = logging.getLogger(__name__)
 
+_FINDINGS = ("labels", "warnings", "picture")  # what a report tells of a case beside its outcome
+
 
 class NoteOrigins:
-    """Note which weights and options the outputs of a case come from, as soon as they are written.
+    """Note from what the outputs of a case come, and what was found in them, as soon as they are written.
 
-    The file has a line of JSON for each case: its name, and the checksum of its origin. The last line of a case counts.
+    The file has a line of JSON for each case: its name; the checksum of its origin, which is that of the weights, of
+    their record, of the settings and of its scan; and the `labels` and `warnings` that `InferenceReport` has found, and
+    the `picture`. The last line of a case counts, and outputs that are about to be replaced have no origin.
 
     Args:
         path: file, which is added to.
         weights: file of the weights.
-        settings: options of the run by name, as far as results depend on them.
+        settings: of the run, see `check_options`.
+        record: of the weights.
+        data: entries of the data list.
     """
 
-    def __init__(self, path: str | Path, weights: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        weights: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        record: Record | None = None,
+        data: Sequence[Item] = (),
+    ) -> None:
         self.path = Path(path)
         self.weights = Path(weights)
-        self.settings = settings or {}
-        self._origin: str | None = None
-
-    @property
-    def origin(self) -> str:
-        """Checksum of the weights and the options."""
-        if self._origin is None:
-            text = hash_file(self.weights) + repr(sorted(self.settings.items()))
-            self._origin = hashlib.sha256(text.encode()).hexdigest()
-        return self._origin
+        self.settings = dict(settings or {})
+        self.record = record or Record()
+        self.data = data
+        self.origins: dict[str, str | None] = {}
+        self.noted: set[str] = set()
+        self._run: str | None = None
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
 
-    def read(self) -> dict[str, str]:
-        """Return the origins that are noted, by the names of the cases; lines that are cut short are left out."""
-        origins = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ():
+    def origin(self, case: Item) -> str | None:
+        """Return the checksum of what the outputs of a case would come from; None where its scan cannot be read."""
+        if self._run is None:
+            record = {item.name: getattr(self.record, item.name) for item in fields(Record) if item.compare}
+            self._run = _hash([hash_file(self.weights), record, self.settings])
+        try:
+            stats = [(file.absolute(), file.stat()) for file in _scan_files(case)]
+        except (OSError, BundleError):  # who loads it tells
+            return None
+        return _hash([self._run, [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]])
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return what is noted, by the names of the cases; lines that are cut short are left out."""
+        notes = {}
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else ""
+        for line in text.splitlines():
             try:
-                entry = json.loads(line)
-                origins[str(entry["case"])] = str(entry["origin"])
+                note = json.loads(line)
+                notes[str(note["case"])] = dict(note)
             except (ValueError, LookupError, TypeError):
                 continue
-        return origins
+        return notes
+
+    def _start(self, engine: Engine) -> None:
+        """Look at the scans before they are read: one that is replaced meanwhile is of another origin."""
+        self.origins = {_name(case): self.origin(case) for case in self.data if "outcome" not in case}
+        self.noted = {*self.read()}
+
+    def _begin(self, engine: Engine) -> None:
+        """Take back what is noted of the outputs that this iteration replaces, in case that it is interrupted."""
+        meta = getattr(engine.state.batch["image"], "meta", {})
+        names = ensure_tuple(meta.get("case_id", ()))
+        self._write([{"case": name, "origin": None} for name in names if name in self.noted])
 
     def _note(self, engine: Engine) -> None:
-        with name_full_disk(self.path), self.path.open("a", encoding="utf-8") as file:
-            for output in engine.state.output:
-                file.write(json.dumps({"case": case_name(output["pred"].meta), "origin": self.origin}) + "\n")
+        findings, pictures = (getattr(engine.state, name, {}) for name in ("findings", "pictures"))
+        for output in engine.state.output:
+            name = case_name(output["pred"].meta)
+            picture = pictures[name].name if name in pictures else None
+            found = {**findings.get(name, {}), "picture": picture}
+            self._write([{"case": name, "origin": self.origins.get(name), **found}])
+
+    def _write(self, notes: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines, each at once, since other processes may do so, too, and behind one that was cut short."""
+        for note in notes:
+            line = json.dumps(note, allow_nan=False).encode() + b"\n"
+            with name_full_disk(self.path), self.path.open("ab") as file:
+                file.write(line if _ends_with_line(self.path) else b"\n" + line)
 
 
 def keep_whole_cases(
@@ -84,7 +133,7 @@ def keep_whole_cases(
 ) -> int:
     """Note in the entries of a data list which cases have whole outputs; a `CaseLoader` leaves them out.
 
-    These outputs must come from the weights and the options of this run, and be younger than their scan.
+    These outputs must have the origin that they would have in this run. What was found in them is noted, too.
 
     Args:
         cases: entries of the data list.
@@ -98,18 +147,21 @@ def keep_whole_cases(
     if not notes.weights.is_file():  # which is refused when they are loaded
         return 0
     kept, others = 0, 0
-    origins = notes.read()
+    noted = notes.read()
     for case in cases:
         files = files_of(case)
-        name = case.get("case_id") or case_id(case["image"])
-        if origins.get(name) != notes.origin:
+        note = noted.get(_name(case), {})
+        if note.get("origin") is None or note["origin"] != notes.origin(case):
             others += any(file.is_file() for file in files)
-        elif _are_younger(files, image_files(case)) and are_whole(files, image_files(case)[0], series):
-            case.update(outcome=KEPT, reason="its outputs are whole")
+        elif are_whole(files, image_files(case)[0], series):
+            findings = {name: note[name] for name in _FINDINGS if name in note}
+            case.update(outcome=KEPT, reason="its outputs are whole", findings=findings)
             kept += 1
     logger.info("skip_existing: the outputs of %d of %d case(s) are whole, these cases are left out", kept, len(cases))
     if others:
-        logger.info("skip_existing: those of %d case(s) come from other weights or options, and are made again", others)
+        logger.info(
+            "skip_existing: those of %d case(s) come from other scans, weights or options, and are made again", others
+        )
     return kept
 
 
@@ -132,10 +184,36 @@ def are_whole(files: Sequence[Path], scan: str | Path, series: str | None = None
         return False
 
 
-def _are_younger(files: Sequence[Path], scan: Sequence[str]) -> bool:
-    """Tell whether all files were written after the files, or the folder, of a scan."""
-    oldest = min((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
-    return all(Path(part).stat().st_mtime_ns <= oldest for part in scan if Path(part).exists())
+def _name(case: Item) -> str:
+    return str(case.get("case_id") or case_id(case["image"]))
+
+
+def _scan_files(case: Item) -> Iterator[Path]:
+    """Yield the files that are read of a case: its scan, and the mask of its organ, where it has one."""
+    for path in map(Path, [*image_files(case), *ensure_tuple(case.get("organ", ()))]):
+        name = path.name.lower()
+        if path.is_dir():
+            yield from list_dicom(path)
+        elif name.endswith((".hdr", ".img")):
+            yield from (half_of_pair(path, suffix) for suffix in (".hdr", ".img"))
+        else:
+            yield path
+            if name.endswith((".mhd", ".nrrd")) and (voxels := voxel_file(path)[0]) != path:
+                yield voxels
+
+
+def _hash(content: Any) -> str:
+    """Return the checksum of a value, which other types than those of JSON are told in by their text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _ends_with_line(path: Path) -> bool:
+    """Tell whether a file is empty, or whole to the end of its last line."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _is_whole(file: Path, shape: Sequence[int]) -> bool:

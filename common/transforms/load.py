@@ -129,7 +129,7 @@ class LoadVolumesd(LoadImaged):
         for warning in found:
             logger.warning(warning)
         said = [image.meta["warnings"], *(warning.removeprefix(f"{path}: ") for warning in found)]
-        image.meta["warnings"] = "; ".join(text for text in said if text)
+        image.meta["warnings"] = "\n".join(text for text in said if text)
         image.meta["fingerprint"] = fingerprint(files)
         return image
 

@@ -140,6 +140,21 @@ def test_a_row_of_the_table_is_used_says_what_it_means_and_has_an_example_that_f
         option.kind.check(name, None if option.example == "$None" else option.example)
 
 
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_an_inference_has_the_settings_of_the_training_from_the_record(bundle):
+    """The report told the gain of `inference.yaml` for that of a training with another one."""
+    train, inference = (
+        ConfigParser.load_config_file(bundle / "configs" / f"{name}.yaml") for name in ("train", "inference")
+    )
+    constant = {
+        name
+        for name, option in table(bundle).items()
+        if option.is_setting and not option.kind.is_text and name in train.keys() & inference.keys()
+        if not str(inference[name]).startswith("$")
+    }
+    assert constant == {"nan"}, "which of the scans of a run is refused, is told by each run"
+
+
 OUT_OF_RANGE = {  # what text and numbers out of range are given for
     "max_epochs": 0,
     "iterations_per_epoch": 0,

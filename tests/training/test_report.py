@@ -15,8 +15,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from common.data import LoadVolume, Record
+from common.data import LoadVolume, Record, row_of
 from common.training import InferenceReport, OverlayPictures
+from common.training.whole_outputs import NoteOrigins, keep_whole_cases
 
 LABELS = {0: "background", 1: "liver", 2: "spleen <&>"}
 AFFINE = np.diag([-2.0, 1.0, 5.0, 1.0])  # voxels of 0.01 ml
@@ -89,9 +90,9 @@ def test_what_is_empty_or_implausible_is_warned_of_in_the_report_and_in_the_log(
     tmp_path, make_output, caplog, liver, spleen, said
 ):
     record = Record(labels=LABELS, volumes_ml={"liver": [0.8, 1.2]})
-    output = make_output("a", liver, spleen, warnings="odd; very odd")
+    output = make_output("a", liver, spleen, warnings="odd; the file says so\nvery odd")
     (case,) = report(tmp_path, [output], record=record)["cases"]
-    assert case["warnings"] == ["odd", "very odd", *said]
+    assert case["warnings"] == ["odd; the file says so", "very odd", *said]
     assert [message.partition(": ")[2] for message in caplog.messages if "a.nii.gz: " in message] == said
 
 
@@ -237,21 +238,30 @@ def test_a_scan_is_read_once_for_its_measures_and_its_picture(tmp_path, make_out
     assert [path.rpartition("/")[2] for path in read] == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_what_was_kept_has_the_measures_of_the_older_report(tmp_path, make_output):
-    first = report(tmp_path, [make_output("a", 100), make_output("b", 200)], pictures=True)["cases"]
-    kept = [{"case": "a", "image": first[0]["image"], "outcome": "kept", "reason": "its outputs are whole"}]
-    for _ in range(2):  # also of a report that has them from an older one
-        a, b = report(tmp_path, [make_output("b", 300)], kept, pictures=True)["cases"]
-        assert a == {**first[0], "outcome": "kept", "reason": "its outputs are whole"}
-        assert b["labels"]["liver"]["volume_ml"] == 3.0
+def test_what_an_interrupted_run_has_found_is_reported_of_what_is_kept(tmp_path, make_output):
+    """It was lost, or was that of an older report of other weights."""
+    older = report(tmp_path, [make_output("a", 300), make_output("b", 200)], pictures=True)["cases"]
+    outputs = [make_output("a", 100, warnings="odd; very odd"), make_output("b", 50)]
+    data = [{"image": case["image"], "case_id": case["case"]} for case in older]
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    notes = NoteOrigins(tmp_path / "origins.jsonl", tmp_path / "model.pt", data=data)
+
+    def segment(engine, batch):
+        if engine.state.iteration == 2:
+            raise KeyboardInterrupt
+        return [outputs[0]]
+
+    engine = Engine(segment)
+    for handler in (InferenceReport(tmp_path / "report.json", LABELS), OverlayPictures(tmp_path, LABELS), notes):
+        handler.attach(engine)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run([{"image": output["pred"]} for output in outputs])
+    assert keep_whole_cases(data, lambda case: [tmp_path / f"{case['case_id']}.png"], notes) == 1
+    kept = row_of(data[0], "kept", "its outputs are whole")
+    (expected,) = report(tmp_path / "alone", outputs[:1], pictures=True)["cases"]
+    for _ in range(2):
+        a, b = report(tmp_path, [outputs[1]], [kept], pictures=True)["cases"]
+        assert a == {**expected, "outcome": "kept", "reason": "its outputs are whole"}
+        assert (a["labels"]["liver"]["volume_ml"], a["picture"]) == (1.0, "a.png") and "odd; very odd" in a["warnings"]
+        assert (b["outcome"], b["labels"]["liver"]["volume_ml"]) == ("segmented", 0.5)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("data:image/png") == 2
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"cases": [{"status": "segmented"}]}', '{"cases": [{"labels": {"x": 1}}]}']
-)
-def test_an_older_report_of_another_kind_is_written_over(tmp_path, make_output, text):
-    (tmp_path / "report.json").write_text(text, encoding="utf-8")
-    kept = [{"case": "b", "image": "b.nii", "outcome": "kept", "reason": "its outputs are whole"}]
-    a, b = report(tmp_path, [make_output("a", 100)], kept)["cases"]
-    assert a["outcome"] == "segmented" and b["labels"] == {}

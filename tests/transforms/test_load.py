@@ -145,6 +145,12 @@ def test_odd_images_run_with_a_warning_that_stays_with_them(load, image, scale, 
     assert bool(caplog.text) is bool(after.meta["warnings"]) is warns
 
 
+def test_each_warning_is_a_line_of_its_own(load, image):
+    """Two in one line could not be told apart, since a warning may have a semicolon itself."""
+    said = load(np.stack([0 * image] * 2, -1), record=Record(modality=["FLAIR", "T1w"]))["image"].meta["warnings"]
+    assert len(said.splitlines()) == 2 and all("image is constant" in line for line in said.splitlines())
+
+
 @pytest.mark.parametrize(
     ("edge", "spacing", "warns"), [(3, None, False), (5, None, True), (5, [2, 2, 0], True), (5, 2, False)]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,10 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bad_inputs import IMAGE, SCANS, write_nifti
+from ignite.engine import Events
 from workflow_helpers import CONTEXT, ROOT, bundle_run, every_bundle, workflow
 
 from common.data import write_datalist, write_phantoms
 from common.data.header import warn_once
+from common.training import NoteOrigins
 
 pytestmark = pytest.mark.slow
 FNET = ROOT / "bundles" / "fnet_wtacae_stl"
@@ -178,6 +181,92 @@ def test_a_case_that_was_segmented_with_another_option_is_made_again(scans, weig
         assert infer(FNET, good, tmp_path / "out", weights, skip_existing=True, nan=nan) == 0
         outcomes.append(rows(tmp_path / "out")["case_0"]["outcome"])
     assert outcomes == ["segmented", "segmented", "kept", "segmented"]
+
+
+@every_bundle
+def test_what_was_done_before_an_interruption_is_reported_as_if_there_had_been_none(
+    bundle, scans, weights, tmp_path, quiet_hooks
+):
+    """It was lost; or what an older report of other weights told of the same scan was taken for it."""
+    (good := tmp_path / "good").mkdir()
+    for name in GOOD[:2]:
+        shutil.copy(scans / f"{name}.nii.gz", good)
+    assert infer(bundle, good, tmp_path / "whole", weights) == 0
+    expected = rows(tmp_path / "whole")
+    other = json.loads((tmp_path / "whole" / "report.json").read_text(encoding="utf-8"))
+    for case in other["cases"]:
+        case["warnings"] = ["of other weights"]
+    (out := tmp_path / "out").mkdir()
+    (out / "report.json").write_text(json.dumps(other), encoding="utf-8")
+
+    places = {"dataset_dir": str(good), "output_dir": str(out), "ckpt_dir": str(weights[bundle.name])}
+    made = workflow(bundle, "inference.yaml", kind="infer", device="cpu", **places)
+    made.initialize()
+
+    def kill(engine):
+        raise KeyboardInterrupt
+
+    made.parser.get_parsed_content("evaluator").add_event_handler(Events.ITERATION_STARTED(once=2), kill)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert infer(bundle, good, out, weights, skip_existing=True) == 0
+    first, second = GOOD[:2]
+    kept = {**expected[first], "outcome": "kept", "reason": "its outputs are whole"}
+    assert rows(out) == {first: kept, second: expected[second]}
+
+
+def test_another_series_of_a_folder_is_segmented_and_not_kept(weights, tmp_path, quiet_hooks):
+    SCANS["dicom of two series"](tmp_path)
+    outcomes = []
+    for series in ("1.2.3.4.1", "1.2.3.5", "1.2.3.5"):
+        options = {"series": series, "skip_existing": True}
+        assert infer(FNET, tmp_path / "case", tmp_path / "out", weights, **options) == 0
+        outcomes.append(rows(tmp_path / "out")["case"]["outcome"])
+    assert outcomes == ["segmented", "segmented", "kept"]
+
+
+def test_a_scan_that_an_older_file_replaces_is_segmented_and_not_kept(scans, weights, tmp_path, quiet_hooks):
+    (good := tmp_path / "good").mkdir()
+    outcomes = []
+    for name, time in ((GOOD[0], 1.1e9), (GOOD[1], 1e9), (GOOD[1], 1e9)):
+        shutil.copy(scans / f"{name}.nii.gz", good / "scan.nii.gz")
+        os.utime(good / "scan.nii.gz", (time, time))
+        assert infer(FNET, good, tmp_path / "out", weights, skip_existing=True) == 0
+        outcomes.append(rows(tmp_path / "out")["scan"]["outcome"])
+    assert outcomes == ["segmented", "segmented", "kept"]
+
+
+CHANGES = {  # by an id of the config, which is no option
+    "context_restoration_unet": {"inferer::axis": 1},
+    "layer_decomp_tumor": {"inferer::mode": "constant"},
+    "planar_heatmap_descriptor": {"preprocessing::transforms#1::axcodes": "LPS"},
+    "fnet_wtacae_stl": {"inferer::output_dtype": "$torch.float32"},
+    "fnet_wtacae_mtl": {"inferer::output_dtype": "$torch.float32"},
+}
+
+
+@every_bundle
+def test_an_origin_is_of_all_that_the_results_depend_on_and_of_nothing_else(
+    bundle, scans, weights, tmp_path, quiet_hooks
+):
+    """Neither the series of a scan nor an override by id was noticed."""
+    moved = shutil.copytree(weights[bundle.name], tmp_path / "moved")
+    case = {"image": str(scans / "case_0.nii.gz")}
+
+    def origin(**options) -> str:
+        places = {"dataset_dir": str(scans), "output_dir": str(tmp_path), "ckpt_dir": str(weights[bundle.name])}
+        made = workflow(bundle, "inference.yaml", kind="infer", device="cpu", **{**places, **options})
+        made.initialize()
+        handlers = made.parser.get_parsed_content("handlers")
+        return next(handler for handler in handlers if isinstance(handler, NoteOrigins)).origin(case)
+
+    places = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(moved), "dataset_dir": case["image"]}
+    ways = {"num_workers": 1, "formats": ["seg.nrrd"], "save_confidence": True, "skip_existing": True}
+    assert origin() == origin(**places, **ways)
+    changes: list[dict] = [{"nan": "replace"}, {"series": "1.2"}, CHANGES[bundle.name]]
+    if bundle.name == "layer_decomp_tumor":
+        changes.append({"overlap": 0.125})
+    assert len({origin(), *(origin(**change) for change in changes)}) == 1 + len(changes)
 
 
 # ---- scores --------------------------------------------------------------------------------------
