@@ -18,6 +18,7 @@ __all__ = ["CONFIG", "check_options", "running_config"]
 
 CONFIG = "config"  # among the settings of a run, what its config says beside the options
 _HANDLERS = "handlers"
+_SEGMENTING = ("preprocessing", "inferer", "postprocessing")  # parts of an evaluation
 
 
 def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
 
     Returns:
         The settings of the run: the options, by name, on which the numbers of a training depend, and of a training,
-        under `CONFIG`, what its config says beside the options, by id.
+        under `CONFIG`, what its config says beside the options, by id. Of an evaluation, whose config has the options
+        of a training, too, those on which a segmentation depends.
 
     Raises:
         FileNotFoundError: when `bundle_root` is no folder of a bundle.
@@ -77,6 +79,9 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
             said |= _plain_values(file, fixed)
         _check_trained(said, trained)
+    if "evaluation" in content:
+        used = _segmenting_ids(content)
+        return {name: value for name, value in settings.items() if name in used}
     if "train" in content:
         settings[CONFIG] = dict(_learning_ids(content, table))
     return settings
@@ -88,6 +93,17 @@ def _trained_options(config: ConfigParser) -> Mapping[str, Any]:
     if not isinstance(record, Mapping) or not str(record["_target_"]).endswith(".load_record"):
         return {}
     return config.get_parsed_content("record").settings
+
+
+def _segmenting_ids(content: Mapping[str, Any]) -> set[str]:
+    """Return the ids on which a segmentation of an evaluation depends."""
+    found: set[str] = set()
+    waiting = [content.get("network_def"), *(content["validate"].get(part) for part in _SEGMENTING)]
+    while waiting:
+        names = {*re.findall(r"[@%](\w+)", str(waiting.pop()))} & content.keys() - {"train", "validate"} - found
+        found |= names
+        waiting += [content[name] for name in names]
+    return found
 
 
 def _learning_ids(content: Mapping[str, Any], options: Collection[str]) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -12,9 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bad_inputs import IMAGE, SCANS, write_nifti
-from workflow_helpers import CONTEXT, ROOT, bundle_run, every_bundle, workflow
+from workflow_helpers import CONTEXT, ROOT, TABLES, bundle_run, every_bundle, workflow
 
-from common.data import write_datalist, write_phantoms
+from common.data import hash_file, write_datalist, write_phantoms
 from common.data.header import warn_once
 
 pytestmark = pytest.mark.slow
@@ -222,9 +223,35 @@ def test_an_evaluation_scores_the_others_and_names_the_bad_ones(
         assert (
             scored <= good if path.name.startswith("hausdorff") else scored == good
         )  # of nothing there is no distance
+        assert {Path(row["filename"]).name.split(".")[0] for row in table} <= good
     with (tmp_path / "mean_dice_raw.csv").open() as file:
         table = {Path(row.pop("filename")).name.split(".")[0]: row for row in csv.DictReader(file)}
-    assert len(table) == 6 and set(table["phantom_003"].values()) == {"nan"}
+    assert table.keys() == {"phantom_002", "phantom_007"}, "nan would say that no class is there"
+    check_report(tmp_path, bundle, weights[bundle.name], table)
+
+
+def check_report(folder: Path, bundle: Path, weights: Path, table: dict[str, dict[str, str]]) -> None:
+    """Compare the report of an evaluation of the six cases with the weights and the table of Dice."""
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    report = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert report["weights"] == {"file": "model.pt", "sha256": hash_file(weights / "model.pt")}
+    assert report["bundle"]["name"] and report["versions"] and report["options"]["split"] == "test"
+    assert "features" in report["options"] or bundle.name.startswith("planar")
+    assert not {"max_epochs", "learning_rate", "config"} & report["options"].keys(), "which say nothing of a score"
+    cases = {case["case"]: case for case in report["cases"]}
+    assert [*cases] == [f"phantom_{number:03}" for number in range(2, 8)]
+    for name, case in cases.items():
+        assert Path(case["image"]).name == f"{name}.nii.gz"
+        if name not in table:
+            assert case["outcome"] == "refused" and name in case["reason"]
+            assert case["scores"] == {} and case["picture"] is None
+            continue
+        assert case["outcome"] == "segmented" and not case["reason"]
+        assert {f"{metric}_raw.csv" for metric in case["scores"]} | {"clinical_raw.csv"} >= TABLES[bundle.name]
+        assert {"liver", "mean"} <= case["scores"]["hausdorff_95"].keys()
+        dice = {key: math.nan if score is None else score for key, score in case["scores"]["mean_dice"].items()}
+        assert dice == pytest.approx({key: float(score) for key, score in table[name].items()}, abs=1e-5, nan_ok=True)
+        assert (folder / case["picture"]).is_file()
 
 
 def test_several_processes_score_the_others_even_where_one_has_none(labeled, weights, tmp_path, quiet_hooks):
@@ -236,6 +263,10 @@ def test_several_processes_score_the_others_even_where_one_has_none(labeled, wei
     done = bundle_run("evaluation", FNET, "train.yaml", "evaluate.yaml", launcher=TORCHRUN, **options)
     assert done.returncode == 1 and "error: 1 of 2 cases were refused (phantom_003)" in done.stderr, done.stderr[-3000:]
     with (tmp_path / "scores" / "mean_dice_raw.csv").open() as file:
-        first, second = csv.DictReader(file)
-    assert first["mean"] != "nan" and second["mean"] == "nan"
-    assert Path(second["filename"]).name == "phantom_003.nii.gz"
+        (row,) = csv.DictReader(file)
+    assert Path(row["filename"]).name == "phantom_002.nii.gz" and row["mean"] != "nan"
+    cases = json.loads((tmp_path / "scores" / "report.json").read_text(encoding="utf-8"))["cases"]
+    assert [(case["case"], case["outcome"]) for case in cases] == [
+        ("phantom_002", "segmented"),
+        ("phantom_003", "refused"),
+    ]
