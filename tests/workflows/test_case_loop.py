@@ -15,7 +15,7 @@ import pytest
 from bad_inputs import IMAGE, SCANS, write_nifti
 from workflow_helpers import CONTEXT, ROOT, TABLES, bundle_run, every_bundle, workflow
 
-from common.data import hash_file, write_datalist, write_phantoms
+from common.data import fingerprint, hash_file, write_datalist, write_phantoms
 from common.data.header import warn_once
 
 pytestmark = pytest.mark.slow
@@ -252,6 +252,29 @@ def check_report(folder: Path, bundle: Path, weights: Path, table: dict[str, dic
         dice = {key: math.nan if score is None else score for key, score in case["scores"]["mean_dice"].items()}
         assert dice == pytest.approx({key: float(score) for key, score in table[name].items()}, abs=1e-5, nan_ok=True)
         assert (folder / case["picture"]).is_file()
+
+
+@every_bundle
+def test_a_case_that_was_learned_from_under_another_name_costs_the_others_no_score(
+    bundle, labeled, weights, tmp_path, quiet_hooks, capsys
+):
+    """It ended the evaluation, whose scores until then were lost."""
+    content = json.loads((labeled / "dataset.json").read_text(encoding="utf-8"))
+    scans = shutil.copytree(labeled, tmp_path / "set")
+    write_datalist(scans, {**content, "test": [content["test"][0], content["test"][5]]})
+    models = shutil.copytree(weights[bundle.name], tmp_path / "models")
+    record = json.loads((models / "record.json").read_text(encoding="utf-8"))
+    record["learned_from"] = {"patient_9": fingerprint(scans / "imagesTs" / "phantom_007.nii.gz")}
+    (models / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    places = {"dataset_dir": str(scans), "ckpt_dir": str(models), "evaluation_dir": str(tmp_path / "scores")}
+    assert finish(workflow(bundle, "train.yaml", "evaluate.yaml", device="cpu", **places)) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert re.search(r"error: 1 of 2 cases .* \(phantom_007\); .* the weights were trained on \(patient_9\)", line)
+    first, second = rows(tmp_path / "scores").values()
+    assert first["outcome"] == "segmented" and first["scores"]["mean_dice"].keys() >= {"liver", "mean"}
+    assert second["outcome"] == "refused" and "patient_9" in second["reason"] and second["picture"] is None
+    with (tmp_path / "scores" / "mean_dice_raw.csv").open() as file:
+        assert [Path(row["filename"]).name for row in csv.DictReader(file)] == ["phantom_002.nii.gz"]
 
 
 def test_several_processes_score_the_others_even_where_one_has_none(labeled, weights, tmp_path, quiet_hooks):
