@@ -33,7 +33,7 @@ from .segmentation_loss import (
 from .signals import StopOnSignal
 from .task import PrepareTask, PretextTask
 from .unfreezing import UnfreezeAfter
-from .unseen import RefuseLearnedCases, refuse_learned_scans
+from .unseen import RefuseLearnedCases, refuse_learned_scans, warn_of_learned_validation
 from .weights import (
     LoadWeights,
     check_pretrained_channels,

@@ -9,9 +9,9 @@ from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 
 from common.cli import InputError
-from common.data import Cases, Item, Record, fingerprint
+from common.data import Cases, Item, Record, fingerprint, is_main_process
 
-__all__ = ["RefuseLearnedCases", "refuse_learned_scans"]
+__all__ = ["RefuseLearnedCases", "refuse_learned_scans", "warn_of_learned_validation"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,4 +77,25 @@ def refuse_learned_scans(record: Record, data: Sequence[Item]) -> None:
             raise InputError(
                 f"{path}: must not be among the scans that the weights were trained on ({name}), since its score would "
                 "tell nothing of new scans; take it out of the data list, or pass another --split"
+            )
+
+
+def warn_of_learned_validation(record: Record, data: Sequence[Item]) -> None:
+    """Warn of validation cases from whose labels the weights have learned with which a training begins.
+
+    Their voxels are looked at only where such weights are given.
+
+    Args:
+        record: of the training, before it is saved.
+        data: validation cases, each with `image`.
+    """
+    names = {checksum: name for name, checksum in record.learned_from.items()}
+    for case in data if names and is_main_process() else ():
+        if (name := names.get(fingerprint(case["image"]))) is not None:
+            logger.warning(
+                "%s: the weights with which the training begins have learned from this validation case (%s), so that "
+                "its score is too good to choose the best weights by; pass the --fold of their training, or label "
+                "another one",
+                ensure_tuple(case["image"])[0],
+                name,
             )
