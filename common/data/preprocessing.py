@@ -20,7 +20,16 @@ from common.cli import InputError, has_weights
 
 from .checks import is_ct
 from .reader import LoadVolume
-from .record import Record, body_channel, check_channels, check_same, load_learned, load_record, make_record
+from .record import (
+    Record,
+    body_channel,
+    check_channels,
+    check_same,
+    join_learned,
+    load_learned,
+    load_record,
+    make_record,
+)
 
 __all__ = ["fit_preprocessing", "intensity_range"]
 
@@ -79,6 +88,7 @@ def fit_preprocessing(
         numbers |= {"air": air, "normalization": normalization, "fitted_on": len(data)}
     learned_from = load_learned(from_weights, init_from)
     record = make_record(None, labels, modality, settings, data)
+    learned_from = join_learned(learned_from, record.learned_from)
     record = dataclasses.replace(record, learned_from=learned_from, **numbers)
     logger.info("preprocessing: %s", numbers)
     return record

@@ -20,6 +20,7 @@ from common.cli import CONFIG, InputError, MissingFileError, has_weights
 from .checks import is_ct
 from .files import hash_file, write_atomically
 from .header import check_header, warn_once
+from .pseudo_labels import read_teachers_scans
 from .reader import Paths, case_id, fingerprint
 from .volumes import volume_ranges
 
@@ -64,7 +65,7 @@ class Record:
         voxel_sizes: smallest and largest edges of a voxel in mm, along the patient's axes, of the training scans.
         volumes_ml: smallest and largest volume of each class in the labels of the training that show it, by its name.
         learned_from: checksum of the voxels of each training scan, by its name; also of those from whose labels the
-            weights had learned that the training began with.
+            weights had learned that the training began with, and its teachers.
         settings: options of the training, by name.
         weights: SHA-256 of each file of weights to which the record belongs, by its name.
     """
@@ -214,7 +215,7 @@ def make_record(
         labels=dict(labels or {}),
         modality=[*modality],
         voxel_sizes=[sizes.min(axis=0).tolist(), sizes.max(axis=0).tolist()] if len(sizes) else None,
-        learned_from=load_learned(from_weights, init_from),
+        learned_from=join_learned(load_learned(from_weights, init_from), read_teachers_scans(data)),
         settings=options,
         labeled=[case for case in data if "label" in case] if labels else [],
         scans=scans,

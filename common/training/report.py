@@ -39,9 +39,9 @@ class InferenceReport:
 
     The JSON file has a mapping for each case: its name, the file of its `image`, its `outcome` (`segmented`, or what
     kept it from being so, with the `reason`), `LabelMeasures` of each of its `labels` by name, `warnings` and the file
-    of its `picture`; and the bundle, the checksum of the weights, the options and the versions with which it was made.
-    The CSV file has a row for each case and label, and one for a case that was not segmented. The page shows the
-    pictures, too, and needs no other file.
+    of its `picture`; and the bundle, the checksum of the weights, the scans that these have learned from (see
+    `Record`), the options and the versions with which it was made. The CSV file has a row for each case and label, and
+    one for a case that was not segmented. The page shows the pictures, too, and needs no other file.
 
     A label that is empty, fills most of the scan or is much smaller or larger than in the training is warned of, there
     and in the log. Cases that were not segmented are those of the engine's state, in `refused`: mappings with `case`,
@@ -86,6 +86,7 @@ class InferenceReport:
         self.older = _read_older(self.path, {*self.names.values()})
         self.made_with = {
             **_describe_run(self.weights, self.settings, self.bundle_root),
+            "learned_from": self.record.learned_from if self.record.labels else {},
             "intensities": {"channel": self.record.modality[0], "unit": intensity_unit(self.record.modality)},
         }
 

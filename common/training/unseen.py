@@ -81,9 +81,9 @@ def refuse_learned_scans(record: Record, data: Sequence[Item]) -> None:
 
 
 def warn_of_learned_validation(record: Record, data: Sequence[Item]) -> None:
-    """Warn of validation cases from whose labels the weights have learned with which a training begins.
+    """Warn of validation cases that the weights with which a training begins, or its teachers, have learned from.
 
-    Their voxels are looked at only where such weights are given.
+    Their voxels are looked at only where there are such weights.
 
     Args:
         record: of the training, before it is saved.
@@ -93,9 +93,9 @@ def warn_of_learned_validation(record: Record, data: Sequence[Item]) -> None:
     for case in data if names and is_main_process() else ():
         if (name := names.get(fingerprint(case["image"]))) is not None:
             logger.warning(
-                "%s: the weights with which the training begins have learned from this validation case (%s), so that "
-                "its score is too good to choose the best weights by; pass the --fold of their training, or label "
-                "another one",
+                "%s: the weights with which the training begins, or its teachers, have learned from this validation "
+                "case (%s), so that its score is too good to choose the best weights by; pass the --fold of their "
+                "training, or label another one",
                 ensure_tuple(case["image"])[0],
                 name,
             )

@@ -147,7 +147,10 @@ def test_what_a_training_began_with_has_learned_from_its_scans_too(
     with pytest.raises(ValueError, match="must not be among the scans that the weights were trained on"):
         guard.check(case["image"], fingerprint(case["image"]))
     made.parser.get_parsed_content("run::1")
-    assert f"{case['image']}: the weights with which the training begins have learned from this" in caplog.text
+    assert (
+        f"{case['image']}: the weights with which the training begins, or its teachers, have learned from this"
+        in caplog.text
+    )
 
 
 @every_bundle
