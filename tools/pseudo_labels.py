@@ -8,6 +8,7 @@ Each teacher is the `output_dir` of an inference with `--save_probabilities True
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from common.data import (
     write_atomically,
     write_pseudo_labels,
 )
+from common.data.record import join_learned
 from common.self_training import (
     Segmentation,
     class_thresholds,
@@ -97,7 +99,7 @@ def make_pseudo_labels(
         if name not in left_out and not _apply(output, name, thresholds, files[0]):
             left_out[name] = "no voxel is sure enough"
         entries.append(_entry(Path(dataset_dir), case, name, left_out.get(name, ""), segmentations[name]))
-    write_pseudo_labels(output, cases.labels, entries)
+    write_pseudo_labels(output, cases.labels, entries, join_learned(*map(_read_learned, teachers)))
     for name, reason in left_out.items():
         print(f"{name}: left out, {reason}", flush=True)
     shown = ", ".join(f"{cases.labels[value]} {threshold:.2f}" for value, threshold in enumerate(thresholds))
@@ -132,6 +134,16 @@ def _find_scans(cases: Cases, teachers: Sequence[str]) -> dict[str, tuple[Item, 
         for name, case in known.items()
         if name in names[0]
     }
+
+
+def _read_learned(teacher: str) -> dict[str, str]:
+    """Return the checksums of the scans that a teacher has learned from, as the report of its inference tells them."""
+    path = Path(teacher) / "report.json"
+    try:
+        learned = json.loads(path.read_text(encoding="utf-8")).get("learned_from", {}) if path.is_file() else {}
+        return {str(name): str(checksum) for name, checksum in learned.items()}
+    except (AttributeError, ValueError) as error:
+        raise InputError(f"{path}: must be the report of an inference, got {error!r:.200}; run it again") from None
 
 
 def _weigh(scans: Sequence[tuple[Item, Sequence[Path]]], labels: Mapping[int, str]) -> Sequence[float | np.ndarray]:

@@ -19,6 +19,7 @@ __all__ = ["CONFIG", "check_options", "running_config"]
 CONFIG = "config"  # among the settings of a run, what its config says beside the options
 _HANDLERS = "handlers"
 _TRAINING, _INFERENCE = ("train", "validate"), ("evaluator",)  # of what a config says, the ids on which results depend
+_SEGMENTING = ("preprocessing", "inferer", "postprocessing")  # parts of an evaluation
 
 
 def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
 
     Returns:
         The settings of the run: the options, by name, on which its results depend, and under `CONFIG`, what its config
-        says beside the options, by id.
+        says beside the options, by id. Of an evaluation, whose config has the options of a training, too, those options
+        on which a segmentation depends.
 
     Raises:
         FileNotFoundError: when `bundle_root` is no folder of a bundle.
@@ -78,6 +80,9 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
             said |= _plain_values(file, fixed)
         _check_trained(said, trained)
+    if "evaluation" in content:
+        used = _segmenting_ids(content)
+        return {name: value for name, value in settings.items() if name in used}
     roots = [name for name in (_TRAINING if "train" in content else _INFERENCE) if name in content]
     if roots:
         settings[CONFIG] = dict(_result_ids(content, table, roots))
@@ -90,6 +95,17 @@ def _trained_options(config: ConfigParser) -> Mapping[str, Any]:
     if not isinstance(record, Mapping) or not str(record["_target_"]).endswith(".load_record"):
         return {}
     return config.get_parsed_content("record").settings
+
+
+def _segmenting_ids(content: Mapping[str, Any]) -> set[str]:
+    """Return the ids on which a segmentation of an evaluation depends."""
+    found: set[str] = set()
+    waiting = [content.get("network_def"), *(content["validate"].get(part) for part in _SEGMENTING)]
+    while waiting:
+        names = {*re.findall(r"[@%](\w+)", str(waiting.pop()))} & content.keys() - {"train", "validate"} - found
+        found |= names
+        waiting += [content[name] for name in names]
+    return found
 
 
 def _result_ids(

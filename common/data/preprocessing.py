@@ -20,7 +20,16 @@ from common.cli import InputError, has_weights
 
 from .checks import is_ct
 from .reader import LoadVolume
-from .record import Record, body_channel, check_channels, check_same, load_record, make_record
+from .record import (
+    Record,
+    body_channel,
+    check_channels,
+    check_same,
+    join_learned,
+    load_learned,
+    load_record,
+    make_record,
+)
 
 __all__ = ["fit_preprocessing", "intensity_range"]
 
@@ -43,6 +52,7 @@ def fit_preprocessing(
     modality: Sequence[str] = ("",),
     labels: Mapping[int, str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
 ) -> Record:
     """Find the voxel size and the intensity range of the training cases, for the record of the weights.
 
@@ -60,6 +70,7 @@ def fit_preprocessing(
         spacing: edge of a voxel in mm, instead of the fitted one.
         clip: lower and upper intensity, instead of the fitted ones; a pair for all channels, or one for each.
         normalization: see `Record`, also for `modality`, `labels` and `settings`.
+        init_from: see `make_record`.
 
     Raises:
         FileNotFoundError: when there are no numbers beside the pretrained weights.
@@ -75,7 +86,10 @@ def fit_preprocessing(
     else:
         numbers = _fit(data, air, percentiles, spacing, clip, modality)
         numbers |= {"air": air, "normalization": normalization, "fitted_on": len(data)}
-    record = dataclasses.replace(make_record(None, labels, modality, settings, data), **numbers)
+    learned_from = load_learned(from_weights, init_from)
+    record = make_record(None, labels, modality, settings, data)
+    learned_from = join_learned(learned_from, record.learned_from)
+    record = dataclasses.replace(record, learned_from=learned_from, **numbers)
     logger.info("preprocessing: %s", numbers)
     return record
 

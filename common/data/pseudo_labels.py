@@ -13,7 +13,7 @@ from common.cli import InputError, MissingFileError
 from .dataset_file import Item, image_files
 from .files import write_atomically
 
-__all__ = ["PseudoLabel", "read_pseudo_labels", "write_pseudo_labels"]
+__all__ = ["PseudoLabel", "read_pseudo_labels", "read_teachers_scans", "write_pseudo_labels"]
 
 _FILE = "pseudo_labels.json"
 
@@ -37,15 +37,25 @@ class PseudoLabel:
     details: Mapping[str, Any] | None = None
 
 
-def write_pseudo_labels(folder: str | Path, labels: Mapping[int, str], entries: Iterable[PseudoLabel]) -> Path:
+def write_pseudo_labels(
+    folder: str | Path,
+    labels: Mapping[int, str],
+    entries: Iterable[PseudoLabel],
+    learned_from: Mapping[str, str] | None = None,
+) -> Path:
     """Write `pseudo_labels.json` beside the files that it lists, and return its path.
 
     Args:
         folder: of the pseudo-labels.
         labels: names of the classes by their value, background included.
         entries: one for each scan.
+        learned_from: checksums of the scans that the teachers have learned from, by name.
     """
-    content = {"labels": {str(value): name for value, name in labels.items()}, "cases": [asdict(e) for e in entries]}
+    content = {
+        "labels": {str(value): name for value, name in labels.items()},
+        "cases": [asdict(entry) for entry in entries],
+        "learned_from": dict(learned_from or {}),
+    }
     text = json.dumps(content, indent=1) + "\n"
     return write_atomically(Path(folder) / _FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -109,6 +119,17 @@ def read_pseudo_labels(
                 raise MissingFileError(f"{file}: must exist, got no such file; make the pseudo-labels again")
         found.append({**case, **{name: str(file) for name, file in files.items()}})
     return found
+
+
+def read_teachers_scans(data: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the checksums of the scans from which the teachers of pseudo-labels have learned, by name.
+
+    Args:
+        data: training cases; those with pseudo-labels have a `confidence`.
+    """
+    folders = dict.fromkeys(Path(case["label"]).with_name(_FILE) for case in data if "confidence" in case)
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in folders if path.is_file()]
+    return {name: checksum for content in contents for name, checksum in content.get("learned_from", {}).items()}
 
 
 def _key(image: str | Sequence[str], folder: Path) -> tuple[str, ...]:

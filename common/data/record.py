@@ -20,6 +20,7 @@ from common.cli import CONFIG, InputError, MissingFileError, has_weights
 from .checks import is_ct
 from .files import hash_file, write_atomically
 from .header import check_header, warn_once
+from .pseudo_labels import read_teachers_scans
 from .reader import Paths, case_id, fingerprint
 from .volumes import volume_ranges
 
@@ -32,7 +33,9 @@ __all__ = [
     "check_weights",
     "find_record",
     "is_same",
+    "join_learned",
     "load_record",
+    "load_learned",
     "make_record",
 ]
 
@@ -62,7 +65,8 @@ class Record:
         fitted_on: number of cases to which the numbers were fitted.
         voxel_sizes: smallest and largest edges of a voxel in mm, along the patient's axes, of the training scans.
         volumes_ml: smallest and largest volume of each class in the labels of the training that show it, by its name.
-        learned_from: checksum of the voxels of each training scan, by its name.
+        learned_from: checksum of the voxels of each training scan, by its name; also of those from whose labels the
+            weights had learned that the training began with, and its teachers.
         settings: options of the training, by name.
         weights: SHA-256 of each file of weights to which the record belongs, by its name.
     """
@@ -92,7 +96,8 @@ class Record:
         weights = Path(weights)
         content = dataclasses.asdict(self)
         content["volumes_ml"] |= volume_ranges(content.pop("labeled"), self.labels)
-        content["learned_from"] |= {name: fingerprint(scan) for name, scan in content.pop("scans").items()}
+        own = {name: fingerprint(scan) for name, scan in content.pop("scans").items()}
+        content["learned_from"] = join_learned(own, content["learned_from"])
         content = json.loads(json.dumps(content, default=str))
         path = weights.with_name(_FILE)
         content["weights"] = _weights_of_same(content, path)
@@ -102,6 +107,31 @@ class Record:
         write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))
         for name in _FORMER_FILES:  # of weights that were replaced
             path.with_name(name).unlink(missing_ok=True)
+
+
+def join_learned(*parts: Mapping[str, str]) -> dict[str, str]:
+    """Return the checksums of several trainings by the names of their scans, each scan once, the first ones in front.
+
+    Other scans of the same name, as of another data set, have a number behind it.
+    """
+    joined: dict[str, str] = {}
+    for name, checksum in (item for part in parts for item in part.items()):
+        if checksum not in joined.values():
+            names = (name, *(f"{name} ({number})" for number in range(2, len(joined) + 3)))
+            joined[next(free for free in names if free not in joined)] = checksum
+    return joined
+
+
+def load_learned(*weights: str | Path | None) -> dict[str, str]:
+    """Return the checksums of the scans from whose labels weights have learned, by name, see `Record`.
+
+    A pretraining has learned from images alone, and an evaluation on these is none on labels that were seen.
+
+    Args:
+        weights: files; None, `null` and `random`, and those without a record, have learned from none.
+    """
+    paths = [str(path) for path in weights if has_weights(path) and find_record(Path(str(path)).parent) is not None]
+    return join_learned(*(record.learned_from for record in map(load_record, paths) if record.labels))
 
 
 def _weights_of_same(content: Mapping[str, Any], path: Path) -> dict[str, str]:
@@ -160,6 +190,7 @@ def make_record(
     modality: Sequence[str] = ("",),
     settings: Mapping[str, Any] | None = None,
     data: Sequence[Mapping[str, Any]] = (),
+    init_from: str | Path | None = None,
     **numbers: Any,
 ) -> Record:
     """Return the record of a training whose preprocessing is known beforehand.
@@ -170,6 +201,7 @@ def make_record(
         labels: names of the classes by their value, background included; none for a pretraining.
         modality: see `Record`, also for `settings`.
         data: training cases, each with `image`, whose voxel sizes and checksums are kept.
+        init_from: file of further weights with which the training begins, where `from_weights` gives numbers alone.
         numbers: other fields of `Record`, such as `spacing`.
 
     Raises:
@@ -202,6 +234,7 @@ def make_record(
         labels=dict(labels or {}),
         modality=[*modality],
         voxel_sizes=[sizes.min(axis=0).tolist(), sizes.max(axis=0).tolist()] if len(sizes) else None,
+        learned_from=join_learned(load_learned(from_weights, init_from), read_teachers_scans(data)),
         settings=options,
         labeled=[case for case in data if "label" in case] if labels else [],
         scans=scans,

@@ -19,7 +19,7 @@ from .pictures import (
 from .plan import WORKFLOWS, RunPlan, plan_run
 from .precision import MixedPrecisionInferer, has_bfloat16
 from .preflight import check_run, free_disk
-from .report import InferenceReport
+from .report import EvaluationReport, InferenceReport
 from .run import LossEvaluator, SegmentationEvaluator, StopOnNonFiniteLoss, TrainingHandlers
 from .schedule import MovingAverage, MovingAveragePlateau, ScheduleLR, StopOnPlateau, ValidateAtEnd
 from .scores import HausdorffDistanceInMm, SaveScores, SurfaceDice, write_scores
@@ -33,7 +33,7 @@ from .segmentation_loss import (
 from .signals import StopOnSignal
 from .task import PrepareTask, PretextTask
 from .unfreezing import UnfreezeAfter
-from .unseen import RefuseLearnedCases, refuse_learned_scans
+from .unseen import RefuseLearnedCases, refuse_learned_scans, warn_of_learned_validation
 from .weights import (
     LoadWeights,
     check_pretrained_channels,

@@ -30,6 +30,7 @@ __all__ = ["CaseEvaluator"]
 logger = logging.getLogger(__name__)
 
 _CASE_EVENTS = (Events.GET_BATCH_COMPLETED, Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
+_JUDGED = (Events.GET_BATCH_COMPLETED, Events.ITERATION_COMPLETED)  # whose handlers may refuse a case
 _MOST_NAMES = 10  # of cases in the last line of a run
 
 
@@ -96,10 +97,12 @@ class CaseEvaluator(SupervisedEvaluator):
         try:
             super()._fire_event(event_name, *event_args, **event_kwargs)
         except Exception as error:
-            if event_name != Events.ITERATION_COMPLETED or not self.keep_going or concerns_run(error):
+            if event_name not in _JUDGED or not self.keep_going or concerns_run(error):
                 raise
-            self._drop_scores(num_scores)
-            self._leave_out(leave_out(_entry(self.state.output), error))
+            is_done = event_name == Events.ITERATION_COMPLETED
+            if is_done:
+                self._drop_scores(num_scores)
+            self._leave_out(leave_out(_entry(self.state.output if is_done else self.state.batch), error))
             return
         if event_name == Events.ITERATION_COMPLETED and self.keep_going:
             self.progress.advance(_file_name(self.state.output))

@@ -1,4 +1,4 @@
-"""Report of an inference: what became of every case and what was found in it, as JSON, CSV and a page with pictures."""
+"""Reports of what became of every case: of an inference, as JSON, CSV and a page, and of an evaluation, as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .original import original_image, source_of
 from .pictures import intensity_unit
 from .report_page import make_report_page
 
-__all__ = ["InferenceReport"]
+__all__ = ["EvaluationReport", "InferenceReport"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class InferenceReport:
 
     The JSON file has a mapping for each case: its name, the file of its `image`, its `outcome` (`segmented`, or what
     kept it from being so, with the `reason`), `LabelMeasures` of each of its `labels` by name, `warnings` and the file
-    of its `picture`; and the bundle, the checksum of the weights, the options and the versions with which it was made.
-    The CSV file has a row for each case and label, and one for a case that was not segmented. The page shows the
-    pictures, too, and needs no other file.
+    of its `picture`; and the bundle, the checksum of the weights, the scans that these have learned from (see
+    `Record`), the options and the versions with which it was made. The CSV file has a row for each case and label, and
+    one for a case that was not segmented. The page shows the pictures, too, and needs no other file.
 
     A label that is empty, fills most of the scan or is much smaller or larger than in the training is warned of, there
     and in the log. Cases that were not segmented are those of the engine's state, in `refused`: mappings with `case`,
@@ -85,13 +85,9 @@ class InferenceReport:
         self.cases = []
         engine.state.findings = {}
         self.made_with = {
-            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "bundle": _read_bundle(self.bundle_root),
-            "weights": _read_weights(self.weights),
+            **_describe_run(self.weights, self.settings, self.bundle_root),
+            "learned_from": self.record.learned_from if self.record.labels else {},
             "intensities": {"channel": self.record.modality[0], "unit": intensity_unit(self.record.modality)},
-            "options": self.settings,
-            "command": written_command(),
-            "versions": package_versions(),
         }
 
     def _collect(self, engine: Engine) -> None:
@@ -154,6 +150,88 @@ class InferenceReport:
         written = write_atomically(self.path.with_suffix(".html"), lambda path: path.write_text(page, encoding="utf-8"))
         segmented = sum(case["outcome"] == "segmented" for case in cases)
         logger.info("segmented %d of %d case(s); report: %s", segmented, len(cases), written)
+
+
+class EvaluationReport:
+    """Write what became of every case of an evaluation, as `report.json`.
+
+    The file has a mapping for each case: its name, the file of its `image`, its `outcome` (`segmented`, or what kept it
+    from being so, with the `reason`), its `scores` by metric and class, null where there is none, and the file of its
+    `picture`; and the bundle, the checksum of the weights, the options and the versions with which it was made. The
+    processes of a distributed run write one report.
+
+    Scores are those that each `SaveScores` before this handler has written.
+
+    Args:
+        path: JSON file.
+        weights: see `InferenceReport`, also for `settings` and `bundle_root`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        weights: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        bundle_root: str | Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.weights = weights
+        self.settings = dict(settings or {})
+        self.bundle_root = bundle_root
+        self.cases: list[dict[str, Any]] = []
+        self.made_with: dict[str, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.cases = []
+        self.made_with = _describe_run(self.weights, self.settings, self.bundle_root)
+
+    def _collect(self, engine: Engine) -> None:
+        for output in engine.state.output:
+            meta = output["image"].meta
+            self.cases.append(_scored_row(case_name(meta), source_of(meta), "segmented"))
+
+    def _write(self, engine: Engine) -> None:
+        pictures = getattr(engine.state, "pictures", {})
+        for case in self.cases:
+            case["picture"] = pictures[case["case"]].name if case["case"] in pictures else None
+        left_out = [_scored_row(**row) for row in getattr(engine.state, "refused", [])]
+        names = {case["case"] for case in left_out}
+        done = string_list_all_gather([json.dumps(case) for case in self.cases if case["case"] not in names])
+        if not is_main_process():
+            return
+        cases = [json.loads(row) for row in done if row]  # a process may have none
+        for case in cases:
+            tables = getattr(engine.state, "scores", {}).items()
+            case["scores"] = {metric: rows[case["image"]] for metric, rows in tables}
+        if left_out:
+            cases = sorted([*cases, *left_out], key=lambda case: str(case["image"]))
+        text = json.dumps(_to_plain({**self.made_with, "cases": cases}), indent=1, allow_nan=False) + "\n"
+        written = write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+        logger.info("scored %d of %d case(s); report: %s", len(cases) - len(left_out), len(cases), written)
+
+
+def _describe_run(
+    weights: str | Path | None, settings: Mapping[str, Any], bundle_root: str | Path | None
+) -> dict[str, Any]:
+    """Return what a report says of the run that made it, see `InferenceReport`."""
+    return {
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "bundle": _read_bundle(bundle_root),
+        "weights": _read_weights(weights),
+        "options": settings,
+        "command": written_command(),
+        "versions": package_versions(),
+    }
+
+
+def _scored_row(case: str, image: str, outcome: str, reason: str = "") -> dict[str, Any]:
+    """Return what the report of an evaluation says of a case."""
+    return {"case": case, "image": image, "outcome": outcome, "reason": reason, "scores": {}, "picture": None}
 
 
 def _row(case: str, outcome: str, reason: str = "", **more: Any) -> dict[str, Any]:

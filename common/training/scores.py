@@ -116,7 +116,9 @@ class SaveScores:
     """Write `<metric>_raw.csv`: one row for each case, one column for each class, and their mean.
 
     A class without a score in a case, such as a distance where nothing was found, has the field `nan` and does not
-    count in the mean. The log says over how many cases each mean is.
+    count in the mean. The log says over how many cases each mean is. A case that was not scored has no row: an
+    `EvaluationReport` tells why. For it, the engine's state has the rows by the file of their case, as `scores`, a
+    mapping from the name of each metric.
 
     Args:
         save_dir: folder for the file.
@@ -139,6 +141,7 @@ class SaveScores:
 
     def _start(self, engine: Engine) -> None:
         self.files = []
+        engine.state.scores = {}
 
     def _collect(self, engine: Engine) -> None:
         self.files.extend(str(output["image"].meta["filename_or_obj"]) for output in engine.state.output)
@@ -155,9 +158,12 @@ class SaveScores:
         if len(files) != len(scores):
             raise InputError(f"scores must be one row for each of {len(files)} cases, got {len(scores)}")
         is_scored = torch.tensor([file != _NO_FILE for file in files])
-        scores = torch.cat((scores[is_scored], scores.new_full((len(refused), *scores.shape[1:]), math.nan)))
-        files = [file for file in files if file != _NO_FILE] + refused
+        scores, files = scores[is_scored], [file for file in files if file != _NO_FILE]
         path = write_scores(self.save_dir / f"{self.metric}_raw.csv", files, scores, self.labels)
+        rows = torch.cat((scores, torch.nanmean(scores, dim=1, keepdim=True)), dim=1).tolist()
+        engine.state.scores[self.metric] = {
+            file: dict(zip([*self.names, "mean"], row, strict=True)) for file, row in zip(files, rows, strict=True)
+        }
         means = torch.nanmean(scores, dim=1)
         by_class = ", ".join(
             f"{name} {float(values.nanmean()):.3f}{_scored(' over {}', values)}"

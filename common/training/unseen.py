@@ -9,17 +9,18 @@ from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 
 from common.cli import InputError
-from common.data import Cases, Item, Record, fingerprint
+from common.data import Cases, Item, Record, fingerprint, is_main_process
 
-__all__ = ["RefuseLearnedCases", "refuse_learned_scans"]
+__all__ = ["RefuseLearnedCases", "refuse_learned_scans", "warn_of_learned_validation"]
 
 logger = logging.getLogger(__name__)
 
 
 class RefuseLearnedCases:
-    """Guard that ends an evaluation at a scan that the weights were trained on, before it is segmented.
+    """Guard that refuses a scan that the weights were trained on, when it is read and before it is segmented.
 
-    Scans are told by the checksum of their voxels, whatever their files are called. A case that serves both for
+    A `CaseEvaluator` leaves it out, with the reason, and scores the others. Scans are told by the checksum of their
+    voxels, whatever their files are called. A case that serves both for
     training and for validation, since there is no other one with a label, is only warned of.
 
     Args:
@@ -34,6 +35,7 @@ class RefuseLearnedCases:
         self.shared = {str(ensure_tuple(case["image"])[0]) for case in shared}
 
     def attach(self, engine: Engine) -> None:
+        # in the turn of each scan: to look ahead is to read all of them twice, 2 s for a CT of 40 MB
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._check)
 
     def _check(self, engine: Engine) -> None:
@@ -75,4 +77,25 @@ def refuse_learned_scans(record: Record, data: Sequence[Item]) -> None:
             raise InputError(
                 f"{path}: must not be among the scans that the weights were trained on ({name}), since its score would "
                 "tell nothing of new scans; take it out of the data list, or pass another --split"
+            )
+
+
+def warn_of_learned_validation(record: Record, data: Sequence[Item]) -> None:
+    """Warn of validation cases that the weights with which a training begins, or its teachers, have learned from.
+
+    Their voxels are looked at only where there are such weights.
+
+    Args:
+        record: of the training, before it is saved.
+        data: validation cases, each with `image`.
+    """
+    names = {checksum: name for name, checksum in record.learned_from.items()}
+    for case in data if names and is_main_process() else ():
+        if (name := names.get(fingerprint(case["image"]))) is not None:
+            logger.warning(
+                "%s: the weights with which the training begins, or its teachers, have learned from this validation "
+                "case (%s), so that its score is too good to choose the best weights by; pass the --fold of their "
+                "training, or label another one",
+                ensure_tuple(case["image"])[0],
+                name,
             )

@@ -134,6 +134,30 @@ def test_the_record_knows_each_training_scan_by_its_voxels_in_any_format(tmp_pat
     assert known["p1_image"] != known["p2_image"]
 
 
+def test_scans_of_the_weights_that_a_training_began_with_are_told_behind_its_own(tmp_path, write_scan):
+    rng = np.random.default_rng(0)
+    scans = [write_scan(f"set_{index}/case.nii.gz", rng.normal(size=(5, 4, 3)).astype("float32")) for index in range(3)]
+    labels, known, previous = {0: "background", 1: "liver"}, [], None
+    for index, scan in enumerate([*scans, scans[0]]):
+        weights = tmp_path / f"models_{index}" / "model.pt"
+        make_record(previous, labels, data=[{"image": scan}]).save_beside(weights)
+        known.append(load_record(weights).learned_from)
+        previous = weights
+    sums = [fingerprint(scan) for scan in scans]
+    assert [*known[2].values()] == sums[::-1] and len(known[2]) == 3, "of one name"
+    assert [*known[3].values()] == [sums[0], sums[2], sums[1]], "each once"
+
+
+def test_what_a_pretraining_saw_without_labels_is_no_scan_that_was_learned_from(tmp_path, write_scan):
+    scans = [write_scan(f"case_{index}.nii.gz", np.full((5, 4, 3), index, np.float32)) for index in range(2)]
+    make_record(data=[{"image": scans[0]}]).save_beside(tmp_path / "encoder.pt")
+    labels = {0: "background", 1: "liver"}
+    record = make_record(tmp_path / "encoder.pt", labels, data=[{"image": scans[1]}])
+    assert record.learned_from == {}
+    for weights in (None, "null", "random", tmp_path / "without_record" / "model.pt"):
+        assert make_record(None, labels, init_from=weights).learned_from == {}
+
+
 # ---- several channels ----------------------------------------------------------------------------
 
 CT_PET = {"modality": ["CT", "PET"], "clip": [[-100, 200], [0, 9]]}

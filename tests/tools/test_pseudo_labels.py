@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data import case_id, read_cases, read_volume, write_phantoms
+from common.data import case_id, fingerprint, fit_preprocessing, make_record, read_cases, read_volume, write_phantoms
 from tools.pseudo_labels import make_pseudo_labels
 from tools.unlabeled import list_unlabeled
 
@@ -56,6 +57,25 @@ def test_a_teacher_that_knows_all_gives_the_labels_themselves(data, truth, tmp_p
         assert np.array_equal(label, expected)
         assert np.allclose(header.affine, grid.affine)
         assert np.allclose(read_volume(case["confidence"])[0], 0.9, atol=0.02)
+
+
+def test_what_the_teachers_have_learned_from_the_student_has_too(data, truth, tmp_path, capsys):
+    """A student of teachers of another fold was scored in silence on scans whose labels they had seen."""
+    case = read_cases(data, **FOLD).validation[0]
+    teachers = [teach(tmp_path / name, truth) for name in ("atlas", "network", "earlier")]
+    for folder, learned in zip(teachers, ({"a": "1"}, {"b": fingerprint(case["image"])}, {}), strict=False):
+        report = {"cases": [], **({"learned_from": learned} if learned else {})}
+        (Path(folder) / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    make_pseudo_labels(str(data), teachers, str(tmp_path / "pseudo"), **FOLD)
+    cases = read_cases(data, **FOLD, pseudo_labels=tmp_path / "pseudo")
+    for make in (make_record, fit_preprocessing):
+        record = make(data=cases.supervised(), labels=cases.labels, modality=cases.modality)
+        assert record.learned_from == {"a": "1", "b": fingerprint(case["image"])}
+    (Path(teachers[0]) / "report.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"atlas/report\.json: must be the report of an inference, got .*; run it again"
+    ):
+        make_pseudo_labels(str(data), teachers, str(tmp_path / "pseudo"), **FOLD)
 
 
 def test_a_scan_without_an_organ_is_left_out_and_named(data, truth, tmp_path, capsys):

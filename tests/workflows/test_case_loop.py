@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 from bad_inputs import IMAGE, SCANS, write_nifti
 from ignite.engine import Events
-from workflow_helpers import CONTEXT, ROOT, bundle_run, every_bundle, workflow
+from workflow_helpers import CONTEXT, ROOT, TABLES, bundle_run, every_bundle, workflow
 
-from common.data import write_datalist, write_phantoms
+from common.data import fingerprint, hash_file, write_datalist, write_phantoms
 from common.data.header import warn_once
 from common.training import NoteOrigins
 
@@ -311,9 +312,58 @@ def test_an_evaluation_scores_the_others_and_names_the_bad_ones(
         assert (
             scored <= good if path.name.startswith("hausdorff") else scored == good
         )  # of nothing there is no distance
+        assert {Path(row["filename"]).name.split(".")[0] for row in table} <= good
     with (tmp_path / "mean_dice_raw.csv").open() as file:
         table = {Path(row.pop("filename")).name.split(".")[0]: row for row in csv.DictReader(file)}
-    assert len(table) == 6 and set(table["phantom_003"].values()) == {"nan"}
+    assert table.keys() == {"phantom_002", "phantom_007"}, "nan would say that no class is there"
+    check_report(tmp_path, bundle, weights[bundle.name], table)
+
+
+def check_report(folder: Path, bundle: Path, weights: Path, table: dict[str, dict[str, str]]) -> None:
+    """Compare the report of an evaluation of the six cases with the weights and the table of Dice."""
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    report = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert report["weights"] == {"file": "model.pt", "sha256": hash_file(weights / "model.pt")}
+    assert report["bundle"]["name"] and report["versions"] and report["options"]["split"] == "test"
+    assert "features" in report["options"] or bundle.name.startswith("planar")
+    assert not {"max_epochs", "learning_rate", "config"} & report["options"].keys(), "which say nothing of a score"
+    cases = {case["case"]: case for case in report["cases"]}
+    assert [*cases] == [f"phantom_{number:03}" for number in range(2, 8)]
+    for name, case in cases.items():
+        assert Path(case["image"]).name == f"{name}.nii.gz"
+        if name not in table:
+            assert case["outcome"] == "refused" and name in case["reason"]
+            assert case["scores"] == {} and case["picture"] is None
+            continue
+        assert case["outcome"] == "segmented" and not case["reason"]
+        assert {f"{metric}_raw.csv" for metric in case["scores"]} | {"clinical_raw.csv"} >= TABLES[bundle.name]
+        assert {"liver", "mean"} <= case["scores"]["hausdorff_95"].keys()
+        dice = {key: math.nan if score is None else score for key, score in case["scores"]["mean_dice"].items()}
+        assert dice == pytest.approx({key: float(score) for key, score in table[name].items()}, abs=1e-5, nan_ok=True)
+        assert (folder / case["picture"]).is_file()
+
+
+@every_bundle
+def test_a_case_that_was_learned_from_under_another_name_costs_the_others_no_score(
+    bundle, labeled, weights, tmp_path, quiet_hooks, capsys
+):
+    """It ended the evaluation, whose scores until then were lost."""
+    content = json.loads((labeled / "dataset.json").read_text(encoding="utf-8"))
+    scans = shutil.copytree(labeled, tmp_path / "set")
+    write_datalist(scans, {**content, "test": [content["test"][0], content["test"][5]]})
+    models = shutil.copytree(weights[bundle.name], tmp_path / "models")
+    record = json.loads((models / "record.json").read_text(encoding="utf-8"))
+    record["learned_from"] = {"patient_9": fingerprint(scans / "imagesTs" / "phantom_007.nii.gz")}
+    (models / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    places = {"dataset_dir": str(scans), "ckpt_dir": str(models), "evaluation_dir": str(tmp_path / "scores")}
+    assert finish(workflow(bundle, "train.yaml", "evaluate.yaml", device="cpu", **places)) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert re.search(r"error: 1 of 2 cases .* \(phantom_007\); .* the weights were trained on \(patient_9\)", line)
+    first, second = rows(tmp_path / "scores").values()
+    assert first["outcome"] == "segmented" and first["scores"]["mean_dice"].keys() >= {"liver", "mean"}
+    assert second["outcome"] == "refused" and "patient_9" in second["reason"] and second["picture"] is None
+    with (tmp_path / "scores" / "mean_dice_raw.csv").open() as file:
+        assert [Path(row["filename"]).name for row in csv.DictReader(file)] == ["phantom_002.nii.gz"]
 
 
 def test_several_processes_score_the_others_even_where_one_has_none(labeled, weights, tmp_path, quiet_hooks):
@@ -325,6 +375,10 @@ def test_several_processes_score_the_others_even_where_one_has_none(labeled, wei
     done = bundle_run("evaluation", FNET, "train.yaml", "evaluate.yaml", launcher=TORCHRUN, **options)
     assert done.returncode == 1 and "error: 1 of 2 cases were refused (phantom_003)" in done.stderr, done.stderr[-3000:]
     with (tmp_path / "scores" / "mean_dice_raw.csv").open() as file:
-        first, second = csv.DictReader(file)
-    assert first["mean"] != "nan" and second["mean"] == "nan"
-    assert Path(second["filename"]).name == "phantom_003.nii.gz"
+        (row,) = csv.DictReader(file)
+    assert Path(row["filename"]).name == "phantom_002.nii.gz" and row["mean"] != "nan"
+    cases = json.loads((tmp_path / "scores" / "report.json").read_text(encoding="utf-8"))["cases"]
+    assert [(case["case"], case["outcome"]) for case in cases] == [
+        ("phantom_002", "segmented"),
+        ("phantom_003", "refused"),
+    ]

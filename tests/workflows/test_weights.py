@@ -21,7 +21,8 @@ from workflow_helpers import (
     scratch,
 )
 
-from common.data import load_record
+from common.data import case_id, fingerprint, load_record, read_cases
+from common.training import RefuseLearnedCases
 from common.training.preflight import _end_if_finished
 
 pytestmark = pytest.mark.slow
@@ -124,6 +125,32 @@ def test_a_training_begins_with_a_network_of_other_classes_without_its_head(
     head = [name for name in network if name.startswith(tuple(made.parser.get_parsed_content("start::head")))]
     assert taken - {*head} == {*network} - {*head} and not any(".weight" in name for name in taken & {*head})
     assert any(f"{len(network) - len(head)} of {len(network)} tensors taken" in text for text in caplog.messages)
+
+
+@every_bundle
+def test_what_a_training_began_with_has_learned_from_its_scans_too(
+    bundle, trained, phantoms, tmp_path, caplog, quiet_hooks
+):
+    """A network that began with another one of another fold was scored in silence on scans that the first had seen."""
+    path = trained[bundle] / "model.pt"
+    before = load_record(path).learned_from
+    folds = [read_cases(phantoms, fold) for fold in range(5)]
+    fold = next(fold for fold, cases in enumerate(folds) if case_id(cases.validation[0]["image"]) in before)
+    (case,) = folds[fold].validation
+    options = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "init_from": str(path), "fold": fold}
+    made = alone(bundle, "train.yaml", "demo.yaml", kind="train", num_labeled=1, **options)
+    record = made.parser.get_parsed_content("record")
+    record.save_beside(tmp_path / "model.pt")
+    learned = load_record(tmp_path / "model.pt").learned_from
+    assert learned.items() >= before.items() and next(iter(learned)) == next(iter(record.scans))
+    guard = RefuseLearnedCases(load_record(tmp_path / "model.pt"), "validation", folds[fold])
+    with pytest.raises(ValueError, match="must not be among the scans that the weights were trained on"):
+        guard.check(case["image"], fingerprint(case["image"]))
+    made.parser.get_parsed_content("run::1")
+    assert (
+        f"{case['image']}: the weights with which the training begins, or its teachers, have learned from this"
+        in caplog.text
+    )
 
 
 @every_bundle

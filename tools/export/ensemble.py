@@ -15,7 +15,7 @@ from monai.bundle.utils import merge_kv
 
 from common.cli import InputError
 from common.data import Record, join_ranges, load_record
-from common.data.record import is_same
+from common.data.record import is_same, join_learned
 from common.training import load_weights
 from tools.export.weights import load_trained, read_classes
 from tools.verify.config_ids import reachable
@@ -92,7 +92,7 @@ def _join_records(records: Mapping[str, Record], inference: Mapping[str, Any]) -
         first,
         voxel_sizes=[sizes[:, 0].min(axis=0).tolist(), sizes[:, 1].max(axis=0).tolist()] if len(sizes) else None,
         volumes_ml=join_ranges(record.volumes_ml for record in records.values()),
-        learned_from={name: sum for record in records.values() for name, sum in record.learned_from.items()},
+        learned_from=join_learned(*(record.learned_from for record in records.values())),
         settings={
             name: value
             for name, value in first.settings.items()
