@@ -140,8 +140,8 @@ def _read_learned(teacher: str) -> dict[str, str]:
     """Return the checksums of the scans that a teacher has learned from, as the report of its inference tells them."""
     path = Path(teacher) / "report.json"
     try:
-        learned = json.loads(path.read_text(encoding="utf-8")).get("learned_from", {}) if path.is_file() else {}
-        return {str(name): str(checksum) for name, checksum in learned.items()}
+        learned = json.loads(path.read_text(encoding="utf-8")).get("learned_from", []) if path.is_file() else []
+        return {str(checksum): str(checksum) for checksum in learned}  # a report names no patient of the training
     except (AttributeError, ValueError) as error:
         raise InputError(f"{path}: must be the report of an inference, got {error!r:.200}; run it again") from None
 

@@ -105,7 +105,7 @@ def is_ct(modality: str) -> bool:
     return modality.upper().startswith("CT")
 
 
-def check_modality(array: np.ndarray, path: str | Path, modality: str) -> str | None:
+def check_modality(array: np.ndarray, path: str | Path, modality: str, stated: str = "") -> str | None:
     """Return a warning when intensities cannot be those of their modality: a CT in Hounsfield units, or an MR image.
 
     Hounsfield units are known by the body, not by the smallest number: between fat (-100) and muscle (50) lies most of
@@ -115,10 +115,13 @@ def check_modality(array: np.ndarray, path: str | Path, modality: str) -> str | 
         array: intensities of one channel.
         path: name for the warning.
         modality: of the channel, such as CT or FLAIR; others than CT and MR are not judged.
+        stated: that of the file itself, if it says one, as DICOM does.
     """
     is_mr = modality.upper().startswith(_MR_NAMES)
     if not (is_ct(modality) or is_mr):
         return None
+    if stated in ("CT", "MR") and is_ct(stated) != is_ct(modality):
+        return f"{path}: modality is {modality}, but DICOM says {stated}; give another series, or other weights"
     values = array.ravel()[:: max(array.size // _SAMPLE, 1)]
     values = values[values > _PADDING_HU]
     low, high = (float(np.percentile(values, share)) for share in (0.5, 99.5)) if values.size else (0.0, 0.0)

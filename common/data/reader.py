@@ -261,6 +261,7 @@ def _metadata(files: Sequence[Path], headers: Sequence[Header]) -> dict[str, Any
         "nifti": {name: value.tolist() for name, value in header.nifti.items()},
         "is_oriented": header.is_oriented,
         "series": header.series.uid if header.series else "",
+        "stated_modality": header.series.modality if header.series else "",
         "has_palette": files[0].suffix.lower() == PICTURE_SUFFIX and _has_palette(files[0]),
         "warnings": "\n".join(warning for part in headers for warning in part.warnings),
     }

@@ -86,7 +86,7 @@ class InferenceReport:
         engine.state.findings = {}
         self.made_with = {
             **_describe_run(self.weights, self.settings, self.bundle_root),
-            "learned_from": self.record.learned_from if self.record.labels else {},
+            "learned_from": [*self.record.learned_from.values()] if self.record.labels else [],  # and no names
             "intensities": {"channel": self.record.modality[0], "unit": intensity_unit(self.record.modality)},
         }
 

@@ -142,8 +142,9 @@ class LoadVolumesd(LoadImaged):
         """
         if self.record is None:
             return []
-        names = self.record.modality
-        found = [check_modality(*channel) for channel in zip(_to_array(image), paths, names, strict=False)]
+        channels = zip(_to_array(image), paths, self.record.modality, strict=False)
+        stated = str(image.meta.get("stated_modality", ""))  # of the first file
+        found = [check_modality(*one, "" if number else stated) for number, one in enumerate(channels)]
         return [*found, check_voxel_size(self.record, image.affine.numpy(), paths[0])]
 
 

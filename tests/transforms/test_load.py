@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_series
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd
 from PIL import Image
@@ -246,3 +249,16 @@ def test_what_is_wrong_with_a_channel_is_said_of_its_own_file_and_mended_by_its_
     assert loaded[1].min() == np.nanmin(second) and "case_0001.nii.gz: 1 voxels" in caplog.text
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8), "float32"), np.eye(4)), files[1])
     assert "case_0001.nii.gz: image is constant" in LoadVolumesd("image")({"image": files})["image"].meta["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "modality"), [("MR", "CT"), ("CT", "FLAIR"), ("CT", "CT"), ("MR", "T1w"), ("US", "CT")]
+)
+def test_what_dicom_says_of_itself_is_compared_with_the_weights(tmp_path, stated, modality):
+    def state(_: int, dataset: Any) -> None:
+        dataset.Modality = stated
+
+    write_series(tmp_path / "series", edit=state)
+    image = LoadVolumesd("image", Record(modality=[modality]))({"image": str(tmp_path / "series")})["image"]
+    contradicts = {stated, modality} in ({"MR", "CT"}, {"CT", "FLAIR"})
+    assert (f"modality is {modality}, but DICOM says {stated}" in image.meta["warnings"]) == contradicts
