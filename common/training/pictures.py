@@ -353,7 +353,7 @@ class OverlayPictures:
     Args:
         save_dir: folder for the PNG files.
         labels: names of the labels.
-        max_cases: cases to draw, the first ones.
+        max_cases: cases to draw, the first ones; all if not given.
         modality: name of each channel of a scan.
     """
 
@@ -361,7 +361,7 @@ class OverlayPictures:
         self,
         save_dir: str | Path,
         labels: Mapping[int, str] | None = None,
-        max_cases: int = 1000,
+        max_cases: int | None = None,
         modality: Sequence[str] = ("",),
     ) -> None:
         self.save_dir = Path(save_dir)
@@ -369,7 +369,7 @@ class OverlayPictures:
         self.max_cases = max_cases
         self.channel = channel_names(modality)[0]
         self.unit = intensity_unit(modality)
-        self.remaining = 0
+        self.remaining = 0.0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -377,7 +377,8 @@ class OverlayPictures:
 
     def _start(self, engine: Engine) -> None:
         numbers = idist.all_gather(engine.state.epoch_length)  # of the cases of each process
-        self.remaining = self.max_cases - sum(numbers[: idist.get_rank()])
+        most = math.inf if self.max_cases is None else self.max_cases
+        self.remaining = most - sum(numbers[: idist.get_rank()])
         engine.state.pictures = {}
 
     def _draw(self, engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -81,6 +82,19 @@ def test_an_overlay_is_drawn_for_each_case_up_to_the_limit(tmp_path, write_scan,
     engine.run([outputs])
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["case_0.png", "case_1.png"]
     assert is_picture(tmp_path / "pictures" / "case_1.png")
+
+
+def test_without_a_limit_every_case_has_its_picture(tmp_path, monkeypatch):
+    """Beyond a thousand cases there was none, so that their outputs never counted as whole."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("common.training.pictures.save_overlay", lambda *arguments, **_: drawn.append(arguments[2]))
+    monkeypatch.setattr("common.training.pictures.original_image", lambda output: None)
+    names = [f"case_{index}.nii.gz" for index in range(1001)]
+    outputs = [{"pred": MetaTensor(torch.zeros(1, 1, 1, 1), meta={"filename_or_obj": name})} for name in names]
+    engine = Engine(lambda engine, batch: batch)
+    OverlayPictures(tmp_path).attach(engine)
+    engine.run([outputs])
+    assert len(drawn) == 1001
 
 
 def test_a_constant_image_and_missing_numbers_are_drawn_without_an_error(tmp_path):
