@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What this collection is for, in ten minutes of two CPU cores: tumors are found without a single mask, then organs are
+# What this collection is for, in minutes of two CPU cores: tumors are found without a single mask, then organs are
 # learned from one labeled scan and 24 scans without a label. All scans are phantoms, which it draws.
 # Everything it makes lies in the folder quickstart/ of this repository. Stopped, it goes on where it was.
 set -euo pipefail
