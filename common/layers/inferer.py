@@ -19,11 +19,14 @@ from common.training import smaller_inferer
 __all__ = ["FittedWindowInferer", "MaskInferer", "SplitLayersd", "fit_window"]
 
 
+_HALVED = 32  # voxels along an axis that are one in the coarsest level of a usual U-Net, at most
+
+
 class FittedWindowInferer(SlidingWindowInferer):
     """MONAI's sliding window in a size that fits the scan: somewhat longer where fewer windows cover it then.
 
-    A scan that is a voxel longer than the window takes two of them along that axis, one upon the other; a window of
-    its own length takes one, and has no border within the scan. Where no longer window pays, it is MONAI's, to the bit.
+    A scan that is a voxel longer than the window takes two of them along that axis, one upon the other; a window that
+    is as long takes one, and has no border within the scan. Where no longer window pays, it is MONAI's, to the bit.
 
     Args:
         roi_size: smallest size of the window in voxels; scans that are shorter are padded, as by MONAI.
@@ -52,6 +55,8 @@ class FittedWindowInferer(SlidingWindowInferer):
 def fit_window(length: int, window: int, overlap: float, growth: float) -> int:
     """Return the edge of the windows that cover an axis with the fewest voxels in all, the smallest one of several.
 
+    It exceeds the shortest edge by steps in which a U-Net that takes that one can halve it as often, up to five times.
+
     Args:
         length: voxels of the scan.
         window: shortest edge.
@@ -60,13 +65,12 @@ def fit_window(length: int, window: int, overlap: float, growth: float) -> int:
     """
     if length <= window:
         return window
-    candidates = range(window, min(length, math.floor(growth * window)) + 1)
 
     def voxels(edge: int) -> int:
         step = max(int(edge * (1 - overlap)), 1)
-        return edge * (math.ceil((length - edge) / step) + 1)
+        return edge * (math.ceil(max(length - edge, 0) / step) + 1)
 
-    return min(candidates, key=voxels)
+    return min(range(window, math.floor(growth * window) + 1, math.gcd(window, _HALVED)), key=voxels)
 
 
 class MaskInferer(Inferer):
