@@ -8,7 +8,13 @@ from torch import nn
 
 from common.training import MixedPrecisionInferer, has_bfloat16
 
-HAS_BFLOAT16 = has_bfloat16(torch.device("cpu"))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Compute in bfloat16 on any CPU, be it slower."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
 
 
 def weight_gradient(conv, image, weights, enabled):
@@ -23,7 +29,7 @@ def soil_memory():
     del [torch.full((37_000 * (index + 1),), torch.nan) for index in range(20)][:]
 
 
-@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("depth", range(1, 7))
 def test_gradients_are_those_of_full_precision_however_thin_the_patch_is(kernel_size, depth):
@@ -37,7 +43,7 @@ def test_gradients_are_those_of_full_precision_however_thin_the_patch_is(kernel_
         assert (found - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16")
+@pytest.mark.usefixtures("bfloat16")
 def test_convolutions_are_in_bfloat16_where_there_is_room():
     seen = []
     conv = nn.Conv3d(1, 1, 3, padding=1)
@@ -45,3 +51,13 @@ def test_convolutions_are_in_bfloat16_where_there_is_room():
     for depth in (4, 2):
         assert MixedPrecisionInferer()(torch.rand(1, 1, depth, 4, 4), conv).dtype == torch.float32
     assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True, "amx_bf16": False}, False), ({"avx512_bf16": True, "amx_bf16": True}, True), ({}, False)],
+    ids=["AVX512 alone", "AMX", "neither"],
+)
+def test_a_cpu_takes_bfloat16_where_it_is_faster(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bfloat16(CPU) is expected
