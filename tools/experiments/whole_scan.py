@@ -2,9 +2,9 @@
 
     python -m tools.experiments.whole_scan SCAN [--size 512,512,300] [--bundles NAME,NAME] [--repeats 3] [--device cpu]
 
-The scan is resampled to a size that a hospital's scanner gives, and each bundle that is shipped with weights segments it
-as a user would, in a process of its own. A line for each has the seconds on a clock and of the processor, with all that
-comes before and after the network (Python's start, reading, resampling, writing), and the largest memory.
+The scan is resampled to a size that a hospital's scanner gives, and each bundle that is shipped with weights segments
+it as a user would, in a process of its own. A line for each has the seconds on a clock and of the processor, with all
+that comes before and after the network (Python's start, reading, resampling, writing), and the largest memory.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_costs_are_those_of_the_process_that_segments(scan, tmp_path):
 
 
 def test_an_inference_that_fails_says_why(scan, tmp_path):
-    with pytest.raises(RuntimeError, match="(?s)fnet_wtacae_stl: the inference failed: .*weights must exist"):
+    with pytest.raises(RuntimeError, match=r"(?s)fnet_wtacae_stl: the inference failed: .*weights must exist"):
         measure_inference(BUNDLE, scan.parent, tmp_path, tmp_path / "output")
 
 
