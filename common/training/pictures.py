@@ -239,10 +239,10 @@ def _display_window(shown: np.ndarray, inside: np.ndarray) -> tuple[float, float
 
 
 def _sample(values: np.ndarray) -> np.ndarray:
-    """Return finite values at even distances in an array, enough for percentiles."""
-    flat = values.reshape(-1) if values.flags.c_contiguous else values.T.reshape(-1)
-    flat = flat[:: max(flat.size // _SAMPLED, 1)]
-    return flat[np.isfinite(flat)]
+    """Return finite values at even distances along the axes of an array, enough for percentiles."""
+    step = max(int((values.size / _SAMPLED) ** (1 / values.ndim)), 1)
+    sample = values[(slice(None, None, step),) * values.ndim]
+    return sample[np.isfinite(sample)]
 
 
 def _place(affine: np.ndarray, shape: Sequence[int], axis: int, index: int) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform
+from monai.transforms import Compose, CropForegroundd, InvertibleTransform, MapTransform, Orientationd
+from monai.transforms.utils import allow_missing_keys_mode
 
 __all__ = ["InvertLabelMapd", "InvertProbabilitiesd"]
+
+_MOVING = (Orientationd, CropForegroundd)  # transforms that move voxels, and change none
 
 
 class InvertProbabilitiesd(MapTransform):
@@ -36,13 +40,23 @@ class InvertProbabilitiesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = data[self.orig_keys]
-        return {**data, **{key: torch.cat([*self._restore(data[key], image)]) for key in self.key_iterator(data)}}
+        restored = {key: torch.cat([*self._restore(data[key], image)]) for key in self.key_iterator(data)}
+        return {**data, **restored}
 
-    def _restore(self, probabilities: torch.Tensor, image: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the probability of one class after the other, of shape `(1, *original size)`."""
-        invert = Invertd("pred", self.transform, orig_keys=self.orig_keys, nearest_interp=False)
+    def _restore(
+        self, probabilities: torch.Tensor, image: MetaTensor, transform: Compose | None = None
+    ) -> Iterator[MetaTensor]:
+        """Yield the probability of one class after the other, of shape `(1, *size before the transform)`."""
         for probability in probabilities:
-            yield invert({self.orig_keys: image, "pred": MetaTensor(probability[None].float())})["pred"]
+            meta, applied = deepcopy((image.meta, image.applied_operations))
+            restored = MetaTensor(probability.detach()[None].float(), meta=meta, applied_operations=applied)
+            yield self._invert(restored, self.transform if transform is None else transform)
+
+    def _invert(self, volume: MetaTensor, transform: Compose) -> MetaTensor:
+        if not len(transform.transforms):
+            return volume
+        with allow_missing_keys_mode(transform):
+            return transform.inverse({self.orig_keys: volume})[self.orig_keys]
 
 
 class InvertLabelMapd(InvertProbabilitiesd):
@@ -71,16 +85,41 @@ class InvertLabelMapd(InvertProbabilitiesd):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
-        first = 0 if self.threshold is None else 1  # class of the first channel
+        moving, changing = _split(self.transform)
         for key in self.key_iterator(out):
-            dtype = torch.uint8 if len(out[key]) + first <= np.iinfo(np.uint8).max + 1 else torch.int16
-            best = labels = None
-            for label, restored in enumerate(self._restore(out[key], out[self.orig_keys]), start=first):
-                if best is None or labels is None:
-                    labels = torch.zeros_like(restored, dtype=dtype)
-                    best = restored if self.threshold is None else torch.full_like(restored, self.threshold)
-                is_better = restored > best
-                labels[is_better] = label
-                best[is_better] = restored[is_better]
-            out[key] = labels
+            labels = self._choose(self._restore(out[key], out[self.orig_keys], changing), len(out[key]))
+            out[key] = self._invert(labels, moving)
         return out
+
+    def _choose(self, probabilities: Iterator[MetaTensor], num_channels: int) -> MetaTensor:
+        """Return the most probable class of each voxel, of shape `(1, H, W, D)`."""
+        first = 0 if self.threshold is None else 1  # class of the first channel
+        dtype = torch.uint8 if num_channels + first <= np.iinfo(np.uint8).max + 1 else torch.int16
+        best: torch.Tensor | None = None
+        labels: torch.Tensor | None = None
+        for label, restored in enumerate(probabilities, start=first):
+            share = restored.as_tensor()
+            if best is None or labels is None:
+                labels = torch.zeros_like(restored, dtype=dtype)
+                best = share if self.threshold is None else torch.full_like(share, self.threshold)
+            is_better = share > best
+            labels.masked_fill_(is_better, label)
+            best = share.where(is_better, best)
+        assert isinstance(labels, MetaTensor)
+        return labels
+
+
+def _split(transform: Compose) -> tuple[Compose, Compose]:
+    """Split a preprocessing into what only moves voxels, and all from the first transform on that may change them.
+
+    Labels are moved as they are, so that of the classes' probabilities only the latter is undone.
+    """
+    steps = transform.transforms
+    place = next((index for index, step in enumerate(steps) if not _only_moves(step)), len(steps))
+    return Compose(steps[:place]), Compose(steps[place:])
+
+
+def _only_moves(transform: Any) -> bool:
+    if isinstance(transform, Compose):
+        return all(map(_only_moves, transform.transforms))
+    return isinstance(transform, _MOVING) or not isinstance(transform, InvertibleTransform)

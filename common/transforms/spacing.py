@@ -13,6 +13,8 @@ from monai.transforms import Spacingd
 from common.cli import InputError
 from common.data import IGNORED
 
+from .separable import SeparableResample
+
 __all__ = ["IsotropicSpacingd", "VoxelSpacingd"]
 
 _MOST_VOXELS = 4e9  # 16 GB
@@ -44,6 +46,7 @@ class VoxelSpacingd(Spacingd):
             raise InputError(f"spacing must be three lengths in mm, got {list(spacing)}")
         pixdim = [edge or -1 for edge in spacing or (0, 0, 0)]  # MONAI keeps the voxel size where it is not positive
         super().__init__(keys, pixdim=pixdim, mode=mode, allow_missing_keys=allow_missing_keys)
+        self.spacing_transform.sp_resample = SeparableResample()
 
     def __call__(self, data: Mapping[Hashable, MetaTensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
         images = {key: data[key] for key in self.key_iterator(dict(data))}

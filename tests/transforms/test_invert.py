@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.utils import one_hot
-from monai.transforms import Compose, LoadImaged, Orientationd
+from monai.transforms import Compose, LoadImaged, Orientationd, Rotated
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
 from common.transforms import ClipAndNormalized, CropBodyd, InvertLabelMapd, InvertProbabilitiesd, IsotropicSpacingd
@@ -154,3 +154,41 @@ def test_of_overlapping_classes_the_most_probable_above_the_threshold_wins(make_
         probabilities[(slice(None), *line)].as_tensor(), torch.tensor(voxels).T, atol=1e-4, rtol=0
     )
     np.testing.assert_allclose(probabilities.affine.numpy(), nib.load(case["image"]).affine, atol=1e-4)
+
+
+STEPS = {
+    "orient": Orientationd("image", axcodes="RAS", labels=None),
+    "crop": CropBodyd("image", air=-500),
+    "resample": IsotropicSpacingd("image", 2.0),
+    "normalize": ClipAndNormalized("image", [-100, 200]),
+    "rotate": Rotated("image", (0.2, 0.0, 0.1), keep_size=False),
+    "orient and crop": Compose([Orientationd("image", axcodes="RAS", labels=None), CropBodyd("image", air=-500)]),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("orient", "crop", "resample", "normalize"),
+        ("orient", "resample", "crop", "normalize"),
+        ("orient and crop", "resample"),
+        ("orient", "rotate", "crop"),
+        ("orient", "crop"),
+        ("resample",),
+        ("normalize",),
+    ],
+    ids=", ".join,
+)
+def test_the_label_map_is_the_most_probable_class_of_the_probabilities_that_come_back(make_case, names):
+    preprocessing = Compose([LoadImaged("image", ensure_channel_first=True), *(STEPS[name] for name in names)])
+    image = preprocessing({"image": make_case("PRI")["image"]})["image"]
+    pred = torch.rand(3, *image.shape[1:], generator=torch.Generator().manual_seed(0)).softmax(0)
+    data = {"image": image, "pred": pred}
+    probabilities = InvertProbabilitiesd("pred", preprocessing)(data)["pred"]
+    found = InvertLabelMapd("pred", preprocessing)(data)["pred"]
+    assert torch.equal(found[0].as_tensor().long(), probabilities.as_tensor().argmax(0))
+    assert torch.equal(found.affine, probabilities.affine)
+    classes = InvertProbabilitiesd("pred", preprocessing)({**data, "pred": pred[1:]})["pred"].as_tensor()
+    found = InvertLabelMapd("pred", preprocessing, threshold=0.4)({**data, "pred": pred[1:]})["pred"]
+    expected = torch.where(classes.amax(0) > 0.4, classes.argmax(0) + 1, 0)
+    assert torch.equal(found[0].as_tensor().long(), expected)
