@@ -18,6 +18,8 @@ __all__ = ["SeparableResample", "interpolate_axes"]
 
 _MOST_SHEAR = 1e-4  # voxels, by which an axis may leave its direction over its length: what rounding makes of an affine
 
+_NUM_VALUES = 2**18  # interpolated at once: 1 MB
+
 
 def interpolate_axes(volume: torch.Tensor, centers: Sequence[np.ndarray]) -> torch.Tensor:
     """Return linear interpolations between the voxels of a volume, at the places of a grid along its axes.
@@ -45,8 +47,14 @@ def _interpolate(volume: torch.Tensor, dim: int, places: np.ndarray) -> torch.Te
     first = torch.from_numpy(below.astype(np.int64)).to(volume.device)
     share = torch.from_numpy((inside - below).astype(np.float32)).to(volume.device)
     share = share.reshape(-1, *[1] * (volume.ndim - 1 - dim))
-    low = volume.index_select(dim, first)
-    return low.lerp_(volume.index_select(dim, (first + 1).clamp(max=last)), share)
+    second = (first + 1).clamp(max=last)
+    out = volume.new_empty((*volume.shape[:dim], len(places), *volume.shape[dim + 1 :]))
+    num_places = max(_NUM_VALUES * (last + 1) // volume.numel(), 1)
+    for start in range(0, len(places), num_places):  # parts that a cache holds, without a second large volume
+        part = slice(start, start + num_places)
+        low, high = (volume.index_select(dim, indices[part]) for indices in (first, second))
+        torch.lerp(low, high, share[part], out=out[(slice(None),) * dim + (part,)])
+    return out
 
 
 class SeparableResample(SpatialResample):
