@@ -16,14 +16,15 @@ __all__ = ["MixedPrecisionInferer", "has_bfloat16"]
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device is faster with bfloat16: GPUs since Ampere, CPUs with AMX.
+    """Tell whether a device is faster with bfloat16: GPUs since Ampere, CPUs with AMX, and AMD's with AVX512-BF16.
 
-    On a CPU that has no more than AVX512-BF16, a training step takes longer than in float32.
+    On Intel's that have AVX512-BF16 alone, a training step takes longer than in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
-    return bool(capabilities.get("amx_bf16"))
+    is_intel = "Intel" in capabilities.get("cpu_name", "")
+    return bool(capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not is_intel))
 
 
 class MixedPrecisionInferer(SimpleInferer):

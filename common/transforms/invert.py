@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,8 +40,7 @@ class InvertProbabilitiesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = data[self.orig_keys]
-        restored = {key: torch.cat([*self._restore(data[key], image)]) for key in self.key_iterator(data)}
-        return {**data, **restored}
+        return {**data, **{key: torch.cat([*self._restore(data[key], image)]) for key in self.key_iterator(data)}}
 
     def _restore(
         self, probabilities: torch.Tensor, image: MetaTensor, transform: Compose | None = None
@@ -53,8 +52,8 @@ class InvertProbabilitiesd(MapTransform):
             yield self._invert(restored, self.transform if transform is None else transform)
 
     def _invert(self, volume: MetaTensor, transform: Compose) -> MetaTensor:
-        if not len(transform.transforms):
-            return volume
+        if not any(isinstance(step, InvertibleTransform) for step in transform.flatten().transforms):
+            return volume  # MONAI asks for steps with keys
         with allow_missing_keys_mode(transform):
             return transform.inverse({self.orig_keys: volume})[self.orig_keys]
 
@@ -105,8 +104,7 @@ class InvertLabelMapd(InvertProbabilitiesd):
             is_better = share > best
             labels.masked_fill_(is_better, label)
             best = share.where(is_better, best)
-        assert isinstance(labels, MetaTensor)
-        return labels
+        return cast(MetaTensor, labels)
 
 
 def _split(transform: Compose) -> tuple[Compose, Compose]:

@@ -18,6 +18,8 @@ __all__ = ["SeparableResample", "interpolate_axes"]
 
 _MOST_SHEAR = 1e-4  # voxels, by which an axis may leave its direction over its length: what rounding makes of an affine
 
+_LINEAR = {"mode": "bilinear", "padding_mode": "border", "align_corners": False, "lazy": False}
+
 _NUM_VALUES = 2**18  # interpolated at once: 1 MB
 
 
@@ -60,9 +62,9 @@ def _interpolate(volume: torch.Tensor, dim: int, places: np.ndarray) -> torch.Te
 class SeparableResample(SpatialResample):
     """Resample like MONAI's `SpatialResample`, along one axis after the other where the new voxels are parallel.
 
-    Both give the same but for rounding. MONAI computes the place of each voxel in double precision, in three numbers
-    of it, which takes most of the time of an inference. What is not a linear interpolation with the border's values
-    outside, or not parallel, is left to it.
+    Both give the same but for rounding. MONAI computes the place of each new voxel, three numbers in double precision,
+    which took most of the time of a large scan's inference. What is not parallel, or not a linear interpolation with
+    the border's values outside, is left to it.
     """
 
     def __call__(
@@ -76,9 +78,9 @@ class SeparableResample(SpatialResample):
         dtype: DtypeLike = None,
         lazy: bool | None = None,
     ) -> torch.Tensor:
-        wanted = (mode or self.mode, padding_mode or self.padding_mode, align_corners or self.align_corners)
-        is_eager = not (self.lazy if lazy is None else lazy)
-        if isinstance(img, MetaTensor) and is_eager and wanted == ("bilinear", "border", False):
+        given = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners, "lazy": lazy}
+        options = {name: getattr(self, name) if value is None else value for name, value in given.items()}
+        if isinstance(img, MetaTensor) and options == _LINEAR:
             size = _sizes(spatial_size)
             if dst_affine is not None and len(size) == img.ndim - 1 == 3 and not img.pending_operations:
                 matrix = np.linalg.solve(_to_numpy(img.affine), _to_numpy(dst_affine))
@@ -106,7 +108,9 @@ class SeparableResample(SpatialResample):
         centers = [matrix[axis, axis] * np.arange(edge) + matrix[axis, 3] for axis, edge in enumerate(size)]
         return MetaTensor(interpolate_axes(img.as_tensor(), centers)).copy_meta_from(meta)
 
-    def inverse(self, data: torch.Tensor) -> torch.Tensor:
+    def inverse(
+        self, data: torch.Tensor
+    ) -> torch.Tensor:  # MONAI's calls SpatialResample, and not what derives from it
         transform = self.pop_transform(data)
         options: dict[str, Any] = dict(transform[TraceKeys.EXTRA_INFO])
         options["dtype"] = get_torch_dtype_from_string(options["dtype"])

@@ -55,8 +55,15 @@ def test_convolutions_are_in_bfloat16_where_there_is_room():
 
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
-    [({"avx512_bf16": True, "amx_bf16": False}, False), ({"avx512_bf16": True, "amx_bf16": True}, True), ({}, False)],
-    ids=["AVX512 alone", "AMX", "neither"],
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({}, False),
+    ],
+    ids=["Intel, AVX512 alone", "Intel, AMX", "AMD, AVX512", "AMD, neither", "unnamed", "untold"],
 )
 def test_a_cpu_takes_bfloat16_where_it_is_faster(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common.cli import InputError, check_choice
+from common.cli import BundleError, InputError, check_choice
 from common.cli.options import POSITIVE_INT
 from tools._command import all_bundles, find_bundle, run_command
 
@@ -80,26 +80,14 @@ def resample_scan(scan: Path, path: Path, size: Sequence[int]) -> None:
         path: file to write, of 16-bit integers.
         size: voxels along the three axes.
     """
-    import itk
+    import nibabel as nib
+    from monai.transforms import Resize
 
-    image = itk.imread(str(scan), itk.F)
-    spacing = [
-        old * count / new
-        for old, count, new in zip(image.GetSpacing(), image.GetLargestPossibleRegion().GetSize(), size, strict=True)
-    ]
-    shift = itk.GetArrayFromMatrix(image.GetDirection()) @ [
-        (new - old) / 2 for old, new in zip(image.GetSpacing(), spacing, strict=True)
-    ]
-    made = itk.resample_image_filter(
-        image,
-        size=list(size),
-        output_spacing=spacing,
-        output_origin=[old + step for old, step in zip(image.GetOrigin(), shift, strict=True)],
-        output_direction=image.GetDirection(),
-        default_pixel_value=-1024,
-    )
+    from common.data import LoadVolume
+
+    resized = Resize(size, mode="trilinear")(LoadVolume()(scan))
     path.parent.mkdir(parents=True, exist_ok=True)
-    itk.imwrite(itk.cast_image_filter(made, ttype=(type(made), itk.Image[itk.SS, 3])), str(path))
+    nib.save(nib.Nifti1Image(resized[0].numpy().round().astype("int16"), resized.affine.numpy()), path)
 
 
 def measure_inference(bundle: Path, scans: Path, weights: Path, output: Path, device: str = "cpu") -> Costs:
@@ -113,7 +101,7 @@ def measure_inference(bundle: Path, scans: Path, weights: Path, output: Path, de
         device: `cpu` or `cuda`.
 
     Raises:
-        RuntimeError: when the inference fails.
+        BundleError: when the inference fails.
     """
     command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
     options = {"config_file": bundle / "configs" / "inference.yaml", "bundle_root": bundle, "device": device}
@@ -125,7 +113,7 @@ def measure_inference(bundle: Path, scans: Path, weights: Path, output: Path, de
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{bundle.name}: the inference failed: {message.decode(errors='replace')[-2000:]}")
+        raise BundleError(f"{bundle.name}: the inference failed: {message.decode(errors='replace')[-2000:]}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Costs(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 

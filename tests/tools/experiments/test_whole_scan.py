@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from workflow_helpers import ROOT
 
-from common.cli import InputError
+from common.cli import BundleError, InputError, MissingFileError
 from tools.experiments.whole_scan import measure_inference, resample_scan, whole_scan
 
 BUNDLE = ROOT / "bundles" / "fnet_wtacae_stl"
@@ -48,7 +48,7 @@ def test_costs_are_those_of_the_process_that_segments(scan, tmp_path):
 
 
 def test_an_inference_that_fails_says_why(scan, tmp_path):
-    with pytest.raises(RuntimeError, match=r"(?s)fnet_wtacae_stl: the inference failed: .*weights must exist"):
+    with pytest.raises(BundleError, match=r"(?s)fnet_wtacae_stl: the inference failed: .*weights must exist"):
         measure_inference(BUNDLE, scan.parent, tmp_path, tmp_path / "output")
 
 
@@ -56,6 +56,11 @@ def test_an_inference_that_fails_says_why(scan, tmp_path):
 def test_a_size_that_is_no_volume_is_refused(scan, size):
     with pytest.raises(InputError, match="size must be three numbers of voxels"):
         whole_scan(str(scan), size=size)
+
+
+def test_a_scan_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(MissingFileError, match="missing"):
+        whole_scan(str(tmp_path / "missing.nii.gz"))
 
 
 def test_a_bundle_without_weights_is_refused(scan):
