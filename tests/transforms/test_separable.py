@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 
+from common.transforms import IsotropicSpacingd
 from common.transforms.separable import SeparableResample, interpolate_axes
 
 SIZE = (9, 12, 7)
@@ -104,6 +105,15 @@ def test_a_grid_that_is_the_same_keeps_the_volume(monkeypatch):
     found = SeparableResample()(image, affine, size)
     assert calls
     assert torch.equal(found.as_tensor(), image.as_tensor())
+
+
+def test_scans_are_resampled_so_there_and_back(monkeypatch):
+    image, _, _ = make_case(*FINER)
+    calls = count_calls(monkeypatch)
+    resample = IsotropicSpacingd("image", 1.0)
+    found = resample.inverse(resample({"image": image}))["image"]
+    assert not calls
+    assert found.shape == image.shape
 
 
 def test_places_between_voxels_take_both():
