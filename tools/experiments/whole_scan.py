@@ -3,8 +3,9 @@
     python -m tools.experiments.whole_scan SCAN [--size 512,512,300] [--bundles NAME,NAME] [--repeats 3] [--device cpu]
 
 The scan is resampled to a size that a hospital's scanner gives, and each bundle that is shipped with weights segments
-it as a user would, in a process of its own. A line for each has the seconds on a clock and of the processor, with all
-that comes before and after the network (Python's start, reading, resampling, writing), and the largest memory.
+it as a user would, in a process of its own; so does `tools.experiments.usual_scan`, for comparison. A line for each has
+the seconds on a clock and of the processor, with all that comes before and after the network (Python's start, reading,
+resampling, writing), and the largest memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from common.cli import BundleError, InputError, check_choice
 from common.cli.options import POSITIVE_INT
 from tools._command import all_bundles, find_bundle, run_command
 
-__all__ = ["Costs", "measure_inference", "resample_scan"]
+__all__ = ["Costs", "measure_command", "measure_inference", "resample_scan"]
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Costs:
 def whole_scan(
     scan: str, *, size: str = "512,512,300", bundles: str = "", repeats: int = 3, device: str = "cpu"
 ) -> None:
-    """Segment one scan with each bundle, and tell time and memory.
+    """Segment one scan with each bundle and, if no bundles are named, as is usual in MONAI, and tell time and memory.
 
     Args:
         scan: a volume of the anatomy that the weights know.
@@ -69,7 +70,11 @@ def whole_scan(
         for root, models in weights.items():
             places = (root, folder / "scans", models, folder / root.name)
             runs = [measure_inference(*places, device) for _ in range(repeats)]
-            print(f"{root.name}, {'x'.join(map(str, edges))}, {_summarize(runs)}", flush=True)
+            print(f"{root.name}, {_summarize(runs)}", flush=True)
+        if not names:
+            arguments = [str(folder / "scans" / "scan.nii.gz"), str(folder / "usual"), "--device", device]
+            command = [sys.executable, "-m", "tools.experiments.usual_scan", *arguments]
+            print(f"as usual in MONAI, {_summarize([measure_command(command) for _ in range(repeats)])}", flush=True)
 
 
 def resample_scan(scan: Path, path: Path, size: Sequence[int]) -> None:
@@ -107,13 +112,28 @@ def measure_inference(bundle: Path, scans: Path, weights: Path, output: Path, de
     options = {"config_file": bundle / "configs" / "inference.yaml", "bundle_root": bundle, "device": device}
     for name, value in (options | {"dataset_dir": scans, "ckpt_dir": weights, "output_dir": output}).items():
         command += [f"--{name}", str(value)]
+    try:
+        return measure_command(command)
+    except BundleError as error:
+        raise BundleError(f"{bundle.name}: the inference failed: {error}") from error
+
+
+def measure_command(command: Sequence[str]) -> Costs:
+    """Run a command, and return what it costs.
+
+    Args:
+        command: program and arguments.
+
+    Raises:
+        BundleError: when it fails, with the end of what it wrote on stderr.
+    """
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         message = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise BundleError(f"{bundle.name}: the inference failed: {message.decode(errors='replace')[-2000:]}")
+        raise BundleError(message.decode(errors="replace")[-2000:])
     unit = 1 if sys.platform == "darwin" else 1024
     return Costs(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
