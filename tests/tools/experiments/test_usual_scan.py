@@ -37,7 +37,7 @@ def test_stages_are_those_of_the_inference(scan, capsys):
     scan_stages(str(scan), "fnet_wtacae_stl")
     lines = re.findall(r"^ *([\d.]+) s (.*)$", capsys.readouterr().out, re.MULTILINE)
     seconds = {name: float(taken) for taken, name in lines}
-    stages = {"network", "InvertLabelMapd", "LoadVolumesd", "SaveSegmentationd"}
+    stages = {"network", "LoadVolumesd"}
     assert stages <= seconds.keys()
     assert sum(seconds[name] for name in stages) <= seconds["all that follows, of which"] + 0.02
 
