@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from monai.data import MetaTensor
@@ -72,11 +72,16 @@ class WholeSliceInferer(Inferer):
         slices, fill = slices.flatten(0, 1), fill.flatten(0, 1)
         height, width = slices.shape[2:]
         padding = (0, max(self.slice_size[1] - width, 0), 0, max(self.slice_size[0] - height, 0))
-        outputs = []
-        for part, value in zip(slices.split(self.batch_size), fill.split(self.batch_size), strict=True):
+        whole: torch.Tensor | None = None
+        for first in range(0, len(slices), self.batch_size):
+            place = slice(first, first + self.batch_size)
+            part = slices[place]
             if any(padding):
-                part = F.pad(part - value, padding) + value
+                part = F.pad(part - fill[place], padding) + fill[place]
             output = network(part, *args, **kwargs)[..., :height, :width]
             output = output.float().sigmoid() if self.sigmoid else output
-            outputs.append(output.to(self.output_dtype or output.dtype))
-        return torch.cat(outputs).unflatten(0, (len(volumes), -1)).movedim(1, axis)
+            if whole is None:  # filled part by part: joined parts would take twice the memory
+                shape = len(slices), *output.shape[1:]
+                whole = torch.empty(shape, dtype=self.output_dtype or output.dtype, device=output.device)
+            whole[place] = output
+        return cast(torch.Tensor, whole).unflatten(0, (len(volumes), -1)).movedim(1, axis)
