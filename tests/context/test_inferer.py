@@ -95,7 +95,7 @@ def test_a_slice_is_padded_as_in_the_training(slice_size):
         for index in range(4):
             seen = dataset[SliceRequest(0, index, seed)]["image"]
             assert seen.shape[1:] == tuple(size)
-            torch.testing.assert_close(found[..., index], network(seen[None])[0, :, :19, :13])
+            torch.testing.assert_close(found[..., index], network(seen[None])[0, :, :19, :13], rtol=1e-4, atol=1e-4)
 
 
 def test_another_number_of_axes_is_refused():
