@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from warm_process import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -49,12 +49,12 @@ def run(*args, **kwargs) -> ConfigWorkflow:
 
 def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
-    command = [sys.executable, *launcher, "run", id, "--config_file", str(files)]
+    command = [*launcher, "run", id, "--config_file", str(files)]
     coarse = {} if "pretrain.yaml" in names else COARSE.get(bundle.name, {})
     for name, value in {"bundle_root": bundle, **coarse, **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return run_python(command, cwd, environment)
 
 
 def interrupt(made: ConfigWorkflow, epoch: int) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from initial_weights import write_weights
+from matplotlib.figure import Figure
+from PIL import Image
 from workflow_helpers import BUNDLES
 
 from common.data import write_datalist, write_lesion_phantoms, write_phantoms
@@ -37,6 +39,14 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     for bundle in BUNDLES:
         write_weights(bundle, root / bundle.name)
     return {bundle.name: root / bundle.name for bundle in BUNDLES}
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request, monkeypatch):
+    """Figures are composed but not rendered, which takes half the time of a short run; `pictures` marks the others."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Image.new("L", (1, 1)).save(path, "png"))
 
 
 @pytest.fixture

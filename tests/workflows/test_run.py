@@ -44,6 +44,7 @@ PICTURES = {  # drawn while a network is trained, besides its learning curves
 }
 
 
+@pytest.mark.pictures
 @every_bundle
 def test_pretrain_train_evaluate_infer(bundle, phantoms, tmp_path, quiet_hooks):
     weights, scores, output = tmp_path / "models", tmp_path / "scores", tmp_path / "output"

@@ -17,6 +17,7 @@ import pytest
 import torch
 from initial_weights import BUNDLES, LABELS, ROOT, export_small, small_network, write_weights
 from monai.bundle import ConfigParser, ConfigWorkflow
+from warm_process import run_python
 
 from common.data import load_record, make_record, write_lesion_phantoms, write_phantoms
 from tools.export.__main__ import export
@@ -51,7 +52,6 @@ def weights(tmp_path) -> Path:
 
 def run_exported(id: str, root: Path, cwd: Path, **options) -> None:
     command = [
-        sys.executable,
         "-c",
         WITHOUT_REPOSITORY,
         "run",
@@ -62,7 +62,7 @@ def run_exported(id: str, root: Path, cwd: Path, **options) -> None:
     for name, value in {"device": "cpu", **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(command, cwd, environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -113,8 +113,8 @@ def test_is_trained_and_evaluated_without_this_repository(bundle, learned, weigh
         known = json.loads((root / "configs" / f"{files[0]}.json").read_text(encoding="utf-8"))
         arguments.append((id, files, {**options, **{name: value for name, value in short.items() if name in known}}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    command = [sys.executable, "-c", code, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    command = ["-c", code, json.dumps(arguments)]
+    done = run_python(command, root, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (root / "models" / "model.pt").read_bytes() != before
     assert len(runs) == 2 or list((root / "models" / "pretrained").glob("*.pt"))
@@ -254,9 +254,9 @@ def test_monai_compiles_its_network_as_the_model_zoo_has_it(name, weights, tmp_p
         "import json, sys; sys.modules['common'] = sys.modules['tools'] = None; import monai.bundle\n"
         "monai.bundle.ckpt_export('network_def', **json.loads(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", code, json.dumps(options)]
+    command = ["-c", code, json.dumps(options)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(command, tmp_path, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     network = small_network(bundle, weights).eval()
     network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
@@ -296,8 +296,8 @@ def load_elsewhere(bundles: dict[str, dict], folder: Path) -> dict[str, dict[str
     """
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-c", LOAD, json.dumps(bundles)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    command = ["-c", LOAD, json.dumps(bundles)]
+    done = run_python(command, folder, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in bundles}
 
