@@ -164,7 +164,7 @@ def test_a_volume_is_segmented_on_the_device_as_on_the_cpu(name, phantoms, weigh
     difference = (outputs[1].cpu().float() - outputs[0].float()).abs()
     assert difference.mean() < 1e-3  # convolutions of a GPU round otherwise, and a vote may go to another class
     if device == DEVICE:
-        assert difference.max() < 1e-4
+        assert difference.max() < 1e-3  # half precision
 
 
 @pytest.mark.parametrize("name", sorted({files[0] for files in STEPS}))

@@ -46,7 +46,7 @@ def _blank_pictures(request, monkeypatch):
     """Figures are composed but not rendered, which takes half the time of a short run; `pictures` marks the others."""
     if request.node.get_closest_marker("pictures") is None:
         monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
-        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Image.new("L", (1, 1)).save(path, "png"))
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Image.new("L", (2, 2)).save(path, "png"))
 
 
 @pytest.fixture
