@@ -101,3 +101,16 @@ def test_a_slice_is_padded_as_in_the_training(slice_size):
 def test_another_number_of_axes_is_refused():
     with pytest.raises(ValueError, match=r"inputs must have shape \(B, C, H, W, D\), got \(1, 2, 6, 5\)"):
         WholeSliceInferer()(torch.zeros(1, 2, 6, 5), Recorder())
+
+
+@pytest.mark.parametrize(("size", "expected"), [(64, [5]), (500, [2, 2, 1]), (900, [1] * 5)])
+def test_slices_are_seen_the_fewer_at_a_time_on_a_cpu_the_larger_they_are(size, expected):
+    volume = torch.arange(5.0).expand(1, 1, size, size, 5)
+    seen = []
+
+    def network(part):
+        seen.append(len(part))
+        return part
+
+    assert torch.equal(WholeSliceInferer(sigmoid=False)(volume, network), volume)
+    assert seen == expected
