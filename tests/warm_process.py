@@ -6,9 +6,12 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
+import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import connection
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from tempfile import TemporaryDirectory
@@ -17,14 +20,17 @@ _PRELOADED = ["monai.bundle", "monai.engines", "nibabel"]
 
 
 def run_python(
-    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float = 300
+    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], processes: int = 1, timeout: float = 300
 ) -> CompletedProcess[str]:
     """Run `python -m MODULE ...` or `python -c CODE ...`, and return its exit status and what it wrote.
+
+    Several processes find each other as those of `torchrun` do; when one fails, the others are ended.
 
     Args:
         arguments: of Python.
         cwd: folder in which it runs.
         environment: its variables, of which those that Python and PyTorch read at their start are this process's.
+        processes: that run it.
         timeout: seconds.
 
     Raises:
@@ -34,15 +40,40 @@ def run_python(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with TemporaryDirectory() as folder:
-        streams = [f"{folder}/{name}" for name in ("out", "err")]
-        process = context.Process(target=_be_python, args=(list(arguments), str(cwd), dict(environment), streams))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
+        started = []
+        for rank, ranked in enumerate(_environments(environment, processes)):
+            streams = [f"{folder}/{name}_{rank}" for name in ("out", "err")]
+            started.append(context.Process(target=_be_python, args=(list(arguments), str(cwd), ranked, streams)))
+            started[-1].start()
+        ends = time.monotonic() + timeout
+        while any(process.is_alive() for process in started) and not any(process.exitcode for process in started):
+            connection.wait([process.sentinel for process in started if process.is_alive()], ends - time.monotonic())
+            if time.monotonic() > ends:
+                break
+        status = next((process.exitcode for process in started if process.exitcode), 0)
+        is_late = any(process.is_alive() for process in started) and not status
+        for process in started:
+            process.join(5 if status else 0)  # what is wrong with the run, all of them tell
             process.kill()
+            process.join()
+        if is_late:
             raise TimeoutExpired(list(arguments), timeout)
-        written = [Path(stream).read_text(encoding="utf-8") for stream in streams]
-    return CompletedProcess(list(arguments), process.exitcode, *written)
+        written = [
+            "".join(path.read_text("utf-8") for path in sorted(Path(folder).glob(f"{name}_*")))
+            for name in ("out", "err")
+        ]
+    return CompletedProcess(list(arguments), status, *written)
+
+
+def _environments(environment: Mapping[str, str], processes: int) -> Iterator[dict[str, str]]:
+    """Yield the variables of each process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for rank in range(processes):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        yield {**environment, **({name: str(value) for name, value in place.items()} if processes > 1 else {})}
 
 
 def _be_python(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:

@@ -19,6 +19,7 @@ PLANAR = ROOT / "bundles" / "planar_heatmap_descriptor"
 LAYERS_BUNDLE = ROOT / "bundles" / "layer_decomp_tumor"
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 every_pretrained_bundle = pytest.mark.parametrize("bundle", PRETRAINED, ids=lambda path: path.name)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 SHORT = {"max_epochs": 1, "iterations_per_epoch": 2}
 FAST = {"num_workers": 0, "device": "cpu"}
 COARSE = {"planar_heatmap_descriptor": {"step": 4}}  # voxels between described ones: an eighth of the work
@@ -47,14 +48,14 @@ def run(*args, **kwargs) -> ConfigWorkflow:
     return made
 
 
-def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=("-m", "monai.bundle"), **options):
+def bundle_run(id: str, bundle: Path, *names: str, cwd: Path = ROOT, launcher=(), processes: int = 1, **options):
     files = [str(bundle / "configs" / name) for name in (*names, "demo.yaml")]
-    command = [*launcher, "run", id, "--config_file", str(files)]
+    command = [*launcher, "-m", "monai.bundle", "run", id, "--config_file", str(files)]
     coarse = {} if "pretrain.yaml" in names else COARSE.get(bundle.name, {})
     for name, value in {"bundle_root": bundle, **coarse, **options}.items():
         command += [f"--{name}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return run_python(command, cwd, environment)
+    return run_python(command, cwd, environment, processes)
 
 
 def interrupt(made: ConfigWorkflow, epoch: int) -> None:

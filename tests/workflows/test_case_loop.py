@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from bad_inputs import IMAGE, SCANS, write_nifti
 from ignite.engine import Events
-from workflow_helpers import CONTEXT, ROOT, TABLES, bundle_run, every_bundle, workflow
+from workflow_helpers import CONTEXT, ROOT, TABLES, TORCHRUN, bundle_run, every_bundle, workflow
 
 from common.data import fingerprint, hash_file, write_datalist, write_phantoms
 from common.data.header import warn_once
@@ -23,7 +23,6 @@ from common.training import NoteOrigins
 
 pytestmark = pytest.mark.slow
 FNET = ROOT / "bundles" / "fnet_wtacae_stl"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
 BAD = {  # three of ten: by the header, by the checksum, and by the voxels
     "case_2": ("4D", r"case_2.nii.gz: number of channels must be 1.*, got 3; give"),
     "case_5": ("flipped bit in gz", r"case_5.nii.gz: compressed data must be intact, got CRC check failed.*; copy"),
@@ -372,7 +371,7 @@ def test_several_processes_score_the_others_even_where_one_has_none(labeled, wei
     scans = shutil.copytree(labeled, tmp_path / "set")
     write_datalist(scans, {**content, "test": content["test"][:2]})
     options = {"dataset_dir": scans, "ckpt_dir": weights[FNET.name], "evaluation_dir": tmp_path / "scores"}
-    done = bundle_run("evaluation", FNET, "train.yaml", "evaluate.yaml", launcher=TORCHRUN, **options)
+    done = bundle_run("evaluation", FNET, "train.yaml", "evaluate.yaml", processes=2, **options)
     assert done.returncode == 1 and "error: 1 of 2 cases were refused (phantom_003)" in done.stderr, done.stderr[-3000:]
     with (tmp_path / "scores" / "mean_dice_raw.csv").open() as file:
         (row,) = csv.DictReader(file)

@@ -22,6 +22,7 @@ from workflow_helpers import (
     ROOT,
     SHORT,
     TABLES,
+    TORCHRUN,
     bundle_run,
     every_bundle,
     run,
@@ -29,8 +30,6 @@ from workflow_helpers import (
 )
 
 pytestmark = pytest.mark.slow
-TORCHRUN = ("-m", "torch.distributed.run")
-MONAI = ("-m", "monai.bundle")
 BATCHES = {  # of each of two processes, by the names of the options
     "fnet_wtacae_stl": {"batch_size": 2},
     "fnet_wtacae_mtl": {"batch_size": 2, "unlabeled_batch_size": 3},
@@ -95,8 +94,7 @@ def test_two_processes_learn_what_one_does_with_twice_the_minibatch(
 ):
     """The same patches in every step, and so the same losses and weights. The first process writes them."""
     options = train_as_one(bundle, name, phantoms, tmp_path / "one", **options)
-    launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
-    done = bundle_run("run", bundle, name, launcher=launcher, ckpt_dir=tmp_path / "two", **options)
+    done = bundle_run("run", bundle, name, processes=2, ckpt_dir=tmp_path / "two", **options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
@@ -137,6 +135,7 @@ def assert_same_training(one: Path, two: Path) -> None:
         assert float(other.get("mean_dice") or 0) == pytest.approx(float(row.get("mean_dice") or 0), abs=1e-3)
 
 
+@pytest.mark.pictures
 @every_bundle
 def test_several_processes_write_the_tables_and_segmentations_of_one(bundle, phantoms, tmp_path, quiet_hooks):
     """Byte for byte; of three processes, one is not needed for two cases."""
@@ -147,8 +146,7 @@ def test_several_processes_write_the_tables_and_segmentations_of_one(bundle, pha
     expected, written = tmp_path / "one", tmp_path / "several"
 
     def launch(id: str, num_processes: int, *names: str, **options):
-        launcher = (*TORCHRUN, "--standalone", f"--nproc_per_node={num_processes}", *MONAI)
-        return bundle_run(id, bundle, *names, launcher=launcher, **{**common, **options})
+        return bundle_run(id, bundle, *names, processes=num_processes, **{**common, **options})
 
     run(bundle, "train.yaml", "evaluate.yaml", **common, evaluation_dir=str(expected))
     done = launch("evaluation", 2, "train.yaml", "evaluate.yaml", evaluation_dir=written)
@@ -188,9 +186,8 @@ def test_a_scan_that_one_of_several_processes_cannot_read_leaves_the_others_alon
     values = np.asarray(scan.dataobj).astype(np.float32)
     values[0, 0, 0] = np.nan
     nib.save(nib.Nifti1Image(values, scan.affine), path)
-    launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
     folders = {"dataset_dir": scans, "ckpt_dir": options["ckpt_dir"], "output_dir": tmp_path / "output"}
-    done = bundle_run("inference", CONTEXT, "inference.yaml", launcher=launcher, **folders)
+    done = bundle_run("inference", CONTEXT, "inference.yaml", launcher=TORCHRUN, **folders)
     assert done.returncode == 1
     sentence = (
         f"error: 1 of 2 cases were refused (phantom_006); the first: {path}: every voxel must be finite, got 1 NaN"
@@ -205,9 +202,8 @@ def test_two_processes_learn_beside_simulations_what_one_does(lesions, tmp_path,
     common = {**SHORT, "amp": False, "optimizer": SGD, "num_validation": 1, "pretrained": "null", "device": "cpu"}
     one = {**common, "dataset_dir": str(lesions), "ckpt_dir": str(tmp_path / "one"), "batch_size": 4}
     run(LAYERS_BUNDLE, *files, **one, normal_batch_size=2)
-    launcher = (*TORCHRUN, "--standalone", "--nproc_per_node=2", *MONAI)
     two = {**common, "dataset_dir": lesions, "batch_size": 2, "normal_batch_size": 1}
     del two["device"]
-    done = bundle_run(*("run", LAYERS_BUNDLE, *files), launcher=launcher, ckpt_dir=tmp_path / "two", **two)
+    done = bundle_run(*("run", LAYERS_BUNDLE, *files), processes=2, ckpt_dir=tmp_path / "two", **two)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "one", tmp_path / "two")
