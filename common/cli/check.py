@@ -76,10 +76,10 @@ def check_options(table: Mapping[str, Option] = SHARED_OPTIONS) -> dict[str, Any
         trained = _trained_options(config)
         fixed = [name for name, option in table.items() if option.is_fixed and name in trained]
         _check_trained({name: settings[name] for name in fixed if name in settings}, trained)
-        said: dict[str, Any] = {}  # of several files of overrides, the last one counts
+        said: dict[str, Any] = {}  # of several files of overrides, the last one counts, and the command line most
         for file in config_files(arguments)[1:] if fixed and arguments is not None else ():
             said |= _plain_values(file, fixed)
-        _check_trained(said, trained)
+        _check_trained({name: value for name, value in said.items() if name not in (arguments or ())}, trained)
     if "evaluation" in content:
         used = _segmenting_ids(content)
         return {name: value for name, value in settings.items() if name in used}

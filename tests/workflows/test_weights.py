@@ -206,3 +206,19 @@ def test_of_several_files_of_overrides_the_last_one_must_not_contradict_the_weig
     assert (done.returncode == 0) == is_last, done.stderr[-2000:]
     if not is_last:
         assert "features must be that of the training of the weights" in done.stderr
+
+
+def test_the_command_line_counts_more_than_a_file_of_overrides(trained, phantoms, tmp_path):
+    """A training with `small.yaml` and `--features` could not be evaluated with both, as a study does."""
+    (file := tmp_path / "own.yaml").write_text("features: [4, 4]\n", encoding="utf-8")
+    options = {
+        "config_file": [str(CONTEXT / "configs" / "inference.yaml"), str(file)],
+        "dataset_dir": phantoms / "imagesTs",
+        "ckpt_dir": trained[CONTEXT],
+        "output_dir": tmp_path / "out",
+    }
+    features = load_record(trained[CONTEXT] / "model.pt").settings["features"]
+    done = bundle_run("inference", CONTEXT, **options, features=features)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = bundle_run("inference", CONTEXT, **options, features=[4, 4])
+    assert "features must be that of the training of the weights" in done.stderr
