@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
-import runpy
 import socket
-import sys
 import time
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from tempfile import TemporaryDirectory
+
+from tools._warm_python import be_python
 
 _PRELOADED = ["monai.bundle", "monai.engines", "nibabel"]
 
@@ -43,7 +41,7 @@ def run_python(
         started = []
         for rank, ranked in enumerate(_environments(environment, processes)):
             streams = [f"{folder}/{name}_{rank}" for name in ("out", "err")]
-            started.append(context.Process(target=_be_python, args=(list(arguments), str(cwd), ranked, streams)))
+            started.append(context.Process(target=be_python, args=(list(arguments), *streams, str(cwd), ranked)))
             started[-1].start()
         ends = time.monotonic() + timeout
         while any(process.is_alive() for process in started) and not any(process.exitcode for process in started):
@@ -74,34 +72,3 @@ def _environments(environment: Mapping[str, str], processes: int) -> Iterator[di
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         yield {**environment, **({name: str(value) for name, value in place.items()} if processes > 1 else {})}
-
-
-def _be_python(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
-    """Be a new Python, with its output, its exit status, and its end by an error."""
-    for number, stream in enumerate(streams, start=1):
-        file = os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, number)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(cwd)
-    sys.path.insert(0, cwd)
-    option, value, *rest = arguments
-    sys.argv = [option if option == "-c" else value, *rest]
-    status = 0
-    try:
-        if option == "-c":
-            main = sys.modules["__main__"] = types.ModuleType("__main__")
-            exec(compile(value, "<string>", "exec"), main.__dict__)
-        else:
-            runpy.run_module(value, run_name="__main__", alter_sys=True)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    atexit._run_exitfuncs()  # one of them may end the process with another status
-    os._exit(status)

@@ -150,6 +150,7 @@ def test_a_volume_is_segmented_on_the_device_as_on_the_cpu(name, phantoms, weigh
         network, inferer, dataset, place = (
             each.parser.get_parsed_content(part) for part in ("network", "inferer", "dataset", "device")
         )
+        inferer.output_dtype = torch.float32  # half precision would hide a difference, or make one of a rounding
         image = torch.as_tensor(dataset[0]["image"].as_tensor()).unsqueeze(0)
         set_track_meta(False)
         with torch.no_grad():
@@ -164,7 +165,7 @@ def test_a_volume_is_segmented_on_the_device_as_on_the_cpu(name, phantoms, weigh
     difference = (outputs[1].cpu().float() - outputs[0].float()).abs()
     assert difference.mean() < 1e-3  # convolutions of a GPU round otherwise, and a vote may go to another class
     if device == DEVICE:
-        assert difference.max() < 1e-3  # half precision
+        assert difference.max() < 1e-4
 
 
 @pytest.mark.parametrize("name", sorted({files[0] for files in STEPS}))

@@ -18,7 +18,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from typing import Any
 from common.cli import InputError
 from common.cli.options import INT
 from tools._command import all_bundles, find_bundle, run_command
+from tools._warm_python import be_python
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 _HANG = 180.0  # seconds after which a run that was asked to end, or that shall finish, counts as hanging
@@ -233,33 +233,10 @@ def _command(id: str, files: Sequence[str], options: dict[str, Any]) -> list[str
 def _start(command: Sequence[str], log: Path) -> Any:
     """Start `python -m monai.bundle` with a command, in a process that has imported MONAI already."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("forkserver").Process(target=_bundle, args=(list(command), str(log)))
+    arguments = (["-m", "monai.bundle", *command], str(log), str(log))
+    process = multiprocessing.get_context("forkserver").Process(target=be_python, args=arguments)
     process.start()
     return process
-
-
-def _bundle(command: list[str], log: str) -> None:
-    """Be `python -m monai.bundle`: with its output, its exit status, and its end by a signal."""
-    import atexit
-    import runpy
-
-    with Path(log).open("ab", buffering=0) as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
-    sys.argv = ["monai.bundle", *command]
-    status = 0
-    try:
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 130 if isinstance(error, KeyboardInterrupt) else 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    atexit._run_exitfuncs()  # one of them may end the process with another status
-    os._exit(status)
 
 
 def _run(command: Sequence[str], log: Path) -> int | None:
