@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import nibabel as nib
 import numpy as np
 import pytest
 from workflow_helpers import ROOT
 
 from common.cli import BundleError, InputError, MissingFileError
+from tools.experiments import whole_scan as module
 from tools.experiments.whole_scan import measure_inference, resample_scan, whole_scan
 
 BUNDLE = ROOT / "bundles" / "fnet_wtacae_stl"
@@ -66,3 +69,19 @@ def test_a_scan_that_is_not_there_is_refused(tmp_path):
 def test_a_bundle_without_weights_is_refused(scan):
     with pytest.raises(InputError, match="layer_decomp_tumor is not; name others"):
         whole_scan(str(scan), bundles="layer_decomp_tumor")
+
+
+def test_each_bundle_with_weights_and_the_usual_way_are_measured_as_often_as_asked(scan, monkeypatch, capsys):
+    commands = []
+
+    def measure(command):
+        commands.append(command)
+        return module.Costs(2.0, 3.0, 10**9)
+
+    monkeypatch.setattr(module, "measure_command", measure)
+    whole_scan(str(scan), size="8,8,8", repeats=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[-1].startswith("as usual in MONAI, 2.0 s (2.0 to 2.0, n = 2)")
+    assert len(commands) == 10
+    name = commands[-1][2]
+    assert find_spec(name) is not None and name == "tools.experiments.usual_scan"
